@@ -1,0 +1,1 @@
+"""Data sets: decoding to one uint8 array, splits, and augmentation on the device."""

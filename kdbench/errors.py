@@ -1,0 +1,55 @@
+"""The errors that kdbench raises on purpose: each message says what is wrong, where, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class KdbenchError(Exception):
+    """Base of every expected error; the command line prints it without a traceback."""
+
+
+class SuiteError(KdbenchError):
+    """A suite file that cannot be used. Carries every problem found, not only the first."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class PluginError(KdbenchError):
+    """A plugin, or something a plugin offers, that cannot be used."""
+
+
+class DataError(KdbenchError):
+    """A data set that is missing, damaged or laid out unexpectedly."""
+
+
+class ModelError(KdbenchError):
+    """A model that cannot be built, or weights that do not fit it."""
+
+
+class ResultsError(KdbenchError):
+    """A results folder that cannot be read or must not be mixed with this version."""
+
+
+class TrialError(KdbenchError):
+    """A trial that could not be trained."""
+
+
+class Incompatible(KdbenchError):  # noqa: N818 - it states a fact about a pair, it is not a failure
+    """Raised by a method's ``setup`` when it cannot read a student or teacher; the trial is skipped."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A suffix naming the nearest known name, or else all of them.
+
+    >>> did_you_mean("vdi", ["kd", "vid"])
+    "; did you mean 'vid'?"
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean '{near[0]}'?"
+    return f"; known: {', '.join(names)}" if names else ""

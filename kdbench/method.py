@@ -1,0 +1,242 @@
+"""The contract of a distillation loss.
+
+A loss is a class derived from :class:`Method`. It receives what the student and the teacher put out for a
+batch (:class:`Output`), the batch itself (:class:`Batch`), and returns named, weighted terms. It never sees
+networks, loaders or optimisers. Being a torch module, its parameters and buffers are trained with the
+student's optimiser, moved, checkpointed and counted.
+
+Shapes: B batch, C classes, D embedding width; maps are (B, channels, height, width).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge, Gt, Le
+from torch import Tensor, nn
+
+from kdbench.errors import Incompatible
+
+__all__ = [
+    "Batch",
+    "DataSignature",
+    "Fraction",
+    "Incompatible",
+    "Method",
+    "NonNegative",
+    "NonNegativeInt",
+    "Output",
+    "Positive",
+    "PositiveInt",
+    "Signature",
+    "Stage",
+    "TapSignature",
+    "Terms",
+]
+
+# Ranges for settings. A constructor written `temperature: Positive = 4.0` documents and enforces itself.
+Positive = Annotated[float, Gt(0)]
+NonNegative = Annotated[float, Ge(0)]
+Fraction = Annotated[float, Ge(0), Le(1)]
+PositiveInt = Annotated[int, Gt(0)]
+NonNegativeInt = Annotated[int, Ge(0)]
+
+Terms: TypeAlias = Mapping[str, tuple[Tensor, float | Tensor]]
+"""Named terms, each (value, weight): scalars. The loss is the sum of value * weight."""
+
+
+@dataclass(frozen=True)
+class TapSignature:
+    """What is known of a tap before any batch: its shape without the batch axis, and its sign.
+
+    ``batch_norm`` holds (scale, shift) of the batch normalisation right before the activation of this
+    pre-activation tap, each of shape (channels,), where there is one (OFD's margins need them).
+    """
+
+    shape: tuple[int, ...]
+    nonnegative: bool
+    batch_norm: tuple[Tensor, Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A network as a method may know it: its taps, and facts that need no forward pass."""
+
+    model: str
+    family: str
+    classes: int
+    taps: Mapping[str, TapSignature]
+    classifier_weight: Tensor | None = None
+
+    @property
+    def stages(self) -> list[str]:
+        """The stage taps in order: ``stage1`` .. ``stageN``."""
+        return self.select({"stage*"})
+
+    def select(self, reads: Collection[str]) -> list[str]:
+        """The taps that ``reads`` names, in network order.
+
+        ``stage*`` is every stage map, ``stage*/pre`` every one before its activation, ``stage-1`` the last
+        one (``stage-1/pre`` likewise); anything else is a tap's own name. Names that the network does not
+        have are left out: a method that cannot do without one says so in ``setup`` (see :meth:`require`).
+        """
+        numbers = [int(name[5:]) for name in self.taps if re.fullmatch(r"stage\d+", name)]
+        last = max(numbers, default=0)
+        wanted = set()
+        for read in reads:
+            if read in {"stage*", "stage*/pre"}:
+                wanted |= {read.replace("*", str(i)) for i in numbers}
+            elif read in {"stage-1", "stage-1/pre"}:
+                wanted.add(read.replace("-1", str(last)))
+            else:
+                wanted.add(read)
+        return [name for name in self.taps if name in wanted]
+
+    def require(self, read: str, who: str, what: str) -> list[str]:
+        """The taps that ``read`` names; :class:`Incompatible` (``who needs what; model has none``) if none."""
+        names = self.select({read})
+        if not names:
+            raise Incompatible(f"{who} needs {what}; {self.model} has none")
+        return names
+
+
+@dataclass(frozen=True)
+class DataSignature:
+    """The data as a method may know it. ``labels``: (n_train,) class of each training image by its index.
+
+    ``labels`` is None while a suite is only being planned, where no data set is read.
+    """
+
+    classes: int
+    n_train: int
+    labels: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a network put out for a batch: float32, also where the network ran in lower precision.
+
+    ``logits``: (B, C). ``taps``: the tensors that the method reads, by name, in network order.
+    """
+
+    logits: Tensor
+    taps: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __getitem__(self, tap: str) -> Tensor:
+        return self.taps[tap]
+
+    @property
+    def stages(self) -> list[Tensor]:
+        """The stage maps that the method reads, in order, each (B, C_i, H_i, W_i)."""
+        return [value for name, value in self.taps.items() if re.fullmatch(r"stage\d+", name)]
+
+    @property
+    def pre_activations(self) -> list[Tensor]:
+        """The same before their activation."""
+        return [value for name, value in self.taps.items() if re.fullmatch(r"stage\d+/pre", name)]
+
+    @property
+    def embedding(self) -> Tensor:
+        """The pooled embedding, (B, D)."""
+        return self.taps["embedding"]
+
+    @property
+    def dist_logits(self) -> Tensor:
+        """The logits of the student's own distillation head, (B, C)."""
+        return self.taps["dist_logits"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The batch both networks saw.
+
+    ``labels``: (B,) class indices. ``indices``: (B,) of each image in the training set. Under mixup or
+    cutmix, ``mixed_labels`` (B,) are the second images' classes and ``mix`` the first images' share.
+    ``epoch`` counts from 0 and ``progress`` runs from 0 to 1 over the stage; both are scalars on the device,
+    so that a ramp does not change the graph. ``generator`` is the method's own source of randomness.
+    """
+
+    labels: Tensor
+    indices: Tensor
+    epoch: Tensor
+    progress: Tensor
+    generator: torch.Generator
+    mixed_labels: Tensor | None = None
+    mix: Tensor | None = None
+    label_smoothing: float = 0.0
+
+    def cross_entropy(self, logits: Tensor) -> Tensor:
+        """Mean cross-entropy in nats of (B, C) logits to the labels, with the recipe's smoothing and mixing."""
+        loss = F.cross_entropy(logits, self.labels, label_smoothing=self.label_smoothing)
+        if self.mixed_labels is None or self.mix is None:
+            return loss
+        other = F.cross_entropy(logits, self.mixed_labels, label_smoothing=self.label_smoothing)
+        return self.mix * loss + (1 - self.mix) * other
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Training that comes before the main stage, with a fresh optimiser at a constant learning rate.
+
+    ``trains`` lists what is trained and put into train mode: ``student``, ``student.body`` (the student
+    without its classifiers), or the names of the method's own submodules; all else is frozen and in eval
+    mode. ``reads`` are this stage's taps. ``lr`` None is the recipe's base rate. With ``uses_student`` False
+    the student is not run and ``loss`` receives None for it; such a stage depends on teacher and seed only
+    and is trained once for all students that share them.
+    """
+
+    name: str
+    loss: Callable[[Output, Output, Batch], Terms]
+    epochs: int
+    trains: tuple[str, ...]
+    reads: frozenset[str]
+    lr: float | None = None
+    uses_student: bool = True
+
+
+class Method(nn.Module):
+    """Base of every distillation loss.
+
+    Settings are keyword-only constructor arguments with defaults; a suite's table supplies them. Their
+    annotations (:data:`Positive`, :data:`Fraction`, ``Literal[...]``) are their documentation and their check.
+    """
+
+    paper: ClassVar[str] = ""
+    """Author, venue, year and link."""
+    reads: frozenset[str] = frozenset({"logits"})
+    """Taps of both networks (see :meth:`Signature.select`); what is not read is not computed or kept."""
+    student_reads: frozenset[str] | None = None
+    """Where the student's taps differ from ``reads``."""
+    teacher_reads: frozenset[str] | None = None
+    """Where the teacher's taps differ from ``reads``."""
+    needs_teacher: bool = True
+    part_of_student: tuple[str, ...] = ()
+    """Submodules that the student predicts with, exported and counted with it (DeiT's second head)."""
+    expected_failures: ClassVar[Mapping[str, str]] = {}
+    """Conformance checks that the method fails by its nature, each with the reason."""
+
+    def setup(self, student: Signature, teacher: Signature, data: DataSignature) -> None:
+        """Build adapters. Raise :class:`Incompatible` where the method cannot read a network."""
+
+    def stages(self) -> Sequence[Stage]:
+        """The stages before the main one; none by default."""
+        return ()
+
+    def after_stage(self, name: str) -> None:
+        """Called when stage ``name`` has ended: freeze or drop what the main stage does not train."""
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Terms:
+        """The main stage's terms."""
+        raise TypeError(f"{type(self).__name__} does not define forward")
+
+    def after_step(self, student: Output, teacher: Output, batch: Batch) -> None:
+        """Called without gradients after the optimiser's step (CRD's memory bank)."""
+
+    def predict(self, student: Output) -> Tensor:
+        """The logits that are evaluated, (B, C): by default the class head's."""
+        return student.logits

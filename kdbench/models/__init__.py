@@ -1,0 +1,1 @@
+"""Networks that name their taps, and adapters for torchvision's and timm's."""
