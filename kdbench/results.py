@@ -1,0 +1,176 @@
+"""The results folder: the truth about what was trained. MLflow mirrors it, the report reads it.
+
+    runs/<suite>/plan.json                      the suite, all its trials as last planned, skipped ones with reasons
+    runs/<suite>/<trial id>/trial.json          what the trial is
+    runs/<suite>/<trial id>/epochs.jsonl        one line an epoch
+    runs/<suite>/<trial id>/result.json         stands when the trial is done or diverged
+    runs/<suite>/<trial id>/error.json          why the last attempt failed
+    runs/<suite>/<trial id>/student.safetensors the student's weights
+    runs/<suite>/<trial id>/checkpoint.pt       while it is being trained
+    runs/_teachers/<key>/                       teacher.json, epochs.jsonl, result.json, teacher.safetensors
+
+Every file is written beside its place and moved there, so a reader never sees half of one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from kdbench.errors import ResultsError
+from kdbench.suite.plan import PROTOCOL
+
+TEACHERS = "_teachers"
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary file, then put it in ``path``'s place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise ResultsError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object atomically."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda temporary: _write_text(temporary, text))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object, or None where the file is missing, truncated or no object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError, json.JSONDecodeError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+class TrialFolder:
+    """One trial's (or teacher's) folder."""
+
+    def __init__(self, path: Path, weights: str = "student.safetensors") -> None:
+        self.path = path
+        self.weights = path / weights
+        self.checkpoint = path / "checkpoint.pt"
+
+    def begin(self, description: Mapping[str, Any], name: str = "trial.json") -> None:
+        """Write what this trial is; the last attempt's error is cleared."""
+        write_json(self.path / name, description)
+        (self.path / "error.json").unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    @property
+    def trial(self) -> dict[str, Any] | None:
+        """What the trial is."""
+        return read_json(self.path / "trial.json")
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The outcome, where the trial is done or diverged; None if missing or damaged."""
+        result = read_json(self.path / "result.json")
+        if result is None or result.get("status") not in {"done", "diverged"}:
+            return None
+        if result["status"] == "done" and not self.weights.exists():
+            return None
+        return result
+
+    @property
+    def error(self) -> dict[str, Any] | None:
+        """Why the last attempt failed."""
+        return read_json(self.path / "error.json")
+
+    @property
+    def epochs(self) -> list[dict[str, Any]]:
+        """The records of ``epochs.jsonl``; a truncated last line is left out."""
+        records = []
+        try:
+            lines = (self.path / "epochs.jsonl").read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+        for line in lines:
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return records
+
+    def write_epochs(self, records: list[dict[str, Any]]) -> None:
+        """Replace ``epochs.jsonl``."""
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        write_atomically(self.path / "epochs.jsonl", lambda temporary: _write_text(temporary, text))
+
+    def append_epoch(self, record: Mapping[str, Any]) -> None:
+        """Add one line to ``epochs.jsonl``."""
+        try:
+            with (self.path / "epochs.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise ResultsError(f"{self.path / 'epochs.jsonl'}: cannot be written: {error.strerror}") from error
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Write the outcome; from here on the trial counts as done."""
+        write_json(self.path / "result.json", result)
+        self.checkpoint.unlink(missing_ok=True)
+
+    def fail(self, error: Mapping[str, Any]) -> None:
+        """Write why the trial failed; it stays undone."""
+        write_json(self.path / "error.json", error)
+
+
+class SuiteFolder:
+    """``runs/<suite>``."""
+
+    def __init__(self, output: Path, suite: str) -> None:
+        self.path = output / suite
+        self.output = output
+
+    def trial(self, identifier: str) -> TrialFolder:
+        """One trial's folder."""
+        return TrialFolder(self.path / identifier)
+
+    def teacher(self, key: str) -> TrialFolder:
+        """One teacher's folder, shared by all suites of the same output folder."""
+        return TrialFolder(self.output / TEACHERS / key, weights="teacher.safetensors")
+
+    @property
+    def plan(self) -> dict[str, Any] | None:
+        """The suite and its trials as last planned."""
+        return read_json(self.path / "plan.json")
+
+    def write_plan(self, content: Mapping[str, Any]) -> None:
+        """Remember the suite and its trials."""
+        write_json(self.path / "plan.json", {"protocol": PROTOCOL, **content})
+
+    def check_protocol(self) -> None:
+        """Refuse a folder that another protocol version wrote."""
+        plan = self.plan
+        if plan is not None and plan.get("protocol") != PROTOCOL:
+            raise ResultsError(
+                f"{self.path}: written under protocol {plan.get('protocol')}, this kdbench has protocol "
+                f"{PROTOCOL}: the numbers must not be mixed; choose another --output or move the folder away"
+            )
+
+    def __iter__(self) -> Iterator[TrialFolder]:
+        if self.path.is_dir():
+            for path in sorted(self.path.iterdir()):
+                if (path / "trial.json").exists():
+                    yield TrialFolder(path)

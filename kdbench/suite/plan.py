@@ -1,0 +1,227 @@
+"""Trials and cohorts: what a suite asks for, before anything is trained. Pure and printable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from kdbench.recipe import Recipe
+from kdbench.suite.schema import Suite
+
+# Raised whenever a change of kdbench changes what a trial computes: old results are then refused, never mixed.
+PROTOCOL = 1
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Who provides a method. ``fingerprint``: version, or SHA-256 of the source of local and editable plugins."""
+
+    distribution: str
+    version: str
+    fingerprint: str
+
+
+def content_hash(content: Mapping[str, Any], length: int = 16) -> str:
+    """The first ``length`` hex digits of the SHA-256 of canonical JSON."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+@dataclass(frozen=True)
+class TeacherPlan:
+    """A teacher to be trained or loaded: ``key`` is the hash of all that decides its weights."""
+
+    name: str
+    model: str
+    data: Mapping[str, Any]
+    recipe: Recipe | None
+    """None where weights are given."""
+    weights: str | None
+    weights_sha256: str | None
+    seed: int
+    expected_top1: float | None = None
+    tolerance: float = 1.0
+
+    @property
+    def key(self) -> str:
+        """Names the teacher's folder; equal for equal content."""
+        return content_hash(
+            {
+                "protocol": PROTOCOL,
+                "model": self.model,
+                "data": dict(self.data),
+                "recipe": self.recipe.model_dump(mode="json") if self.recipe else None,
+                "weights": self.weights_sha256 or self.weights,
+                "seed": self.seed,
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One student, one method, one teacher, one seed, one recipe, one data set."""
+
+    suite: str
+    data: Mapping[str, Any]
+    teacher: TeacherPlan
+    student: str
+    method: str
+    label: str
+    seed: int
+    settings: Mapping[str, Any]
+    """Resolved: defaults included."""
+    recipe: Recipe
+    origin: Origin
+    status: str = "pending"
+    """``pending``, ``done``, ``diverged``, ``failed`` or ``skipped``."""
+    reason: str = ""
+
+    @property
+    def pair(self) -> str:
+        """``teacher:student``."""
+        return f"{self.teacher.name}:{self.student}"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that decides the trial's outcome, and nothing else (not its suite or label)."""
+        return {
+            "protocol": PROTOCOL,
+            "data": dict(self.data),
+            "teacher": self.teacher.key,
+            "student": self.student,
+            "method": self.method,
+            "settings": dict(self.settings),
+            "seed": self.seed,
+            "recipe": self.recipe.model_dump(mode="json"),
+            "fingerprint": self.origin.fingerprint,
+        }
+
+    @property
+    def id(self) -> str:
+        """Readable, and unique by the hash of :attr:`identity`."""
+        words = [self.teacher.name, self.student, self.label, f"seed{self.seed}"]
+        slug = "-".join("".join(c if c.isalnum() or c in "_." else "_" for c in word) for word in words)
+        return f"{slug}-{content_hash(self.identity, 10)}"
+
+    def with_status(self, status: str, reason: str = "") -> Trial:
+        """The same trial in another state."""
+        return replace(self, status=status, reason=reason)
+
+    def describe(self) -> dict[str, Any]:
+        """The row of ``kdbench plan --json``."""
+        return {
+            "id": self.id,
+            "teacher": self.teacher.name,
+            "student": self.student,
+            "method": self.method,
+            "label": self.label,
+            "seed": self.seed,
+            "status": self.status,
+            "reason": self.reason,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """``trial.json``: the identity, and the names it goes by."""
+        return {
+            **self.identity,
+            "id": self.id,
+            "suite": self.suite,
+            "teacher": self.teacher.name,
+            "teacher_key": self.teacher.key,
+            "label": self.label,
+            "plugin": {"distribution": self.origin.distribution, "version": self.origin.version},
+        }
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Trials that see the same feed, and therefore train in lockstep."""
+
+    teacher: TeacherPlan
+    seed: int
+    epochs: int
+    batch_size: int
+    trials: tuple[Trial, ...]
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.teacher.name}, seed {self.seed}"
+
+    def describe(self) -> dict[str, Any]:
+        """The row of ``kdbench plan --json``."""
+        return {
+            "teacher": self.teacher.name,
+            "seed": self.seed,
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "trials": [trial.id for trial in self.trials],
+        }
+
+
+def feed_key(trial: Trial) -> str:
+    """Equal for trials whose batches are equal, image by image. The student's learning rate is no part of it."""
+    recipe = trial.recipe
+    return content_hash(
+        {
+            "data": dict(trial.data),
+            "teacher": trial.teacher.key,
+            "batch_size": recipe.batch_size,
+            "epochs": recipe.epochs,
+            "augmentation": [a.model_dump(mode="json") for a in recipe.augmentation],
+            # Lockstep shares one teacher pass, which runs in one precision.
+            "precision": recipe.precision,
+            "seed": trial.seed,
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All trials of a suite in report order, and the cohorts of those that can be trained."""
+
+    suite: Suite
+    trials: tuple[Trial, ...]
+    steps_per_epoch: Mapping[str, int] = field(default_factory=dict)
+    """By trial id."""
+
+    @property
+    def teachers(self) -> tuple[TeacherPlan, ...]:
+        """Each teacher once, in the order of the pairs."""
+        return tuple({trial.teacher.key: trial.teacher for trial in self.trials}.values())
+
+    @property
+    def cohorts(self) -> tuple[Cohort, ...]:
+        """The trials that were not skipped, grouped by feed."""
+        groups: dict[str, list[Trial]] = {}
+        for trial in self.trials:
+            if trial.status != "skipped":
+                groups.setdefault(feed_key(trial), []).append(trial)
+        return tuple(
+            Cohort(first.teacher, first.seed, first.recipe.epochs, first.recipe.batch_size, tuple(group))
+            for group in groups.values()
+            for first in group[:1]
+        )
+
+    def with_trials(self, trials: Iterable[Trial]) -> Plan:
+        """The same plan with trials in other states."""
+        return replace(self, trials=tuple(trials))
+
+    def describe(self) -> dict[str, Any]:
+        """``kdbench plan --json``."""
+        return {
+            "suite": self.suite.name,
+            "trials": [trial.describe() for trial in self.trials],
+            "cohorts": [cohort.describe() for cohort in self.cohorts],
+        }
+
+
+def count(trials: Sequence[Trial]) -> dict[str, int]:
+    """How many trials are in each state."""
+    states: dict[str, int] = {}
+    for trial in trials:
+        states[trial.status] = states.get(trial.status, 0) + 1
+    return states
