@@ -1,8 +1,9 @@
-"""The contract of a data set."""
+"""The contract of a data set. No torch: ``kdbench plan`` reads facts through it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -20,6 +21,8 @@ class DataFacts:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     """Channel mean and standard deviation of the training images, of values scaled to 0..1."""
+    n_validation: int = 0
+    """Images cut from the training images, see :mod:`kdbench.data.splits`."""
 
 
 @dataclass(frozen=True)
@@ -29,17 +32,42 @@ class Split:
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
 
+    def take(self, indices: NDArray[np.int64]) -> Split:
+        """The images at ``indices``, copied."""
+        return Split(self.images[indices], self.labels[indices])
+
 
 @dataclass(frozen=True)
-class Arrays:
-    """A loaded data set. ``fingerprint``: SHA-256 that changes when the data does."""
+class FileSplit:
+    """Images left on disk, decoded batch by batch, and their classes (N,) of int64.
 
-    train: Split
-    test: Split
+    For data sets that fit neither the device nor memory. ``root`` is where the relative ``files`` lie.
+    """
+
+    root: Path
+    files: tuple[str, ...]
+    labels: NDArray[np.int64]
+
+    def take(self, indices: NDArray[np.int64]) -> FileSplit:
+        """The files at ``indices``."""
+        return FileSplit(self.root, tuple(self.files[i] for i in indices), self.labels[indices])
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """A loaded data set: all its splits are in memory, or all are files. Compared by identity.
+
+    ``fingerprint``: SHA-256 that changes when the data does.
+    """
+
+    train: Split | FileSplit
+    test: Split | FileSplit
     fingerprint: str
     class_names: tuple[str, ...] = ()
     corrupt: int = 0
     """Images that could not be decoded and were left out."""
+    validation: Split | FileSplit | None = None
+    """Images cut from the training images, see :mod:`kdbench.data.splits`."""
 
 
 class Dataset(Protocol):
