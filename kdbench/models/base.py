@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from kdbench.errors import ModelError
 from kdbench.method import Signature, TapSignature
 
 NONNEGATIVE = True
@@ -19,11 +19,11 @@ class TappedModel(nn.Module):
 
     ``taps`` maps each name, in network order, to whether its values are nonnegative: ``stem``,
     ``stage1`` .. ``stageN`` (after the stage's last activation), ``stageI/pre`` (before it, where there is
-    one), ``embedding`` and, with a second head, ``dist_logits``. Activations must not work in place: a tap
-    handed out before its activation would change behind the reader's back.
+    one), ``embedding``, ``logits`` and, with a second head, ``dist_logits``. Activations must not work in
+    place: a tap handed out before its activation would change behind the reader's back.
     """
 
-    family: ClassVar[str]
+    family: str
     """The architecture's family (``resnet``, ``wrn``, ``vit`` ..), which some recipes refer to."""
     taps: Mapping[str, bool]
     head: tuple[str, ...]
@@ -36,8 +36,53 @@ class TappedModel(nn.Module):
         raise TypeError(f"{type(self).__name__} does not define forward")
 
     def batch_norm_before(self, tap: str) -> nn.BatchNorm2d | None:
-        """The batch normalisation whose output is the pre-activation tap ``tap``, if there is one."""
+        """The last batch normalisation before the activation of pre-activation tap ``tap``, if there is one.
+
+        In a residual network that is the one whose output is added to the shortcut (OFD estimates its
+        margins from it: Heo 2019, https://arxiv.org/abs/1904.01866).
+        """
         return None
+
+
+class Recorder:
+    """Keeps the tensors that are read, in the order in which the network makes them.
+
+    A network's forward pass offers each tap as ``value = record("stage1", value)``; what nobody reads is
+    not kept alive. ``logits`` is always kept. ``taps`` holds what was kept.
+    """
+
+    def __init__(self, model: TappedModel, reads: Collection[str]) -> None:
+        self.taps: dict[str, Tensor] = {}
+        self._reads = {"logits", *reads}
+        if unknown := self._reads.difference(model.taps):
+            names = ", ".join(sorted(unknown))
+            raise ModelError(f"{type(model).__name__} has no tap {names}; it has {', '.join(model.taps)}")
+
+    def __call__(self, tap: str, value: Tensor) -> Tensor:
+        """Keep ``value`` if tap is read; return it."""
+        if tap in self._reads:
+            self.taps[tap] = value
+        return value
+
+    def wants(self, tap: str) -> bool:
+        """Whether ``tap`` is read: for a tap that costs work of its own."""
+        return tap in self._reads
+
+
+def rectified_taps(stages: int) -> dict[str, bool]:
+    """The taps of a network whose stages end in a ReLU: everything after one is nonnegative."""
+    taps = {"stem": NONNEGATIVE}
+    for i in range(1, stages + 1):
+        taps[f"stage{i}/pre"] = SIGNED
+        taps[f"stage{i}"] = NONNEGATIVE
+    return taps | {"embedding": NONNEGATIVE, "logits": SIGNED}
+
+
+def check_image(model: str, image_shape: tuple[int, int, int], smallest: int) -> None:
+    """Raise :class:`ModelError` for images (channels, height, width) smaller than the network can take."""
+    if min(image_shape[1:]) < smallest:
+        size = "x".join(map(str, image_shape))
+        raise ModelError(f"{model}: images must be at least {smallest} pixels high and wide, got {size}")
 
 
 def signature(model: TappedModel, name: str, image_shape: tuple[int, int, int]) -> Signature:
