@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.errors import ModelError
@@ -30,10 +32,22 @@ class TappedModel(nn.Module):
     """Names of the submodules that are not part of the body (AB's boundary stage trains the body alone)."""
     classifier: str
     """Name of the linear layer that gives the logits."""
+    published_names: ClassVar[Mapping[str, str]] = {}
+    """Parts of parameter names in published checkpoints, and what they are called here."""
 
     def forward(self, images: Tensor, reads: Collection[str] = ()) -> dict[str, Tensor]:
         """``logits`` (B, C) and the taps named in ``reads``, for images (B, channels, H, W)."""
         raise TypeError(f"{type(self).__name__} does not define forward")
+
+    def parameter_name(self, published: str) -> str:
+        """What a published checkpoint's entry ``published`` is called in this network's state dictionary.
+
+        Each whole part of the dotted name that ``published_names`` lists is replaced.
+        """
+        name = f".{published}."
+        for theirs, ours in self.published_names.items():
+            name = name.replace(f".{theirs}.", f".{ours}.")
+        return name.strip(".")
 
     def batch_norm_before(self, tap: str) -> nn.BatchNorm2d | None:
         """The last batch normalisation before the activation of pre-activation tap ``tap``, if there is one.
@@ -76,6 +90,31 @@ def rectified_taps(stages: int) -> dict[str, bool]:
         taps[f"stage{i}/pre"] = SIGNED
         taps[f"stage{i}"] = NONNEGATIVE
     return taps | {"embedding": NONNEGATIVE, "logits": SIGNED}
+
+
+def rectified_stages(
+    x: Tensor,
+    stages: Iterable[Iterable[nn.Module]],
+    record: Recorder,
+    activation: Callable[[Tensor], Tensor] = F.relu,
+) -> Tensor:
+    """Run stages of blocks that each give their output before its activation; offer ``stageI/pre``, ``stageI``."""
+    for i, stage in enumerate(stages, start=1):
+        for block in stage:
+            before = block(x)
+            x = activation(before)
+        record(f"stage{i}/pre", before)
+        record(f"stage{i}", x)
+    return x
+
+
+def he_initialise(model: nn.Module) -> None:
+    """Draw convolutions from N(0, 2 / fan-out), without biases (He 2015, https://arxiv.org/abs/1502.01852)."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 def check_image(model: str, image_shape: tuple[int, int, int], smallest: int) -> None:

@@ -34,9 +34,7 @@ class TappedDeiT(TappedModel):
         self.network = network
         depth = len(network.blocks)
         if depth < STAGES:
-            raise ModelError(
-                f"a transformer needs at least {STAGES} blocks to have {STAGES} stages, got {depth}"
-            )
+            raise ModelError(f"a transformer needs at least {STAGES} blocks to have {STAGES} stages, got {depth}")
         self._last_blocks = {quarter * depth // STAGES - 1: quarter for quarter in range(1, STAGES + 1)}
         names = [*(f"stage{i}" for i in range(1, STAGES + 1)), "embedding", "logits", "dist_logits"]
         self.taps = dict.fromkeys(names, SIGNED)

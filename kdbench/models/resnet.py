@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.errors import ModelError
-from kdbench.models.base import Recorder, TappedModel, check_image, rectified_taps
+from kdbench.models.base import Recorder, TappedModel, check_image, he_initialise, rectified_stages, rectified_taps
 
 
 class BasicBlock(nn.Module):
@@ -46,9 +46,7 @@ class ResNet(TappedModel):
     head = ("fc",)
     classifier = "fc"
 
-    def __init__(
-        self, depth: int, channels: tuple[int, int, int, int], classes: int, in_channels: int
-    ) -> None:
+    def __init__(self, depth: int, channels: tuple[int, int, int, int], classes: int, in_channels: int) -> None:
         super().__init__()
         blocks, rest = divmod(depth - 2, 6)
         if rest or blocks < 1:
@@ -61,20 +59,13 @@ class ResNet(TappedModel):
         self.layer2 = _stage(blocks, stages[0], stages[1], stride=2)
         self.layer3 = _stage(blocks, stages[1], stages[2], stride=2)
         self.fc = nn.Linear(stages[2], classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        he_initialise(self)
 
     def forward(self, images: Tensor, reads: Collection[str] = ()) -> dict[str, Tensor]:
         """See :meth:`TappedModel.forward`."""
         record = Recorder(self, reads)
         x = record("stem", F.relu(self.bn1(self.conv1(images))))
-        for i, stage in enumerate((self.layer1, self.layer2, self.layer3), start=1):
-            for block in stage:
-                before = block(x)
-                x = F.relu(before)
-            record(f"stage{i}/pre", before)
-            record(f"stage{i}", x)
+        x = rectified_stages(x, (self.layer1, self.layer2, self.layer3), record)
         embedding = record("embedding", x.mean(dim=(2, 3)))
         record("logits", self.fc(embedding))
         return record.taps
