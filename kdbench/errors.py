@@ -34,6 +34,10 @@ class ResultsError(KdbenchError):
     """A results folder that cannot be read or must not be mixed with this version."""
 
 
+class TrackingError(KdbenchError):
+    """A tracking store that cannot be reached or does not accept what it is told."""
+
+
 class TrialError(KdbenchError):
     """A trial that could not be trained."""
 

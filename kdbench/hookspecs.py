@@ -109,6 +109,14 @@ def kdbench_teacher_started(teacher: Mapping[str, Any], run: RunInfo) -> None:
 
 
 @hookspec
+def kdbench_teacher_epoch_finished(teacher: Mapping[str, Any], record: Mapping[str, Any], run: RunInfo) -> None:
+    """A teacher in training finished an epoch; ``record`` is its line of ``epochs.jsonl``.
+
+    ``teacher`` names at least ``name``, ``key``, ``model`` and ``epochs`` (how many it trains).
+    """
+
+
+@hookspec
 def kdbench_teacher_finished(teacher: Mapping[str, Any], result: Mapping[str, Any], run: RunInfo) -> None:
     """A teacher is ready: trained now, or found."""
 
