@@ -1,0 +1,109 @@
+"""Relational knowledge distillation: the student keeps distances and angles among the batch's embeddings.
+
+Park et al., "Relational Knowledge Distillation", CVPR 2019, https://arxiv.org/abs/1904.05068
+
+Both terms are computed from the Gram matrix G of the centred embeddings, in O(B^2 D + B^3) work and O(B^3)
+memory; forming the differences of all triples takes O(B^3 D) work. Distances and angles do not change when all
+embeddings move together, but their rounding errors do: hence the centring.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from kdbench.method import Batch, Method, NonNegative, Output, Terms
+
+
+def gram_matrix(e: Float[Tensor, "batch width"]) -> Float[Tensor, "batch batch"]:
+    """Inner products of the embeddings after their mean is taken away."""
+    # Detached: no loss here changes with the centre, so its gradient is zero but for rounding.
+    e = e - e.detach().mean(0)
+    return e @ e.T
+
+
+def squared_distances(
+    G: Float[Tensor, "batch batch"],
+) -> tuple[Float[Tensor, "batch batch"], Bool[Tensor, "batch batch"]]:
+    """Squared distances G_ii + G_jj - 2 G_ij, and where they are zero but for rounding (and set to 1).
+
+    A distance has no gradient at 0, and the direction from a point to its duplicate none at all.
+    """
+    norms = G.diagonal()
+    total = norms[:, None] + norms[None, :]
+    squared = total - 2 * G
+    coincident = squared <= 64 * torch.finfo(G.dtype).eps * total
+    return torch.where(coincident, 1.0, squared), coincident
+
+
+def relative_distances(e: Float[Tensor, "batch width"]) -> Float[Tensor, "batch batch"]:
+    """psi_D: Euclidean distances, divided by the mean of the positive ones."""
+    squared, coincident = squared_distances(gram_matrix(e))
+    distance = torch.where(coincident, 0.0, squared.sqrt())
+    positive = (~coincident).sum().clamp(min=1)
+    mean = distance.sum() / positive
+    return distance / torch.where(mean > 0, mean, 1.0)
+
+
+def angle_cosines(e: Float[Tensor, "batch width"]) -> Float[Tensor, "batch batch batch"]:
+    """psi_A: [i, j, k] is the cosine, at vertex i, of the angle between e_j - e_i and e_k - e_i."""
+    G = gram_matrix(e)
+    squared, coincident = squared_distances(G)
+    inverse = torch.where(coincident, 0.0, squared.rsqrt())
+    inner = G[None] - G[:, :, None] - G[:, None, :] + G.diagonal()[:, None, None]
+    return inner * inverse[:, :, None] * inverse[:, None, :]
+
+
+def distance_loss(s: Float[Tensor, "batch width"], t: Float[Tensor, "batch wide"]) -> Float[Tensor, ""]:
+    """Smooth L1 (beta 1) of the relative distances, mean over all B^2 pairs.
+
+    Args:
+        s: embeddings of the student.
+        t: embeddings of the teacher; the widths may differ.
+
+    Reference: https://arxiv.org/abs/1904.05068, section 3.2.1
+    """
+    return F.smooth_l1_loss(relative_distances(s), relative_distances(t).detach())
+
+
+def angle_loss(s: Float[Tensor, "batch width"], t: Float[Tensor, "batch wide"]) -> Float[Tensor, ""]:
+    """Smooth L1 (beta 1) of the angles' cosines, mean over all B^3 triples.
+
+    Args:
+        s: embeddings of the student.
+        t: embeddings of the teacher; the widths may differ.
+
+    Reference: https://arxiv.org/abs/1904.05068, section 3.2.2
+    """
+    return F.smooth_l1_loss(angle_cosines(s), angle_cosines(t).detach())
+
+
+class RKD(Method):
+    """Distances and angles among the batch's embeddings, matched to the teacher's."""
+
+    paper = "Park et al., CVPR 2019, https://arxiv.org/abs/1904.05068"
+    reads = frozenset({"logits", "embedding"})
+
+    def __init__(
+        self,
+        *,
+        ce_weight: NonNegative = 1.0,
+        distance_weight: NonNegative = 25.0,
+        angle_weight: NonNegative = 50.0,
+    ) -> None:
+        super().__init__()
+        self.ce_weight = ce_weight
+        self.distance_weight = distance_weight
+        self.angle_weight = angle_weight
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Terms:
+        """``ce``, ``distance`` and ``angle``; a term of weight 0 is not computed."""
+        s, t = student.embedding, teacher.embedding
+        terms = {"ce": (batch.cross_entropy(student.logits), self.ce_weight)}
+        if self.distance_weight > 0:
+            terms["distance"] = (distance_loss(s, t), self.distance_weight)
+        if self.angle_weight > 0:
+            terms["angle"] = (angle_loss(s, t), self.angle_weight)
+        return terms
