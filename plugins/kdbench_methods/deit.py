@@ -32,9 +32,9 @@ def soft_distillation(
     Reference: https://arxiv.org/abs/2012.12877, equation 2
     """
     log_p = F.log_softmax(d / tau, dim=1)
-    log_q = F.log_softmax(t / tau, dim=1)
-    mean = "mean" if reduction == "numel" else "batchmean"
-    return tau**2 * F.kl_div(log_p, log_q, reduction=mean, log_target=True)
+    log_q = F.log_softmax(t.detach() / tau, dim=1)
+    divergence = F.kl_div(log_p, log_q, reduction="sum", log_target=True)
+    return tau**2 * divergence / (d.numel() if reduction == "numel" else len(d))
 
 
 def hard_distillation(d: Float[Tensor, "batch classes"], t: Float[Tensor, "batch classes"]) -> Float[Tensor, ""]:
@@ -59,7 +59,7 @@ def probability_distillation(
         t: logits of the teacher.
         smoothing: the uniform distribution's share.
     """
-    return F.cross_entropy(d, t.softmax(dim=1), label_smoothing=smoothing)
+    return F.cross_entropy(d, t.detach().softmax(dim=1), label_smoothing=smoothing)
 
 
 class DeiT(Method):

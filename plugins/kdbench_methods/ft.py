@@ -60,7 +60,7 @@ def factor_loss(
 
     Reference: https://arxiv.org/abs/1802.04977, equation 3
     """
-    return (s - t).abs().pow(p2).mean()
+    return (s - t.detach()).abs().pow(p2).mean()
 
 
 class Paraphraser(nn.Module):
@@ -165,7 +165,7 @@ class FT(Method):
 
     def reconstruct(self, student: Output | None, teacher: Output, batch: Batch) -> Terms:
         """The paraphraser stage's term, ``reconstruction``."""
-        [t] = teacher.stages
+        t = teacher.stages[0].detach()
         difference = F.mse_loss if self.reconstruction == "mse" else F.l1_loss
         return {"reconstruction": (difference(self.paraphraser(t), t), 1.0)}
 

@@ -27,7 +27,7 @@ def soft_target_loss(
     Reference: https://arxiv.org/abs/1503.02531
     """
     log_p = F.log_softmax(s / T, dim=1)
-    log_q = F.log_softmax(t / T, dim=1)
+    log_q = F.log_softmax(t.detach() / T, dim=1)
     return T**2 * F.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
 
 

@@ -40,7 +40,7 @@ def negative_log_likelihood(
     Reference: https://arxiv.org/abs/1904.05835
     """
     var = (F.softplus(log_scale) + eps)[:, None, None]
-    return ((mu - t).square() / var + var.log()).mean() / 2
+    return ((mu - t.detach()).square() / var + var.log()).mean() / 2
 
 
 class TeacherMap(nn.Module):
