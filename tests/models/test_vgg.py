@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from kdbench.errors import ModelError
+
+
+@pytest.mark.parametrize("depth", [11, 13, 16, 19])
+def test_equals_torchvisions_features_at_64_pixels(build, images, depth):
+    """The same layers in the same order; the reference's last pooling is the average here."""
+    torch.manual_seed(0)
+    model = build(f"vgg{depth}", image_shape=(3, 64, 64)).eval()
+    reference = getattr(torchvision.models, f"vgg{depth}_bn")().features[:-1].eval()
+    body = [value for key, value in model.state_dict().items() if not key.startswith("fc")]
+    reference.load_state_dict(dict(zip(reference.state_dict(), body, strict=True)))
+    x = images(2, 3, 64, 64)
+    outputs = model(x, reads=("stage4", "embedding"))
+    torch.testing.assert_close(outputs["stage4"], reference(x))
+    torch.testing.assert_close(outputs["embedding"], nn.AdaptiveAvgPool2d(1)(outputs["stage4"]).flatten(1))
+
+
+def test_batch_norm_facts_are_those_of_the_last_convolution(build):
+    model = build("vgg13")
+    assert model.batch_norm_before("stage2/pre") is model.block2[4]
+    assert model.batch_norm_before("stage2") is None
+
+
+def test_depths_that_are_none_are_refused(build):
+    with pytest.raises(ModelError, match=r"^vgg: depth must be one of 8, 11, 13, 16, 19, got 12$"):
+        build("vgg8", depth=12)
