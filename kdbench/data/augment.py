@@ -127,9 +127,7 @@ def flip(images: Tensor, p: float, generator: torch.Generator) -> Tensor:
     return torch.where(flipped, images.flip(-1), images)
 
 
-def random_resized_crop(
-    images: Tensor, size: int, scale: tuple[float, float], generator: torch.Generator
-) -> Tensor:
+def random_resized_crop(images: Tensor, size: int, scale: tuple[float, float], generator: torch.Generator) -> Tensor:
     """Cut a box with a share of the area within ``scale`` and resize it bilinearly to ``size`` pixels.
 
     The box's aspect ratio lies between 3/4 and 4/3 (Szegedy 2015, arXiv:1409.4842). There is no antialiasing:
@@ -181,9 +179,7 @@ def random_erasing(images: Tensor, p: float, generator: torch.Generator) -> Tens
     return images.masked_fill(_rectangles(images, top, left, bottom, right), 0)
 
 
-def mixup(
-    images: Tensor, labels: Tensor, alpha: float, generator: torch.Generator, host: np.random.Generator
-) -> Mixed:
+def mixup(images: Tensor, labels: Tensor, alpha: float, generator: torch.Generator, host: np.random.Generator) -> Mixed:
     """share * images + (1 - share) * permuted images, share from Beta(alpha, alpha) once a batch."""
     share = float(host.beta(alpha, alpha))
     others = torch.randperm(len(images), device=images.device, generator=generator)
@@ -199,7 +195,7 @@ def cutmix(
     """
     height, width = images.shape[-2:]
     side = math.sqrt(1 - host.beta(alpha, alpha))
-    row, column = host.integers(height), host.integers(width)
+    row, column = int(host.integers(height)), int(host.integers(width))
     half_height, half_width = int(side * height) // 2, int(side * width) // 2
     top, bottom = max(row - half_height, 0), min(row + half_height, height)
     left, right = max(column - half_width, 0), min(column + half_width, width)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -12,15 +12,21 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What is known of a data set without reading an image. ``image_shape``: (channels, height, width)."""
+    """What is known of a data set without decoding an image. ``image_shape``: (channels, height, width).
+
+    Where corrupt images are left out, the loaded splits may be smaller than ``n_train`` and ``n_test``.
+    """
 
     classes: int
     image_shape: tuple[int, int, int]
     n_train: int
     n_test: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    """Channel mean and standard deviation of the training images, of values scaled to 0..1."""
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    """Channel mean and standard deviation of the training images, of values scaled to 0..1.
+
+    None where they are measured when the images are decoded: they are then part of :class:`Arrays`.
+    """
     n_validation: int = 0
     """Images cut from the training images, see :mod:`kdbench.data.splits`."""
 
@@ -47,10 +53,12 @@ class FileSplit:
     root: Path
     files: tuple[str, ...]
     labels: NDArray[np.int64]
+    workers: int = 4
+    """Processes that decode for a feed; 0 decodes in the training process."""
 
     def take(self, indices: NDArray[np.int64]) -> FileSplit:
         """The files at ``indices``."""
-        return FileSplit(self.root, tuple(self.files[i] for i in indices), self.labels[indices])
+        return replace(self, files=tuple(self.files[i] for i in indices), labels=self.labels[indices])
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +74,9 @@ class Arrays:
     class_names: tuple[str, ...] = ()
     corrupt: int = 0
     """Images that could not be decoded and were left out."""
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    """Measured channel statistics, where :class:`DataFacts` leaves them open."""
     validation: Split | FileSplit | None = None
     """Images cut from the training images, see :mod:`kdbench.data.splits`."""
 
@@ -74,7 +85,7 @@ class Dataset(Protocol):
     """A data set; its keyword-only constructor arguments are settings of the suite's ``[data]`` table."""
 
     def facts(self) -> DataFacts:
-        """Sizes, without reading an image. Raises ``DataError`` where the data is not there."""
+        """Sizes, without decoding an image. Raises ``DataError`` where the data is not there."""
 
     def load(self) -> Arrays:
         """Read it; decode at most once and keep the arrays in the cache folder."""

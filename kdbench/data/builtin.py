@@ -17,4 +17,33 @@ def kdbench_datasets() -> Sequence[DatasetSpec]:
             reference="Alpaydin and Kaynak 1998, https://doi.org/10.24432/C50P49",
             summary="1,797 handwritten digits of 8x8 pixels, bundled with scikit-learn",
         ),
+        DatasetSpec(
+            "cifar10",
+            "kdbench.data.cifar:Cifar10",
+            reference="Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/learning-features-2009-TR.pdf",
+            summary="60,000 images of 32x32 pixels, ten classes; downloaded on first use",
+        ),
+        DatasetSpec(
+            "cifar100",
+            "kdbench.data.cifar:Cifar100",
+            reference="Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/learning-features-2009-TR.pdf",
+            summary="60,000 images of 32x32 pixels, a hundred classes; downloaded on first use",
+        ),
+        DatasetSpec(
+            "image_folder",
+            "kdbench.data.folder:ImageFolder",
+            summary="train/<class>/* and test|val/<class>/*, decoded once into the cache folder",
+        ),
+        DatasetSpec(
+            "tiny_imagenet",
+            "kdbench.data.tiny_imagenet:TinyImageNet",
+            reference="Le and Yang 2015, http://cs231n.stanford.edu/reports/2015/pdfs/yle_project.pdf",
+            summary="Tiny ImageNet in its usual layout: 110,000 images, 200 classes",
+        ),
+        DatasetSpec(
+            "imagenet",
+            "kdbench.data.imagenet:ImageNet",
+            reference="Russakovsky 2015, arXiv:1409.0575",
+            summary="ImageNet as an image folder, streamed from disk by worker processes",
+        ),
     ]

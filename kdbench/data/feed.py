@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from kdbench.data.augment import Normalize, Pipeline
-from kdbench.data.base import Arrays, DataFacts, Split
+from kdbench.data.base import Arrays, DataFacts, FileSplit, Split
 from kdbench.errors import DataError
 from kdbench.recipe import Augmentation, RandomResizedCrop
 from kdbench.seeding import derive, generator
@@ -53,9 +53,7 @@ class Feed(Protocol):
     def epoch(self, stage: str, epoch: int) -> Iterator[Minibatch]:
         """Every training image once: order and augmentation depend on seed, stage and epoch alone."""
 
-    def evaluate(
-        self, split: EvaluationSplit = "test", batch_size: int = 500
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def evaluate(self, split: EvaluationSplit = "test", batch_size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
         """Images (B, channels, H, W) and labels (B,) of a split in its order, normalised, not augmented."""
 
 
@@ -80,7 +78,15 @@ def open_feed(
                 f"recipe.augmentation: random_resized_crop.size: must be the data set's image size "
                 f"({height}x{width}), so that training and test images are equally large, got {step.size}"
             )
-    return ResidentFeed(_place(arrays, device), facts, augmentation, batch_size, seed, device)
+    mean, std = facts.mean or arrays.mean, facts.std or arrays.std
+    if mean is None or std is None:
+        raise DataError("the data set states no channel mean and std, neither in its facts nor when loaded")
+    normalize = Normalize(mean, std, device)
+    if isinstance(arrays.train, FileSplit):
+        from kdbench.data.stream import StreamedFeed
+
+        return StreamedFeed(arrays, facts.image_shape, normalize, augmentation, batch_size, seed, device)
+    return ResidentFeed(_place(arrays, device), normalize, augmentation, batch_size, seed, device)
 
 
 @dataclass(frozen=True)
@@ -100,9 +106,7 @@ def _place(arrays: Arrays, device: torch.device) -> dict[str, DeviceSplit]:
     if device not in devices:
         splits = {"train": arrays.train, "test": arrays.test, "validation": arrays.validation}
         devices[device] = {
-            name: DeviceSplit(
-                torch.from_numpy(split.images).to(device), torch.from_numpy(split.labels).to(device)
-            )
+            name: DeviceSplit(torch.from_numpy(split.images).to(device), torch.from_numpy(split.labels).to(device))
             for name, split in splits.items()
             if isinstance(split, Split)
         }
@@ -115,7 +119,7 @@ class ResidentFeed:
     def __init__(
         self,
         splits: dict[str, DeviceSplit],
-        facts: DataFacts,
+        normalize: Normalize,
         augmentation: Sequence[Augmentation],
         batch_size: int,
         seed: int,
@@ -124,7 +128,7 @@ class ResidentFeed:
         self._splits = splits
         self._train = splits["train"]
         self._pipeline = Pipeline.of(augmentation)
-        self._normalize = Normalize(facts.mean, facts.std, device)
+        self._normalize = normalize
         self._batch_size = batch_size
         self._seed = seed
         self._device = device
@@ -143,9 +147,7 @@ class ResidentFeed:
             pixels = self._pipeline.change_pixels(self._train.images[indices], device_stream, host_stream)
             yield finish(self._pipeline, self._normalize(pixels), labels, indices, device_stream, host_stream)
 
-    def evaluate(
-        self, split: EvaluationSplit = "test", batch_size: int = 500
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def evaluate(self, split: EvaluationSplit = "test", batch_size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
         """Images (B, channels, H, W) and labels (B,) of a split in its order, normalised, not augmented."""
         chosen = self._splits.get(split)
         if chosen is None:
@@ -179,6 +181,4 @@ def finish(
 
 def no_such_split(split: str) -> DataError:
     """The error for evaluating on a split that was not cut."""
-    return DataError(
-        f"data.{split}: the data set has no {split} split; set it to a number of training images"
-    )
+    return DataError(f"data.{split}: the data set has no {split} split; set it to a number of training images")

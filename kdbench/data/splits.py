@@ -32,10 +32,7 @@ def stratified(labels: NDArray[np.int64], count: int, *, seed: int, purpose: str
     shuffled = random.permutation(len(labels))
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     ends = np.cumsum(sizes)
-    chosen = [
-        by_class[end - size : end - size + quota]
-        for end, size, quota in zip(ends, sizes, quotas, strict=True)
-    ]
+    chosen = [by_class[end - size : end - size + quota] for end, size, quota in zip(ends, sizes, quotas, strict=True)]
     return np.sort(np.concatenate(chosen))
 
 

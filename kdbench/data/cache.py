@@ -1,0 +1,71 @@
+"""The cache folder: what is costly to make is made once, by one process, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from filelock import FileLock, Timeout
+
+from kdbench.errors import DataError
+
+T = TypeVar("T")
+
+
+def cache_folder() -> Path:
+    """``KDBENCH_CACHE``, else ``kdbench`` in the user's cache folder (``~/.cache``)."""
+    if own := os.environ.get("KDBENCH_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kdbench"
+
+
+def exclusive(path: Path) -> FileLock:
+    """Hold ``path``.lock: waits for other processes that hold it, and says so on standard error.
+
+    Use it as a context manager. The system frees the lock of a process that dies.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(path.name + ".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        sys.stderr.write(f"{path.name} is being prepared by another process; waiting for it\n")
+        lock.acquire()
+    return lock
+
+
+def made_once(folder: Path, make: Callable[[Path], None], read: Callable[[Path], T]) -> T:
+    """What ``read`` finds in ``folder``; where it finds nothing usable, ``make`` fills the folder first.
+
+    ``read`` raises ``OSError``, ``ValueError`` or ``KeyError`` for a folder that is missing or damaged.
+    ``make`` writes into a folder beside it that takes its name only when it is complete: a process killed
+    meanwhile leaves nothing that could be taken for a result, and the next one clears it away.
+    """
+    try:
+        return read(folder)
+    except (OSError, ValueError, KeyError):
+        pass
+    try:
+        with exclusive(folder):
+            try:
+                return read(folder)  # another process made it while this one waited
+            except (OSError, ValueError, KeyError):
+                unfinished = folder.with_name(folder.name + ".unfinished")
+                for remains in (unfinished, folder):
+                    if remains.exists():
+                        shutil.rmtree(remains)
+                unfinished.mkdir()
+            try:
+                make(unfinished)
+                unfinished.replace(folder)
+            finally:
+                shutil.rmtree(unfinished, ignore_errors=True)
+            return read(folder)
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot be written: {error.strerror or error}; set KDBENCH_CACHE to a folder with enough space"
+        ) from error

@@ -1,0 +1,344 @@
+"""Image files to memory-mapped uint8 arrays in the cache folder: decoded once, in parallel, for all runs.
+
+The cache's key is a checksum of the list of files (relative names, sizes in bytes, labels) and of the
+settings, so that a data set that moved is found again and one that changed is decoded anew. Workers write
+their rows straight to the file: their memory holds a chunk of images, never the data set. No torch here,
+which would cost each worker seconds and some hundred megabytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import math
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from kdbench.data.base import Arrays, FileSplit, Split
+from kdbench.data.cache import cache_folder, made_once
+from kdbench.errors import DataError
+
+OnCorrupt = Literal["error", "skip"]
+
+_FORMAT = 1
+"""Part of the key; to be raised when other bytes are written for the same files."""
+_CHUNK_BYTES = 8 * 2**20
+_CHUNK_FILES = 512
+
+log = logging.getLogger("kdbench")
+
+
+class CorruptImage(DataError):  # noqa: N818 - it may be left out, which is no error
+    """An image that cannot be decoded."""
+
+
+def read_image(path: Path, reduced_to: int | None = None) -> Image.Image:
+    """An image as RGB. ``reduced_to``: a side in pixels that suffices, so that large JPEGs decode faster.
+
+    Raises ``CorruptImage`` for one that cannot be decoded, ``DataError`` for a file that cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            if reduced_to is not None:
+                image.draft("RGB", (reduced_to, reduced_to))
+            return image.convert("RGB")
+    except Exception as error:  # decoders raise whatever their format's parser runs into
+        reason = "is empty" if not content else str(error).replace("<_io.BytesIO object", "<file")
+        raise CorruptImage(f"{path}: cannot be decoded: {reason}") from error
+
+
+def image_size(files: FileSplit) -> tuple[int, int]:
+    """(height, width) in pixels of the first readable image, from its header alone."""
+    for name in files.files:
+        try:
+            with Image.open(files.root / name) as image:
+                return image.height, image.width
+        except (OSError, SyntaxError):
+            continue
+    raise DataError(f"{files.root}: none of its {len(files.files)} images can be decoded")
+
+
+def decoded(
+    name: str,
+    train: FileSplit,
+    test: FileSplit,
+    *,
+    class_names: tuple[str, ...],
+    size: int | None = None,
+    on_corrupt: OnCorrupt = "error",
+    workers: int | None = None,
+) -> Arrays:
+    """The decoded images of a data set, from the cache where they are there.
+
+    ``size``: resize to that many pixels square; without it all images must be as large as the first. A
+    corrupt image raises ``DataError`` naming the file or, with ``on_corrupt`` ``skip``, is left out and
+    counted. ``workers``: processes that decode, by default one for each core; 0 decodes in this process.
+    """
+    height, width = (size, size) if size else image_size(train)
+    splits = {"train": train, "test": test}
+    checksum = hashlib.sha256(repr((_FORMAT, height, width, size, on_corrupt)).encode())
+    for split, files in splits.items():
+        for file, label in zip(files.files, files.labels.tolist(), strict=True):
+            checksum.update(f"{split}\0{file}\0{bytes_of(files.root / file)}\0{label}\n".encode())
+
+    def make(folder: Path) -> None:
+        with _executor(workers) as executor, _progress(name, splits) as progress:
+            outcomes = {
+                split: _decode_split(
+                    files, folder, split, _Target(height, width, size is not None), on_corrupt, executor, progress
+                )
+                for split, files in splits.items()
+            }
+        total = outcomes["train"]
+        mean, std = total.statistics()
+        corrupt = [file for outcome in outcomes.values() for file in outcome.corrupt]
+        facts = {
+            "fingerprint": _fingerprint(folder, splits),
+            "mean": mean,
+            "std": std,
+            "corrupt": corrupt,
+        }
+        (folder / "facts.json").write_text(json.dumps(facts, indent=1))
+        if corrupt:
+            shown = ", ".join(corrupt[:3]) + (" .." if len(corrupt) > 3 else "")
+            log.warning("%s: left out %d corrupt images: %s", name, len(corrupt), shown)
+
+    def read(folder: Path) -> Arrays:
+        facts = json.loads((folder / "facts.json").read_text())
+        return Arrays(
+            train=_open(folder, "train"),
+            test=_open(folder, "test"),
+            fingerprint=facts["fingerprint"],
+            class_names=class_names,
+            corrupt=len(facts["corrupt"]),
+            mean=tuple(facts["mean"]),
+            std=tuple(facts["std"]),
+        )
+
+    return made_once(cache_folder() / "images" / f"{name}-{checksum.hexdigest()[:16]}", make, read)
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What every image becomes: ``height`` x ``width``, by resizing or because it is that large already."""
+
+    height: int
+    width: int
+    resize: bool
+
+    def array(self, path: Path) -> NDArray[np.uint8]:
+        """The image (3, height, width)."""
+        image = read_image(path, self.width if self.resize else None)
+        if self.resize:
+            image = image.resize((self.width, self.height), Image.Resampling.BILINEAR)
+        elif (image.height, image.width) != (self.height, self.width):
+            raise DataError(
+                f"{path}: is {image.width}x{image.height} pixels, but the first image is "
+                f"{self.width}x{self.height}; set data.size to resize all images"
+            )
+        return np.asarray(image).transpose(2, 0, 1)
+
+
+@dataclass
+class _Outcome:
+    """What decoding some files gave: the corrupt ones, and sums over channels of values and squares."""
+
+    pixels: int
+    sums: NDArray[np.int64]
+    squares: NDArray[np.int64]
+    corrupt: dict[str, str]
+    """File to error message."""
+
+    @classmethod
+    def nothing(cls) -> _Outcome:
+        return cls(0, np.zeros(3, np.int64), np.zeros(3, np.int64), {})
+
+    def add(self, other: _Outcome) -> None:
+        self.pixels += other.pixels
+        self.sums += other.sums
+        self.squares += other.squares
+        self.corrupt |= other.corrupt
+
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Channel mean and standard deviation, of values scaled to 0..1. Sums of integers are exact."""
+        if not self.pixels:
+            raise DataError("every training image is corrupt")
+        mean = self.sums / self.pixels
+        std = np.sqrt(np.maximum(self.squares / self.pixels - mean**2, 0))
+        return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
+
+
+def _decode_split(
+    files: FileSplit,
+    folder: Path,
+    split: str,
+    target: _Target,
+    on_corrupt: OnCorrupt,
+    executor: Executor | None,
+    progress: _Progress,
+) -> _Outcome:
+    """Write ``split``.npy and ``split``-labels.npy of the files that can be decoded."""
+    path = folder / f"{split}.npy"
+    shape = (len(files.files), 3, target.height, target.width)
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    offset = array.offset
+    del array
+    length = max(1, min(_CHUNK_FILES, _CHUNK_BYTES // math.prod(shape[1:])))
+    starts = range(0, shape[0], length)
+    chunks = [(files.root, files.files[i : i + length], path, offset, i, target) for i in starts]
+    outcome = _Outcome.nothing()
+    for part in map(_decode_chunk, chunks) if executor is None else executor.map(_decode_chunk, chunks):
+        if part.corrupt and on_corrupt == "error":
+            raise DataError(f'{next(iter(part.corrupt.values()))}; data.on_corrupt = "skip" leaves such images out')
+        outcome.add(part)
+        progress.advance(length)
+    kept = np.array([file not in outcome.corrupt for file in files.files])
+    if not kept.all():
+        _keep_rows(path, np.flatnonzero(kept))
+    np.save(folder / f"{split}-labels.npy", files.labels[kept])
+    return outcome
+
+
+def _decode_chunk(task: tuple[Path, tuple[str, ...], Path, int, int, _Target]) -> _Outcome:
+    """Decode some files into their rows of the array file. Runs in a worker process."""
+    root, files, path, offset, start, target = task
+    rows = np.zeros((len(files), 3, target.height, target.width), np.uint8)
+    outcome = _Outcome.nothing()
+    for row, file in zip(rows, files, strict=True):
+        try:
+            row[:] = target.array(root / file)
+        except CorruptImage as error:
+            outcome.corrupt[file] = str(error)
+    with path.open("r+b") as out:
+        out.seek(offset + start * rows[0].size)
+        out.write(rows.tobytes())
+    # A corrupt image's row is zeros and counts nothing.
+    outcome.pixels = (len(files) - len(outcome.corrupt)) * target.height * target.width
+    levels = np.arange(256)
+    for channel in range(3):
+        counts = np.bincount(rows[:, channel].ravel(), minlength=256)
+        outcome.sums[channel] = counts @ levels
+        outcome.squares[channel] = counts @ levels**2
+    return outcome
+
+
+def _keep_rows(path: Path, rows: NDArray[np.int64]) -> None:
+    """Rewrite an array file with some of its rows."""
+    everything = np.load(path, mmap_mode="r")
+    smaller = path.with_suffix(".kept")
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(rows), *everything.shape[1:])}
+    # Written, not memory-mapped: a disk that is full then is an error and not a dead process.
+    with smaller.open("wb") as out:
+        np.lib.format.write_array_header_1_0(out, header)
+        for start in range(0, len(rows), _CHUNK_FILES):
+            out.write(everything[rows[start : start + _CHUNK_FILES]].tobytes())
+    smaller.replace(path)
+
+
+def _open(folder: Path, split: str) -> Split:
+    # Copy-on-write: torch wants writable memory, and the pages stay shared as long as nobody writes.
+    images = np.load(folder / f"{split}.npy", mmap_mode="c")
+    return Split(images, np.load(folder / f"{split}-labels.npy"))
+
+
+def _fingerprint(folder: Path, splits: dict[str, FileSplit]) -> str:
+    """SHA-256 of the decoded data itself, so that it is the same wherever the files lie."""
+    checksum = hashlib.sha256()
+    for split in splits:
+        for suffix in ("", "-labels"):
+            with (folder / f"{split}{suffix}.npy").open("rb") as file:
+                checksum.update(hashlib.file_digest(file, "sha256").digest())
+    return checksum.hexdigest()
+
+
+def bytes_of(path: Path) -> int:
+    """A file's size; ``DataError`` where it cannot be read."""
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _start_worker() -> None:
+    """A worker leaves Ctrl-C to the main process, and ends when that is gone, were it killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(process: BaseProcess) -> None:
+    process.join()
+    os._exit(1)
+
+
+@contextmanager
+def _executor(workers: int | None) -> Iterator[Executor | None]:
+    """Worker processes; None where the work is to be done in this process."""
+    count = (os.cpu_count() or 1) if workers is None else workers
+    if count == 0:
+        yield None
+        return
+    # Not forked from this process: it may hold threads, locks and gigabytes that workers must not inherit.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker) as executor:
+        try:
+            yield executor
+        except BrokenProcessPool as error:
+            raise DataError(
+                "the decoding processes ended unexpectedly (out of memory, or a script that starts kdbench "
+                "outside of `if __name__ == '__main__':`); data.workers = 0 decodes in this process"
+            ) from error
+        except BaseException:
+            executor.shutdown(cancel_futures=True)
+            raise
+
+
+class _Progress:
+    """A progress bar on standard error; silent where that is no terminal."""
+
+    def __init__(self, name: str, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        self.bar = Progress(
+            *Progress.get_default_columns()[:2],
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not sys.stderr.isatty(),
+            transient=True,
+        )
+        self.task = self.bar.add_task(f"decoding {name}", total=total)
+
+    def advance(self, images: int) -> None:
+        """So many more images are done."""
+        self.bar.advance(self.task, images)
+
+
+@contextmanager
+def _progress(name: str, splits: dict[str, FileSplit]) -> Iterator[_Progress]:
+    progress = _Progress(name, sum(len(files.files) for files in splits.values()))
+    with progress.bar:
+        yield progress

@@ -1,0 +1,183 @@
+"""The feed of a data set that stays on disk: worker processes decode and augment, image by image.
+
+An image's augmentation depends on seed, stage, epoch and its index alone, not on the worker that happens to
+read it nor on their number. Normalising, blanking and mixing happen on the device, as for any feed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from kdbench.data.augment import Normalize, Pipeline
+from kdbench.data.base import Arrays, FileSplit
+from kdbench.data.decode import read_image
+from kdbench.data.feed import EvaluationSplit, Minibatch, epoch_order, finish, no_such_split
+from kdbench.errors import DataError
+from kdbench.recipe import Augmentation, RandomResizedCrop
+from kdbench.seeding import derive, generator
+
+CENTRE = 0.875
+"""Side of the centre crop that networks are tested on, as a share of the resized image's shorter side."""
+
+
+class StreamedFeed:
+    """The feed of a data set whose splits are files. See :class:`kdbench.data.feed.Feed`."""
+
+    def __init__(
+        self,
+        arrays: Arrays,
+        image_shape: tuple[int, int, int],
+        normalize: Normalize,
+        augmentation: Sequence[Augmentation],
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self._splits: dict[str, Any] = {
+            "train": arrays.train,
+            "test": arrays.test,
+            "validation": arrays.validation,
+        }
+        self._pipeline = Pipeline.of(augmentation)
+        self._normalize = normalize
+        self._batch_size = batch_size
+        self._seed = seed
+        self._device = device
+        self._size = image_shape[-1]
+        self._loaders: dict[str, _Loader] = {}
+        self.n_train = len(arrays.train.labels)
+        self.n_evaluate = len(arrays.test.labels)
+        self.steps_per_epoch = -(-self.n_train // batch_size)
+
+    def epoch(self, stage: str, epoch: int) -> Iterator[Minibatch]:
+        """Every training image once: order and augmentation depend on seed, stage and epoch alone."""
+        order = epoch_order(self.n_train, self._seed, stage, epoch)
+        device_stream = generator(self._device, self._seed, "augmentation", stage, epoch)
+        host_stream = np.random.default_rng(derive(self._seed, "augmentation", stage, epoch))
+        for pixels, labels, indices in self._batches("train", order, self._batch_size, (stage, epoch)):
+            yield finish(self._pipeline, self._normalize(pixels), labels, indices, device_stream, host_stream)
+
+    def evaluate(self, split: EvaluationSplit = "test", batch_size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images (B, channels, H, W) and labels (B,) of a split in its order: the resized images' centres."""
+        if self._splits[split] is None:
+            raise no_such_split(split)
+        order = torch.arange(len(self._splits[split].labels))
+        for pixels, labels, _ in self._batches(split, order, batch_size, None):
+            yield self._normalize(pixels), labels
+
+    def _batches(
+        self, split: str, order: Tensor, batch_size: int, moment: tuple[str, int] | None
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """uint8 images, labels and indices on the device, in the order given."""
+        files: FileSplit = self._splits[split]
+        if split not in self._loaders:
+            pipeline = self._pipeline if split == "train" else Pipeline.of(())
+            self._loaders[split] = _Loader(_Images(files, self._size, pipeline, self._seed), self._device)
+        labels = torch.from_numpy(files.labels)[order]
+        start = 0
+        for images in self._loaders[split].read(order, batch_size, moment):
+            if isinstance(images, DataError):
+                raise images
+            batch = slice(start, start + len(images))
+            start = batch.stop
+            yield (
+                images.to(self._device, non_blocking=True),
+                labels[batch].to(self._device, non_blocking=True),
+                order[batch].to(self._device, non_blocking=True),
+            )
+
+
+@dataclass(frozen=True)
+class _Request:
+    """An image to read: its index, and the (stage, epoch) that it is augmented for; None for evaluation."""
+
+    index: int
+    moment: tuple[str, int] | None
+
+
+class _Images(Dataset[Tensor | DataError]):
+    """Reads images in worker processes: uint8 (3, size, size)."""
+
+    def __init__(self, files: FileSplit, size: int, pipeline: Pipeline, seed: int) -> None:
+        self.files = files
+        self.size = size
+        self.seed = seed
+        crops = [step for step in pipeline.pixels if isinstance(step, RandomResizedCrop)]
+        self.crop = crops[0] if crops else None
+        # The crop gives the image its size: it comes first whatever its place in the list.
+        self.pipeline = replace(pipeline, pixels=tuple(step for step in pipeline.pixels if step not in crops))
+
+    def __getitem__(self, request: _Request) -> Tensor | DataError:
+        """The image; an error is handed back, since a worker would bury it in a traceback."""
+        try:
+            image = read_image(self.files.root / self.files.files[request.index])
+        except DataError as error:
+            return error
+        if request.moment is None:
+            return self._centre(image)
+        seed = derive(self.seed, "augmentation", *request.moment, request.index)
+        if self.crop is None:
+            pixels = self._centre(image)
+        else:
+            # torchvision's random transforms draw from torch's global generator, which may be the training
+            # process's own: it is seeded for this image and given back as it was.
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(seed)
+                cropped = v2.RandomResizedCrop(self.size, self.crop.scale)(image)
+            pixels = v2.functional.pil_to_tensor(cropped)
+        stream = torch.Generator().manual_seed(derive(seed, "pixels"))
+        return self.pipeline.change_pixels(pixels[None], stream, np.random.default_rng(seed))[0]
+
+    def _centre(self, image: Any) -> Tensor:
+        resized = v2.functional.resize(image, [round(self.size / CENTRE)])
+        centre: Tensor = v2.functional.pil_to_tensor(v2.functional.center_crop(resized, [self.size]))
+        return centre
+
+
+@dataclass
+class _Requests:
+    """The batches of requests that the loader hands to its workers, set anew for each epoch."""
+
+    batches: list[Tensor] = field(default_factory=list)
+    moment: tuple[str, int] | None = None
+
+    def __iter__(self) -> Iterator[list[_Request]]:
+        for batch in self.batches:
+            yield [_Request(index, self.moment) for index in batch.tolist()]
+
+
+class _Loader:
+    """A data loader whose workers live as long as the feed and are told each epoch what to read."""
+
+    def __init__(self, images: _Images, device: torch.device) -> None:
+        self.requests = _Requests()
+        self.loader = DataLoader(
+            images,
+            batch_sampler=self.requests,
+            num_workers=images.files.workers,
+            persistent_workers=images.files.workers > 0,
+            collate_fn=_collate,
+            pin_memory=device.type == "cuda",
+            # Its own generator: each iteration draws from it, which would move torch's global stream.
+            generator=torch.Generator(),
+        )
+
+    def read(self, order: Tensor, batch_size: int, moment: tuple[str, int] | None) -> Iterator[Tensor | DataError]:
+        """The images at ``order``, batch by batch."""
+        self.requests.batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+        self.requests.moment = moment
+        yield from self.loader
+
+
+def _collate(images: list[Tensor | DataError]) -> Tensor | DataError:
+    """A batch of images, or the first error among them."""
+    errors = [image for image in images if isinstance(image, DataError)]
+    return errors[0] if errors else torch.stack([image for image in images if isinstance(image, Tensor)])
