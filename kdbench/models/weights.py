@@ -1,0 +1,154 @@
+"""Reading weights from files, and naming them by their content.
+
+A file is a safetensors file or a torch checkpoint; the latter is read with ``weights_only=True``, so that
+no code in it ever runs. The state dictionary may lie bare in it or, beside epoch and accuracy, under
+``model``, ``state_dict``, ``net`` or ``model_state_dict``; names may start with ``module.`` (saved from
+DataParallel) or ``_orig_mod.`` (saved from a compiled model).
+
+The networks of the zoo use the names of the CRD study's public checkpoints
+(https://github.com/HobbitLong/RepDistiller), but for these, which ``published_names`` of each class maps:
+
+==================================  ==================  ==========
+network                             in the checkpoint   here
+==================================  ==================  ==========
+ResNet 8 .. 110, 8x4, 32x4          (all the same)
+Wide ResNet                         ``convShortcut``    ``shortcut``
+VGG                                 ``classifier``      ``fc``
+ResNet50, ShuffleNetV1 and V2       ``linear``          ``fc``
+MobileNetV2                         ``classifier.0``    ``fc``
+==================================  ==================  ==========
+
+Networks from torchvision and timm lie under ``network.`` here; their own files have the names without it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from kdbench.errors import ModelError
+from kdbench.models.base import TappedModel
+
+_CONTAINERS = ("model", "state_dict", "net", "model_state_dict")
+_WRAPPERS = ("module.", "_orig_mod.")
+_SHOWN = 3
+
+
+def load_weights(model: TappedModel, path: str | Path) -> None:
+    """Load a file's weights into ``model``, every entry of it.
+
+    Raises :class:`ModelError` where the file is missing, damaged, no checkpoint, or one of another network
+    or number of classes. The model is not changed then.
+    """
+    path = Path(path)
+    own = model.state_dict()
+    given = {_own_name(model, name, own): tensor for name, tensor in read_state_dict(path).items()}
+    classifier = f"{model.classifier}.weight"
+    if classifier in given and given[classifier].shape[:1] != own[classifier].shape[:1]:
+        theirs, ours = len(given[classifier]), len(own[classifier])
+        raise ModelError(f"{path}: its classifier has {theirs} classes, the data has {ours}")
+    # Checkpoints from before torch 0.4.1 do not count batches; the count changes no result.
+    missing = [name for name in own if name not in given and not name.endswith(".num_batches_tracked")]
+    unexpected = [name for name in given if name not in own]
+    if missing or unexpected:
+        parts = [("missing", missing), ("unexpected", unexpected)]
+        found = ", ".join(f"{what} {_some(names)}" for what, names in parts if names)
+        raise ModelError(f"{path}: the weights are not those of this {type(model).__name__}: {found}")
+    for name, tensor in given.items():
+        if tensor.shape != own[name].shape:
+            raise ModelError(
+                f"{path}: the weights are not those of this {type(model).__name__}: {name} is "
+                f"{_shape(tensor)}, the model needs {_shape(own[name])}"
+            )
+    model.load_state_dict(given, strict=False)
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The state dictionary in a file, under the names it has there without ``module.`` and the like."""
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file; weights are a .pth, .pt or .safetensors file")
+    try:
+        content = load_file(path) if path.suffix == ".safetensors" else _load_checkpoint(path)
+    except pickle.UnpicklingError as error:
+        raise ModelError(_unreadable(path, error)) from error
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{path}: the file is truncated or no checkpoint") from error
+    state = _find_state(content)
+    if state is None:
+        held = (
+            f"holds {_some(sorted(map(str, content))) or 'nothing'}"
+            if isinstance(content, Mapping)
+            else "is no dictionary"
+        )
+        raise ModelError(f"{path}: no state dictionary in it (it {held}); save model.state_dict()")
+    for prefix in _WRAPPERS:
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state
+
+
+def _load_checkpoint(path: Path) -> Any:
+    # The study's last checkpoints carry the command line's arguments: plain values in a Namespace.
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    stranger = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+    if stranger is None:
+        return f"{path}: the file is truncated or no checkpoint"
+    return (
+        f"{path}: holds a {stranger.group(1)} beside tensors, and only tensors are read, for safety; "
+        "save the state dictionary alone"
+    )
+
+
+def _find_state(content: Any) -> dict[str, Tensor] | None:
+    if not isinstance(content, Mapping):
+        return None
+    for name in _CONTAINERS:
+        if isinstance(content.get(name), Mapping):
+            content = content[name]
+            break
+    if not content or not all(isinstance(value, Tensor) for value in content.values()):
+        return None
+    return dict(content)
+
+
+def _own_name(model: TappedModel, name: str, own: Mapping[str, Tensor]) -> str:
+    return name if name in own else model.parameter_name(name)
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_SHOWN])
+    rest = len(names) - _SHOWN
+    return f"{shown} and {rest} more" if rest > 0 else shown
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a scalar"
+
+
+def weights_sha256(weights: nn.Module | Mapping[str, Tensor]) -> str:
+    """SHA-256 over the names (sorted), types, shapes and values of a state dictionary.
+
+    It depends neither on the device nor on the memory format that the tensors lie in.
+    """
+    state = weights.state_dict() if isinstance(weights, nn.Module) else weights
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        shape = ",".join(map(str, tensor.shape))
+        digest.update(f"{name}\0{tensor.dtype}\0{shape}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
