@@ -1,0 +1,272 @@
+"""A tracking store mirrors the results folder: an experiment a suite, a parent run an invocation, a child run a trial.
+
+All that the store is told about a trial is read from the trial's folder and compared with what the store has;
+only the difference is sent. So logging while training, and replaying what a dead server missed, are the same
+code, and doing it twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from kdbench.observers.entries import TRIAL_ID, Point, as_tags, not_finite, parameters, points, trial_tags
+from kdbench.results import TrialFolder
+from kdbench.suite.plan import content_hash
+
+INVOCATION = "kdbench.invocation"
+# Set last of all, so it says that the store has everything; its value tells one attempt at a trial from the next.
+RESULT = "kdbench.result"
+STATUS = "kdbench.status"
+ERROR = "kdbench.error"
+SUPERSEDED = "kdbench.superseded"
+PARENT = "mlflow.parentRunId"
+
+
+@dataclass
+class Run:
+    """What the store has of one run, as far as this process knows. Times are in milliseconds since 1970."""
+
+    id: str
+    started: int
+    status: str
+    """``RUNNING``, ``FINISHED``, ``FAILED`` or ``KILLED``."""
+    tags: dict[str, str] = field(default_factory=dict)
+    parameters: set[str] = field(default_factory=set)
+    unread: tuple[str, ...] = ()
+    """Metrics whose history has not been read yet."""
+    values: dict[tuple[str, int], float] = field(default_factory=dict)
+    """By metric and step."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """One value of a metric; ``timestamp`` in milliseconds since 1970."""
+
+    name: str
+    value: float
+    timestamp: int
+    step: int
+
+
+class Store(Protocol):
+    """What a mirror needs of a tracking store. Every call may raise whatever the store raises."""
+
+    def experiment(self, name: str) -> str:
+        """The id of an experiment, which is created where there is none."""
+
+    def runs(self, experiment: str) -> Iterator[Run]:
+        """All runs that were not deleted."""
+
+    def history(self, run: str, metric: str) -> list[tuple[int, float]]:
+        """All steps and values of a metric."""
+
+    def create_run(self, experiment: str, started: int, tags: Mapping[str, str]) -> str:
+        """The id of a new run, which is running."""
+
+    def log(self, run: str, values: Sequence[Value], parameters: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        """Store entries, in one request where they are few."""
+
+    def upload(self, run: str, path: Path, place: str = "") -> None:
+        """Keep a file, in the folder ``place`` of the run's files."""
+
+    def reopen(self, run: str) -> None:
+        """Make an ended run running."""
+
+    def end(self, run: str, status: str, ended: int | None = None) -> None:
+        """Make a run ``FINISHED``, ``FAILED`` or ``KILLED``."""
+
+
+@dataclass
+class SyncReport:
+    """What was done, counted in trials; ``values`` in metric values, ``superseded`` in runs."""
+
+    finished: int = 0
+    unchanged: int = 0
+    completed: int = 0
+    created: int = 0
+    superseded: int = 0
+    values: int = 0
+
+    def __str__(self) -> str:
+        parts = [f"{self.finished} finished trials", f"{self.unchanged} already complete"]
+        parts += [f"{self.completed} completed with {self.values} metric values ({self.created} in new runs)"]
+        if self.superseded:
+            parts += [f"{self.superseded} runs of earlier attempts marked superseded"]
+        return ", ".join(parts)
+
+
+class Mirror:
+    """One suite's experiment in one store."""
+
+    def __init__(self, store: Store, suite: str) -> None:
+        self._store = store
+        self._experiment = store.experiment(suite)
+        self._parents: dict[str, Run] = {}
+        self._trials: dict[str, list[Run]] = {}
+        for run in store.runs(self._experiment):
+            if INVOCATION in run.tags:
+                self._parents[run.tags[INVOCATION]] = run
+            elif TRIAL_ID in run.tags and SUPERSEDED not in run.tags:
+                self._trials.setdefault(run.tags[TRIAL_ID], []).append(run)
+        self.report = SyncReport()
+
+    def knows(self, trial: str) -> bool:
+        """Whether there is a run for this trial."""
+        return bool(self._trials.get(trial))
+
+    def open_parent(self, invocation: str, tags: Mapping[str, Any]) -> str:
+        """The id of an invocation's run, which is created where there is none, and is running."""
+        parent = self._parents.get(invocation)
+        if parent is None:
+            tags = as_tags({**tags, INVOCATION: invocation, "mlflow.runName": invocation})
+            parent = self._parents[invocation] = self._create(dict(tags), _now())
+        self._set_status(parent, "RUNNING")
+        return parent.id
+
+    def mirror(
+        self,
+        folder: TrialFolder,
+        trial: Mapping[str, Any],
+        environment: Mapping[str, Any],
+        parent: Callable[[], str],
+        unfinished: str = "RUNNING",
+    ) -> None:
+        """Tell the store all it lacks of what the folder says.
+
+        ``trial`` is the content of ``trial.json``. ``parent`` is asked where a run is created or goes on.
+        ``unfinished`` is the status of a trial that has neither result nor error.
+        """
+        # The result first: once it stands, the epochs are complete.
+        result = folder.result
+        error = None if result else folder.error
+        wanted = points(folder.epochs, result)
+        finite = {(point.name, point.step): point for point in wanted if math.isfinite(point.value)}
+        attempt = None if result is None else str(result.get("finished") or content_hash(result))
+        run = self._find(trial["id"], finite, attempt)
+        if run is not None and attempt is not None and run.tags.get(RESULT) == attempt:
+            self.report.unchanged += 1
+            return
+        made_in = result.get("environment", {}) if result else {}
+        status = "FINISHED" if result else "FAILED" if error else unfinished
+        tags = trial_tags(trial, {**environment, **made_in}) | not_finite(wanted)
+        tags[STATUS] = result["status"] if result else status.lower()
+        if run is None:
+            started = result.get("started") if result else None
+            tags[PARENT] = parent()
+            run = self._create(tags, _milliseconds(started) or _now())
+            self._trials.setdefault(trial["id"], []).append(run)
+            self.report.created += 1
+        elif result is None:
+            tags[PARENT] = parent()
+        if error or ERROR in run.tags:
+            tags |= as_tags({ERROR: error.get("message") if error else ""})
+        self._log(run, finite.values(), parameters(trial), tags)
+        if result is None:
+            self._set_status(run, status)
+            return
+        for name in ("trial.json", "epochs.jsonl", "result.json"):
+            if (folder.path / name).exists():
+                self._store.upload(run.id, folder.path / name)
+        self._set_status(run, status, _milliseconds(result.get("finished")))
+        self._log(run, [], {}, {RESULT: str(attempt)})
+        run.values.clear()
+        self.report.completed += 1
+
+    def close_parents(self, files: Sequence[tuple[Path, str]], status: str = "FINISHED") -> None:
+        """Give each open invocation without running trials its files, and end it.
+
+        ``files`` are pairs of a file and the folder within the run's files.
+        """
+        busy = {run.tags.get(PARENT) for runs in self._trials.values() for run in runs if run.status == "RUNNING"}
+        for parent in self._parents.values():
+            if parent.status == "RUNNING" and parent.id not in busy:
+                for path, place in files:
+                    self._store.upload(parent.id, path, place)
+                self._set_status(parent, status)
+
+    def _find(self, trial: str, finite: Mapping[tuple[str, int], Point], attempt: str | None) -> Run | None:
+        """The run of this attempt at a trial. Those of other attempts are marked superseded, never mended."""
+        kept = None
+        for run in self._trials.get(trial, []):
+            complete = run.tags.get(RESULT)
+            same = complete == attempt if complete else not self._contradicts(run, finite, attempt is not None)
+            if same and kept is None:
+                kept = run
+                continue
+            self._log(run, [], {}, {SUPERSEDED: "true"})
+            if run.status == "RUNNING":
+                self._set_status(run, "KILLED")
+            self.report.superseded += 1
+        self._trials[trial] = [] if kept is None else [kept]
+        return kept
+
+    def _contradicts(self, run: Run, finite: Mapping[tuple[str, int], Point], finished: bool) -> bool:
+        """Whether a run holds values of another attempt: other ones, or (of a finished trial) too many."""
+        for name in run.unread:
+            run.values |= {(name, step): value for step, value in self._store.history(run.id, name)}
+        run.unread = ()
+        for (name, step), value in run.values.items():
+            if (name, step) not in finite:
+                # While a trial goes on from a checkpoint, its file is behind what the store has.
+                if finished:
+                    return True
+            # An epoch that is repeated takes another time, but is the same training.
+            elif name.rpartition("/")[2] != "seconds" and not math.isclose(finite[name, step].value, value):
+                return True
+        return False
+
+    def _create(self, tags: dict[str, str], started: int) -> Run:
+        identifier = self._store.create_run(self._experiment, started, tags)
+        return Run(identifier, started, "RUNNING", dict(tags))
+
+    def _set_status(self, run: Run, status: str, ended: int | None = None) -> None:
+        if run.status == status:
+            return
+        if status == "RUNNING":
+            self._store.reopen(run.id)
+        else:
+            self._store.end(run.id, status, ended)
+        run.status = status
+
+    def _log(self, run: Run, wanted: Iterable[Point], parameters: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        """Send what the run lacks."""
+        # Timestamps are the run's start and the training time since, never the clock: so a value always has the
+        # same one, and a SQL store refuses a second copy, even where a lost answer makes a client repeat itself.
+        values = [
+            Value(point.name, point.value, run.started + int(point.elapsed * 1000), point.step)
+            for point in wanted
+            if (point.name, point.step) not in run.values
+        ]
+        parameters = {name: text for name, text in parameters.items() if name not in run.parameters}
+        tags = {name: text for name, text in tags.items() if run.tags.get(name) != text}
+        if not (values or parameters or tags):
+            return
+        self._store.log(run.id, values, parameters, tags)
+        run.values |= {(value.name, value.step): value.value for value in values}
+        run.parameters |= set(parameters)
+        run.tags |= tags
+        self.report.values += len(values)
+
+
+def report_files(suite: Path, report: Path | None) -> list[tuple[Path, str]]:
+    """What an invocation's run keeps: the plan, and every file of the report."""
+    files = [(suite / "plan.json", "")] if (suite / "plan.json").exists() else []
+    if report is not None and report.is_dir():
+        for path in sorted(report.rglob("*")):
+            if path.is_file():
+                files.append((path, ("report" / path.parent.relative_to(report)).as_posix()))
+    return files
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
+
+
+def _milliseconds(moment: str | None) -> int | None:
+    return None if moment is None else int(datetime.fromisoformat(moment).timestamp() * 1000)

@@ -1,0 +1,304 @@
+"""Logs to MLflow, while a run goes on or afterwards.
+
+Training never waits: hooks only note which trial has changed, and a thread of its own imports MLflow, reads
+the results folder and talks to the server. ``MlflowClient`` throughout, never the fluent interface, whose
+active run is a global that a user's own code may hold.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from kdbench.errors import TrackingError
+from kdbench.hookspecs import RunInfo, hookimpl
+from kdbench.observers.entries import environment_tags
+from kdbench.observers.mirror import Mirror, Run, SyncReport, Value, report_files
+from kdbench.results import SuiteFolder
+
+if TYPE_CHECKING:
+    from kdbench.suite.plan import Plan, Trial
+
+DEFAULT_STORE = "sqlite:///mlflow.db"
+PATIENCE_SECONDS = 30.0
+
+# MLflow takes 100 parameters, 100 tags and 1000 entries in all in one request (mlflow.utils.validation).
+METRICS_PER_REQUEST = 800
+ENTRIES_PER_REQUEST = 100
+
+
+def store_uri(*named: str | None) -> str:
+    """The first store named, else ``MLFLOW_TRACKING_URI``, else a local SQLite file."""
+    return next(filter(None, (*named, os.environ.get("MLFLOW_TRACKING_URI"))), DEFAULT_STORE)
+
+
+def without_password(text: str) -> str:
+    """Text fit to be shown: addresses in it lose user and password."""
+    return re.sub(r"//[^/\s@]*@", "//", text)
+
+
+def connect(uri: str) -> Any:
+    """An ``MlflowClient`` that fails soon and keeps quiet; the import takes seconds.
+
+    What the user has set in the environment stands.
+    """
+    settings = {
+        # MLflow's own defaults, 7 retries of 120 seconds, take minutes to notice a dead server.
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+    # MLflow's database models trip over SQLAlchemy 2.1. No context manager: it is not safe beside other threads.
+    warnings.filterwarnings("ignore", message="The ``noload`` loader strategy", category=DeprecationWarning)
+    from mlflow import MlflowClient
+
+    for chatty in ("mlflow", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    return MlflowClient(tracking_uri=uri)
+
+
+class MlflowStore:
+    """An MLflow store as :class:`kdbench.observers.mirror.Store`.
+
+    ``answers`` counts the calls that came back, so that whoever waits can tell slow from dead.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.answers = 0
+
+    def _ask(self, call: str, *arguments: Any, **options: Any) -> Any:
+        answer = getattr(self._client, call)(*arguments, **options)
+        self.answers += 1
+        return answer
+
+    def experiment(self, name: str) -> str:
+        """The id of an experiment, which is created where there is none."""
+        found = self._ask("get_experiment_by_name", name)
+        if found is None:
+            return str(self._ask("create_experiment", name))
+        if found.lifecycle_stage != "active":
+            raise TrackingError(
+                f"the experiment '{name}' was deleted; bring it back with "
+                f"`mlflow experiments restore --experiment-id {found.experiment_id}`"
+            )
+        return str(found.experiment_id)
+
+    def runs(self, experiment: str) -> Iterator[Run]:
+        """All runs that were not deleted."""
+        token: str | None = None
+        while True:
+            page = self._ask("search_runs", [experiment], max_results=1000, page_token=token)
+            for run in page:
+                info, data = run.info, run.data
+                tags, parameters, metrics = dict(data.tags), set(data.params), tuple(data.metrics)
+                yield Run(info.run_id, info.start_time, info.status, tags, parameters, metrics)
+            token = page.token
+            if not token:
+                return
+
+    def history(self, run: str, metric: str) -> list[tuple[int, float]]:
+        """All steps and values of a metric."""
+        return [(entry.step, entry.value) for entry in self._ask("get_metric_history", run, metric)]
+
+    def create_run(self, experiment: str, started: int, tags: Mapping[str, str]) -> str:
+        """The id of a new run, which is running."""
+        return str(self._ask("create_run", experiment, start_time=started, tags=tags).info.run_id)
+
+    def log(self, run: str, values: Sequence[Value], parameters: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        """Store entries, in one request where they are few."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        metrics = [Metric(value.name, value.value, value.timestamp, value.step) for value in values]
+        params = [Param(name, text) for name, text in parameters.items()]
+        run_tags = [RunTag(name, text) for name, text in tags.items()]
+        while metrics or params or run_tags:
+            self._ask(
+                "log_batch",
+                run,
+                metrics[:METRICS_PER_REQUEST],
+                params[:ENTRIES_PER_REQUEST],
+                run_tags[:ENTRIES_PER_REQUEST],
+                synchronous=True,
+            )
+            del metrics[:METRICS_PER_REQUEST], params[:ENTRIES_PER_REQUEST], run_tags[:ENTRIES_PER_REQUEST]
+
+    def upload(self, run: str, path: Path, place: str = "") -> None:
+        """Keep a file, in the folder ``place`` of the run's artifacts."""
+        self._ask("log_artifact", run, str(path), place or None)
+
+    def reopen(self, run: str) -> None:
+        """Make an ended run running."""
+        self._ask("update_run", run, status="RUNNING")
+
+    def end(self, run: str, status: str, ended: int | None = None) -> None:
+        """Make a run ``FINISHED``, ``FAILED`` or ``KILLED``."""
+        self._ask("set_terminated", run, status=status, end_time=ended)
+
+
+class MlflowObserver:
+    """Logs a run while it goes on.
+
+    ``tracking_uri`` overrides the run's, that the environment's, that a local SQLite file. ``warn`` is called
+    at most twice: when MLflow fails, from another thread, and at the end. After a failure nothing more is sent,
+    and :func:`sync` replays what is missing. ``connect`` makes the client, in the thread that then uses it.
+    """
+
+    def __init__(
+        self,
+        tracking_uri: str | None = None,
+        warn: Callable[[str], None] = warnings.warn,
+        connect: Callable[[str], Any] = connect,
+    ) -> None:
+        self._tracking_uri = tracking_uri
+        self._warn = warn
+        self._connect = connect
+        self._plan: Plan | None = None
+        self._run: RunInfo | None = None
+        self._interrupted = True
+        # A trial stands here once at most, which bounds the queue: one that changes again before its turn is
+        # sent in one go, so nothing has to be dropped when the server is slow.
+        self._queue: SimpleQueue[Trial | None] = SimpleQueue()
+        self._queued: set[str] = set()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._store: MlflowStore | None = None
+        self._failed = threading.Event()
+
+    @hookimpl
+    def kdbench_suite_started(self, plan: Plan, run: RunInfo) -> None:
+        """Remember what runs; nothing is sent before a trial begins."""
+        self._plan, self._run = plan, run
+
+    @hookimpl
+    def kdbench_trial_started(self, trial: Trial) -> None:
+        """Note the change."""
+        self._changed(trial)
+
+    @hookimpl
+    def kdbench_epoch_finished(self, trial: Trial) -> None:
+        """Note the change."""
+        self._changed(trial)
+
+    @hookimpl
+    def kdbench_trial_finished(self, trial: Trial) -> None:
+        """Note the change."""
+        self._changed(trial)
+
+    @hookimpl
+    def kdbench_trial_failed(self, trial: Trial) -> None:
+        """Note the change."""
+        self._changed(trial)
+
+    @hookimpl
+    def kdbench_suite_finished(self, interrupted: bool) -> None:
+        """Send the rest, and the report."""
+        self._interrupted = interrupted
+        self.close()
+
+    def close(self) -> None:
+        """Wait until all is sent, as long as MLflow goes on answering. May be called again."""
+        if self._thread is None:
+            return
+        thread, self._thread = self._thread, None
+        self._queue.put(None)
+        while thread.is_alive() and not self._failed.is_set():
+            answers = self._answers
+            thread.join(PATIENCE_SECONDS)
+            if thread.is_alive() and self._answers == answers:
+                self._fail(f"has not answered for {PATIENCE_SECONDS:.0f} seconds")
+        if self._failed.is_set() and self._plan is not None:
+            self._warn(f"MLflow lacks a part of this run: `kdbench mlflow sync {self._plan.suite.name}` replays it")
+
+    def _changed(self, trial: Trial) -> None:
+        if self._failed.is_set() or self._plan is None or self._run is None:
+            return
+        with self._lock:
+            if trial.id in self._queued:
+                return
+            self._queued.add(trial.id)
+        self._queue.put(trial)
+        if self._thread is None:
+            work = (self._plan, self._run)
+            self._thread = threading.Thread(target=self._work, args=work, name="kdbench-mlflow", daemon=True)
+            self._thread.start()
+
+    @property
+    def _answers(self) -> int:
+        return 0 if self._store is None else self._store.answers
+
+    def _fail(self, reason: str) -> None:
+        if not self._failed.is_set():
+            self._failed.set()
+            uri = store_uri(self._tracking_uri, self._run.tracking_uri if self._run else None)
+            self._warn(without_password(f"MLflow at {uri} {reason}; this run goes on without it"))
+
+    def _work(self, plan: Plan, run: RunInfo) -> None:
+        try:
+            self._mirror(plan, run)
+        except Exception as error:  # noqa: BLE001 - whatever MLflow and its store raise must not cost a trial
+            self._fail(f"fails ({_one_line(error)})")
+
+    def _mirror(self, plan: Plan, run: RunInfo) -> None:
+        self._store = MlflowStore(self._connect(store_uri(self._tracking_uri, run.tracking_uri)))
+        mirror = Mirror(self._store, plan.suite.name)
+        folder = SuiteFolder(run.output.parent, run.output.name)
+        tags = environment_tags(run.environment) | {"mlflow.note.content": plan.suite.question}
+
+        def parent() -> str:
+            return mirror.open_parent(run.invocation, tags)
+
+        seen: dict[str, Trial] = {}
+        while (trial := self._queue.get()) is not None:
+            with self._lock:
+                self._queued.discard(trial.id)
+            seen[trial.id] = trial
+            mirror.mirror(folder.trial(trial.id), trial.to_json(), run.environment, parent)
+        for trial in seen.values():
+            mirror.mirror(folder.trial(trial.id), trial.to_json(), run.environment, parent, unfinished="KILLED")
+        mirror.close_parents(report_files(folder.path, run.report), "KILLED" if self._interrupted else "FINISHED")
+
+
+def sync(
+    folder: SuiteFolder, suite_name: str, tracking_uri: str | None = None, report: Path | None = None
+) -> SyncReport:
+    """Replay all finished trials of a results folder, as far as MLflow lacks them; twice changes nothing.
+
+    Runs of failed trials are ended too, and so are invocations that died, which then get the ``report``
+    folder. Raises TrackingError if MLflow fails; what was sent until then stands, and the next call goes on.
+    """
+    uri = store_uri(tracking_uri)
+    try:
+        mirror = Mirror(MlflowStore(connect(uri)), suite_name)
+        for trial_folder in folder:
+            trial = trial_folder.trial
+            if trial is None:
+                continue
+            if trial_folder.result is not None:
+                mirror.report.finished += 1
+            elif trial_folder.error is None or not mirror.knows(trial["id"]):
+                continue
+            mirror.mirror(trial_folder, trial, {}, lambda: mirror.open_parent("sync", {}))
+        mirror.close_parents(report_files(folder.path, report))
+    except TrackingError:
+        raise
+    except Exception as error:
+        message = f"MLflow at {uri} fails ({_one_line(error)}); what was sent stands, so sync again"
+        raise TrackingError(without_password(message)) from error
+    return mirror.report
+
+
+def _one_line(error: Exception) -> str:
+    """An error's message, short enough to be read."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:300]}…"
