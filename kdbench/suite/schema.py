@@ -22,7 +22,7 @@ class Data(BaseModel):
     train_limit: Annotated[int, Field(gt=0)] | None = None
     """Use this many training images, stratified by class."""
     test_limit: Annotated[int, Field(gt=0)] | None = None
-    validation: Annotated[float, Field(ge=0)] = 0
+    validation: Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)] = 0
     """Images cut from the training set: a number, or a share below 1; stratified by class."""
 
     @property

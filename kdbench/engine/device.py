@@ -1,0 +1,102 @@
+"""Devices, precision, and timing that does not stop the device."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import torch
+
+from kdbench.errors import KdbenchError
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``."""
+    if name == "auto":
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    kind, _, index = name.partition(":")
+    if kind not in {"cpu", "cuda"} or (index and (kind == "cpu" or not index.isdigit())):
+        raise KdbenchError(f"--device {name}: must be auto, cpu, cuda or cuda:N")
+    if kind == "cpu":
+        return torch.device("cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    number = int(index or 0)
+    if number >= count:
+        raise KdbenchError(f"--device {name}: this machine has {count} usable GPU(s)" + ("; use cpu" if not count else ""))
+    return torch.device("cuda", number)
+
+
+def device_name(device: torch.device) -> str:
+    """For people: the GPU's name, or ``cpu``."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How networks compute: ``float32``, ``tf32`` or ``bf16``. Losses are float32 in any case."""
+
+    device: torch.device
+    name: str
+
+    @classmethod
+    def choose(cls, name: str, device: torch.device) -> Precision:
+        """``auto`` is bf16 autocast on a GPU, float32 on a CPU; tf32 on a CPU is float32."""
+        gpu = device.type == "cuda"
+        if name == "auto":
+            name = "bf16" if gpu else "float32"
+        if name == "tf32" and not gpu:
+            name = "float32"
+        return cls(device, name)
+
+    def prepare(self) -> None:
+        """Set what holds for the whole process."""
+        if self.device.type == "cuda":
+            allowed = self.name != "float32"
+            torch.backends.cuda.matmul.allow_tf32 = allowed
+            torch.backends.cudnn.allow_tf32 = allowed
+            torch.backends.cudnn.benchmark = True
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """For the networks' forward passes."""
+        if self.name == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+
+@dataclass
+class Stopwatch:
+    """Sums the time spent between :meth:`start` and :meth:`stop`.
+
+    On a GPU it records events and reads them once an epoch, so that measuring a step does not wait for it.
+    """
+
+    device: torch.device
+    seconds: float = 0.0
+    _began: float = 0.0
+    _events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = field(default_factory=list)
+
+    def start(self) -> None:
+        """Begin a stretch."""
+        if self.device.type == "cuda":
+            begin = torch.cuda.Event(enable_timing=True)
+            begin.record()
+            self._events.append((begin, torch.cuda.Event(enable_timing=True)))
+        else:
+            self._began = time.perf_counter()
+
+    def stop(self) -> None:
+        """End it."""
+        if self.device.type == "cuda":
+            self._events[-1][1].record()
+        else:
+            self.seconds += time.perf_counter() - self._began
+
+    def read(self) -> float:
+        """Seconds since the last read; waits for the device."""
+        if self._events:
+            self._events[-1][1].synchronize()
+            self.seconds += sum(begin.elapsed_time(end) for begin, end in self._events) / 1000
+            self._events.clear()
+        seconds, self.seconds = self.seconds, 0.0
+        return seconds

@@ -1,0 +1,48 @@
+"""What is measured of a student on a split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
+
+CALIBRATION_BINS = 15
+
+
+def collect(predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """All logits (N, C), in float32, and labels (N,) of a split."""
+    logits, labels = [], []
+    with torch.no_grad():
+        for images, target in batches:
+            logits.append(predict(images).float())
+            labels.append(target)
+    return torch.cat(logits), torch.cat(labels)
+
+
+def measure(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None) -> dict[str, float]:
+    """The metrics of a split, read from the device in one go.
+
+    ``logits``, ``teacher_logits``: (N, C). Gives ``top1``, ``top5`` (with more than five classes) and
+    ``agreement`` (same class as the teacher's) in percent, ``nll`` and ``kl_to_teacher``
+    (KL(teacher ‖ student)) in nats, and the expected calibration error ``ece`` in 0..1 (15 bins; Guo 2017,
+    https://arxiv.org/abs/1706.04599).
+    """
+    classes = logits.shape[1]
+    values = {
+        "top1": 100 * multiclass_accuracy(logits, labels, classes, average="micro", validate_args=False),
+        "nll": F.cross_entropy(logits, labels),
+        "ece": multiclass_calibration_error(logits.softmax(1), labels, classes, n_bins=CALIBRATION_BINS, validate_args=False),
+    }
+    if classes > 5:
+        top5 = logits.topk(5, dim=1).indices
+        values["top5"] = 100 * (top5 == labels[:, None]).any(1).float().mean()
+    if teacher_logits is not None:
+        values["agreement"] = 100 * (logits.argmax(1) == teacher_logits.argmax(1)).float().mean()
+        values["kl_to_teacher"] = F.kl_div(
+            logits.log_softmax(1), teacher_logits.log_softmax(1), log_target=True, reduction="batchmean"
+        )
+    read = torch.stack([value.float() for value in values.values()]).tolist()
+    return dict(zip(values, read, strict=True))

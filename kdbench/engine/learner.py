@@ -1,0 +1,484 @@
+"""A learner: one student with its method, its optimiser, and what has been recorded of its training."""
+
+from __future__ import annotations
+
+import datetime
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from kdbench.data.feed import Minibatch
+from kdbench.engine import checkpoint
+from kdbench.engine.device import Precision, Stopwatch
+from kdbench.engine.schedule import learning_rate
+from kdbench.errors import PluginError, TrialError
+from kdbench.method import Batch, Method, Output, Signature, Stage, Terms
+from kdbench.models.base import TappedModel
+from kdbench.recipe import Recipe
+from kdbench.results import TrialFolder, write_atomically
+from kdbench.seeding import derive
+
+MAIN = "main"
+
+
+class Position(NamedTuple):
+    """Where in its training a learner is; those at one position train in lockstep. First stages come first."""
+
+    main: bool
+    stage: int
+    epoch: int
+
+    @property
+    def stream(self) -> str:
+        """Names the data order and augmentation; the main stage's depend on no first stage."""
+        return MAIN if self.main else f"first stage {self.stage}"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training: one of the method's first stages, or the main one."""
+
+    name: str
+    loss: Callable[[Output, Output, Batch], Terms]
+    epochs: int
+    rate: Callable[[float], float]
+    trains: tuple[str, ...]
+    student_reads: tuple[str, ...]
+    teacher_reads: tuple[str, ...]
+    uses_student: bool
+
+
+def outputs(raw: Mapping[str, Tensor], reads: Sequence[str]) -> Output:
+    """What a method gets to see: float32 (or better) whatever the network's precision, and what it reads only."""
+    return Output(_at_least_float32(raw["logits"]), {name: _at_least_float32(raw[name]) for name in reads})
+
+
+def _at_least_float32(value: Tensor) -> Tensor:
+    return value.float() if value.dtype in {torch.float16, torch.bfloat16} else value
+
+
+class Learner:
+    """Trains one student; a cohort tells it when, and hands it the shared batch and teacher outputs."""
+
+    def __init__(
+        self,
+        *,
+        identifier: str,
+        network: TappedModel,
+        student: Signature,
+        teacher: Signature,
+        method: Method,
+        recipe: Recipe,
+        seed: int,
+        folder: TrialFolder,
+        device: torch.device,
+        steps_per_epoch: int,
+    ) -> None:
+        self.id = identifier
+        self.network = network.to(device).to(memory_format=torch.channels_last)
+        self.method = method.to(device)
+        self.recipe = recipe
+        self.folder = folder
+        self.device = device
+        self.steps_per_epoch = steps_per_epoch
+        self.precision = Precision.choose(recipe.precision, device)
+        self.modules = nn.ModuleDict({"network": self.network, "method": self.method})
+        self.average: AveragedModel | None = None
+        if recipe.ema_decay is not None:
+            self.average = AveragedModel(
+                self.modules, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True
+            )
+        self._trainable = {key: p.requires_grad for key, p in self.modules.named_parameters()}
+        self.phases = self._phases(student, teacher)
+        self.phase_index = 0
+        self.epoch = 0
+        self.records: list[dict[str, Any]] = []
+        self.seconds = 0.0
+        self.teacher_seconds = 0.0
+        self.peak_memory_bytes: int | None = None
+        self.best: tuple[float, int, dict[str, Tensor]] | None = None
+        self.finished = False
+        self.error: BaseException | None = None
+        self.started = now()
+        self._seed = seed
+        self._generator = torch.Generator(device=device)
+        self._watch = Stopwatch(device)
+        self._sums: Tensor | None = None
+        self._names: tuple[str, ...] = ()
+        self._images = 0
+        self._enter()
+
+    # ---- where it is
+
+    @property
+    def phase(self) -> Phase:
+        """The stage it is in."""
+        return self.phases[self.phase_index]
+
+    @property
+    def in_main(self) -> bool:
+        """Whether the first stages are over."""
+        return self.phase_index == len(self.phases) - 1
+
+    @property
+    def position(self) -> Position:
+        """Where it is; learners at one position train in lockstep."""
+        return Position(self.in_main, 0 if self.in_main else self.phase_index, self.epoch)
+
+    @property
+    def active(self) -> bool:
+        """Whether it has still to train."""
+        return not self.finished and self.error is None
+
+    def _phases(self, student: Signature, teacher: Signature) -> list[Phase]:
+        method, recipe = self.method, self.recipe
+        phases = []
+        for stage in method.stages():
+            self._check_stage(stage)
+            rate = stage.lr if stage.lr is not None else recipe.lr
+            phases.append(
+                Phase(
+                    stage.name,
+                    stage.loss,
+                    stage.epochs,
+                    lambda progress, rate=rate: rate,  # type: ignore[misc]
+                    stage.trains,
+                    tuple(student.select(stage.reads)) if stage.uses_student else (),
+                    tuple(teacher.select(stage.reads)),
+                    stage.uses_student,
+                )
+            )
+        reads = method.reads
+        main = Phase(
+            MAIN,
+            method,
+            recipe.epochs,
+            lambda progress: learning_rate(recipe, progress),
+            ("student", "method"),
+            tuple(student.select(reads if method.student_reads is None else method.student_reads)),
+            tuple(teacher.select(reads if method.teacher_reads is None else method.teacher_reads)),
+            uses_student=True,
+        )
+        return [*phases, main]
+
+    def _check_stage(self, stage: Stage) -> None:
+        for name in stage.trains:
+            if name not in {"student", "student.body"} and name not in dict(self.method.named_children()):
+                raise PluginError(f"stage '{stage.name}' trains '{name}', which is no submodule of the method")
+
+    # ---- training
+
+    def _trained_modules(self) -> list[nn.Module]:
+        modules: list[nn.Module] = []
+        for name in self.phase.trains:
+            if name in {"student", "student.body"}:
+                modules.append(self.network)
+            elif name == "method":
+                modules.append(self.method)
+            else:
+                modules.append(self.method.get_submodule(name))
+        return modules
+
+    def _frozen_heads(self) -> list[nn.Module]:
+        if "student.body" not in self.phase.trains:
+            return []
+        return [self.network.get_submodule(name) for name in self.network.head]
+
+    def _enter(self) -> None:
+        """Begin a phase: choose what is trained, with a fresh optimiser."""
+        heads = {id(p) for head in self._frozen_heads() for p in head.parameters()}
+        trained = {id(p): p for module in self._trained_modules() for p in module.parameters()}
+        # What the method froze itself stays frozen.
+        parameters = [p for key, p in trained.items() if key not in heads and p.requires_grad]
+        for parameter in self.modules.parameters():
+            parameter.requires_grad_(False)
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        self.optimizer = make_optimizer(self.recipe, parameters, self.phase.rate(0.0))
+
+    def begin_epoch(self) -> None:
+        """Set module modes and the epoch's randomness."""
+        self.modules.eval()
+        for module in self._trained_modules():
+            module.train()
+        for head in self._frozen_heads():
+            head.eval()
+        self._generator.manual_seed(derive(self._seed, "method", self.phase.name, self.epoch))
+        self._sums = None
+        self._images = 0
+
+    def step(self, number: int, minibatch: Minibatch, teacher: Mapping[str, Tensor] | None) -> None:
+        """One optimiser step on a batch. Nothing here waits for the device."""
+        phase = self.phase
+        progress = self.epoch + number / self.steps_per_epoch
+        for group in self.optimizer.param_groups:
+            group["lr"] = phase.rate(progress)
+        measure = self.device.type == "cuda" and number == 0
+        base = _reset_peak(self.device) if measure else 0
+        self._watch.start()
+        # Dropout, drop path and plugins that draw without a generator get a stream of their own.
+        torch.manual_seed(derive(self._seed, "network", self.id, phase.name, self.epoch, number))
+        batch = Batch(
+            minibatch.labels,
+            minibatch.indices,
+            torch.full((), float(self.epoch), device=self.device),
+            torch.full((), progress / phase.epochs, device=self.device),
+            self._generator,
+            minibatch.mixed_labels,
+            minibatch.mix,
+            self.recipe.label_smoothing,
+        )
+        seen = None
+        if phase.uses_student:
+            with self.precision.autocast():
+                seen = outputs(self.network(minibatch.images, phase.student_reads), phase.student_reads)
+        shown = outputs(teacher, phase.teacher_reads) if teacher is not None else None
+        # A stage without the student, or a training without a teacher, says so in its own signature.
+        terms = phase.loss(seen, shown, batch)  # type: ignore[arg-type]
+        values, loss = self._weigh(terms)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.recipe.clip_grad_norm is not None:
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, self.recipe.clip_grad_norm, foreach=True)
+        self.optimizer.step()
+        if self.average is not None and self.in_main:
+            self.average.update_parameters(self.modules)
+        if self.in_main and seen is not None and type(self.method).after_step is not Method.after_step:
+            with torch.no_grad():
+                self.method.after_step(_detached(seen), shown, batch)  # type: ignore[arg-type]
+        count = len(minibatch.labels)
+        recorded = torch.stack([loss.detach().double(), *(v.detach().double() for v in values)]) * count
+        self._sums = recorded if self._sums is None else self._sums + recorded
+        self._images += count
+        self._watch.stop()
+        if measure:
+            peak = torch.cuda.max_memory_allocated(self.device) - base + self._own_bytes()
+            self.peak_memory_bytes = max(self.peak_memory_bytes or 0, peak)
+
+    def _weigh(self, terms: Any) -> tuple[list[Tensor], Tensor]:
+        if not isinstance(terms, Mapping) or not terms:
+            raise TrialError(f"forward must return named terms, got {type(terms).__name__}")
+        values, loss = [], None
+        for name, term in terms.items():
+            if not (isinstance(term, tuple) and len(term) == 2 and isinstance(term[0], Tensor)):
+                raise TrialError(f"term '{name}' must be a pair (value, weight), got {type(term).__name__}")
+            value, weight = term
+            if value.ndim:
+                raise TrialError(f"term '{name}' must be a scalar, got shape {tuple(value.shape)}")
+            values.append(value)
+            loss = value * weight if loss is None else loss + value * weight
+        assert loss is not None
+        self._names = tuple(terms)
+        return values, loss
+
+    def _own_bytes(self) -> int:
+        tensors = [*self.modules.parameters(), *self.modules.buffers()]
+        tensors += [t for state in self.optimizer.state.values() for t in state.values() if isinstance(t, Tensor)]
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+    def end_epoch(self, teacher_seconds: float) -> dict[str, Any]:
+        """The epoch's record; reads the device once. A loss that is not finite is left in it to be seen."""
+        assert self._sums is not None
+        means = (self._sums / self._images).tolist()
+        seconds = self._watch.read()
+        self.seconds += seconds
+        self.teacher_seconds += teacher_seconds
+        record = {
+            "epoch": self.epoch + 1,
+            "stage": self.phase.name,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "train_loss": means[0],
+            "terms": dict(zip(self._names, means[1:], strict=True)),
+            "seconds": seconds,
+        }
+        self.records.append(record)
+        return record
+
+    def advance(self) -> None:
+        """Go on to the next epoch, and to the next stage where this one has ended."""
+        self.epoch += 1
+        if self.epoch < self.phase.epochs:
+            return
+        if self.in_main:
+            self.finished = True
+            return
+        self._end_stage()
+        self.epoch = 0
+
+    def _end_stage(self) -> None:
+        name = self.phase.name
+        for key, parameter in self.modules.named_parameters():
+            parameter.requires_grad_(self._trainable.get(key, True))
+        self.method.after_stage(name)
+        self.phase_index += 1
+        self._enter()
+
+    def follow(self, leader: Learner) -> None:
+        """Take over what ``leader`` learned in a stage that both share."""
+        for name in self.phase.trains:
+            self.method.get_submodule(name).load_state_dict(leader.method.get_submodule(name).state_dict())
+        self.optimizer.load_state_dict(leader.optimizer.state_dict())
+        self._sums, self._images, self._names = leader._sums, leader._images, leader._names
+
+    def shares_stage_with(self, other: Learner) -> bool:
+        """Whether both would learn the very same in this stage: no student, equal settings, equal state."""
+        mine, yours = self.phase, other.phase
+        if mine.uses_student or yours.uses_student or type(self.method) is not type(other.method):
+            return False
+        if (mine.name, mine.trains, mine.epochs, mine.rate(0.0)) != (yours.name, yours.trains, yours.epochs, yours.rate(0.0)):
+            return False
+        fields = ("optimizer", "momentum", "nesterov", "weight_decay", "clip_grad_norm")
+        if any(getattr(self.recipe, f) != getattr(other.recipe, f) for f in fields):
+            return False
+        return all(
+            _equal(self.method.get_submodule(n).state_dict(), other.method.get_submodule(n).state_dict())
+            for n in mine.trains
+        )
+
+    def fail(self, error: BaseException) -> dict[str, Any]:
+        """Give up; the next run tries again."""
+        self.error = error
+        message = str(error) or type(error).__name__
+        if isinstance(error, torch.OutOfMemoryError):
+            message = f"out of memory on {self.device}; try a smaller recipe.batch_size"
+        record = {
+            "id": self.id,
+            "status": "failed",
+            "stage": self.phase.name,
+            "epoch": self.epoch + 1,
+            "type": type(error).__name__,
+            "message": message,
+            "traceback": "".join(traceback.format_exception(error)),
+            "when": now(),
+        }
+        self.folder.fail(record)
+        return record
+
+    # ---- predicting
+
+    def predict(self, images: Tensor) -> Tensor:
+        """The logits (B, C) that are evaluated: of the averaged weights where the recipe averages."""
+        modules = self.modules if self.average is None else self.average.module
+        network, method = modules["network"], modules["method"]
+        network.eval()
+        method.eval()
+        reads = self.phases[-1].student_reads
+        with self.precision.autocast():
+            raw = network(images, reads)
+        logits = method.predict(outputs(raw, reads))
+        assert isinstance(logits, Tensor)
+        return logits
+
+    def student_state(self) -> dict[str, Tensor]:
+        """The student's weights: the network's, and under ``method.`` what it predicts with beside them."""
+        modules = self.modules if self.average is None else self.average.module
+        state = {key: value.detach().contiguous() for key, value in modules["network"].state_dict().items()}
+        for part in self.method.part_of_student:
+            for key, value in modules["method"].get_submodule(part).state_dict().items():
+                state[f"method.{part}.{key}"] = value.detach().contiguous()
+        return state
+
+    def consider(self, validation_top1: float) -> None:
+        """Keep the weights if this epoch is the best on the validation split (the earlier one of equals)."""
+        if self.best is None or validation_top1 > self.best[0]:
+            state = {key: value.cpu().clone() for key, value in self.student_state().items()}
+            self.best = (validation_top1, self.epoch + 1, state)
+
+    def write_student(self) -> None:
+        """Write ``student.safetensors``."""
+        state = self.best[2] if self.best is not None else {k: v.cpu() for k, v in self.student_state().items()}
+        write_atomically(self.folder.weights, lambda path: save_file(state, path))
+
+    def parameter_counts(self) -> dict[str, int]:
+        """The student's parameters (with what it predicts with), those trained, and those of adapters."""
+        parts = [self.method.get_submodule(name) for name in self.method.part_of_student]
+        student = {id(p): p for m in (self.network, *parts) for p in m.parameters()}
+        adapters = {id(p): p for p in self.method.parameters() if id(p) not in student}
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        return {
+            "student_parameters": sum(p.numel() for p in student.values()),
+            "trained_parameters": sum(p.numel() for p in trained),
+            "adapter_parameters": sum(p.numel() for p in adapters.values()),
+        }
+
+    # ---- going on later
+
+    def save(self) -> None:
+        """Write a checkpoint of an epoch's end."""
+        state = {
+            "phase_index": self.phase_index,
+            "epoch": self.epoch,
+            "modules": self.modules.state_dict(),
+            "average": self.average.state_dict() if self.average is not None else None,
+            "optimizer": self.optimizer.state_dict(),
+            "records": self.records,
+            "seconds": self.seconds,
+            "teacher_seconds": self.teacher_seconds,
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "best": self.best,
+            "started": self.started,
+        }
+        checkpoint.save(self.folder.checkpoint, self.id, state)
+
+    def resume(self) -> bool:
+        """Go on from the checkpoint, if there is a sound one."""
+        state = checkpoint.load(self.folder.checkpoint, self.id)
+        if state is None:
+            return False
+        while self.phase_index < state["phase_index"]:
+            self._end_stage()
+        self.modules.load_state_dict(state["modules"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch = state["epoch"]
+        self.records = state["records"]
+        self.seconds = state["seconds"]
+        self.teacher_seconds = state["teacher_seconds"]
+        self.peak_memory_bytes = state["peak_memory_bytes"]
+        self.best = state["best"]
+        self.started = state["started"]
+        return True
+
+
+def make_optimizer(recipe: Recipe, parameters: Sequence[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+    """The recipe's optimiser. Under AdamW biases and norms do not decay, as transformers' recipes have it."""
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters,
+            lr=lr,
+            momentum=recipe.momentum,
+            nesterov=recipe.nesterov,
+            weight_decay=recipe.weight_decay,
+            fused=True,
+        )
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, fused=True)
+
+
+def now() -> str:
+    """UTC, to the second, ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _detached(output: Output) -> Output:
+    return Output(output.logits.detach(), {name: value.detach() for name, value in output.taps.items()})
+
+
+def _equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def _reset_peak(device: torch.device) -> int:
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device)

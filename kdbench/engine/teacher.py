@@ -1,0 +1,154 @@
+"""The teacher: trained once under the suite's recipe, or loaded, and kept by the hash of what made it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from kdbench.data.feed import Feed
+from kdbench.engine.cohort import Listener, Lockstep, Teacher
+from kdbench.engine.device import Precision
+from kdbench.engine.evaluate import collect, measure
+from kdbench.engine.learner import Learner, now
+from kdbench.errors import TrialError
+from kdbench.method import Batch, Method, Output, Terms
+from kdbench.models.base import TappedModel, signature
+from kdbench.models.weights import weights_sha256
+from kdbench.recipe import Recipe
+from kdbench.results import TrialFolder, write_atomically
+from kdbench.seeding import derive
+from kdbench.suite.plan import TeacherPlan
+
+
+class FromLabels(Method):
+    """How a teacher learns: cross-entropy to the labels."""
+
+    needs_teacher = False
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Terms:
+        """Cross-entropy."""
+        return {"ce": (batch.cross_entropy(student.logits), 1.0)}
+
+
+
+def build_seeded(build: Callable[[], TappedModel], seed: int, *purpose: object) -> TappedModel:
+    """A freshly initialised network whose weights depend on seed and purpose alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, *purpose))
+        return build()
+
+
+def train(
+    plan: TeacherPlan,
+    recipe: Recipe,
+    build: Callable[[], TappedModel],
+    image_shape: tuple[int, int, int],
+    feed: Feed,
+    folder: TrialFolder,
+    device: torch.device,
+    listener: Listener,
+    *,
+    facts: Mapping[str, Any],
+    checkpoint_every: int,
+    stop: Callable[[], bool],
+) -> None:
+    """Train a teacher to the end, or go on where it stopped; the outcome stands in ``folder``."""
+    network = build_seeded(build, plan.seed, "teacher", plan.model)
+    known = signature(network, plan.model, image_shape)
+    learner = Learner(
+        identifier=plan.key,
+        network=network,
+        student=known,
+        teacher=known,
+        method=FromLabels(),
+        recipe=recipe,
+        seed=plan.seed,
+        folder=folder,
+        device=device,
+        steps_per_epoch=feed.steps_per_epoch,
+    )
+    folder.begin(describe(plan), "teacher.json")
+    learner.resume()
+    folder.write_epochs(learner.records)
+    Lockstep(
+        [learner], feed, None, listener, facts=facts, checkpoint_every=checkpoint_every, stop=stop
+    ).run()
+    if learner.error is not None:
+        raise TrialError(f"teacher {plan.name} failed: {learner.error}") from learner.error
+    result = folder.result
+    if result is None or result["status"] != "done":
+        epoch = result["epoch"] if result else "?"
+        raise TrialError(f"teacher {plan.name} diverged in epoch {epoch}; lower its recipe.lr")
+
+
+def describe(plan: TeacherPlan) -> dict[str, Any]:
+    """``teacher.json``."""
+    return {
+        "key": plan.key,
+        "name": plan.name,
+        "model": plan.model,
+        "data": dict(plan.data),
+        "recipe": plan.recipe.model_dump(mode="json") if plan.recipe else None,
+        "epochs": plan.recipe.epochs if plan.recipe else 0,
+        "weights": plan.weights,
+        "seed": plan.seed,
+    }
+
+
+def measure_given(
+    plan: TeacherPlan,
+    network: TappedModel,
+    feed: Feed,
+    folder: TrialFolder,
+    precision: Precision,
+    facts: Mapping[str, Any],
+) -> None:
+    """Keep given weights with their measured accuracy, as if they had been trained here."""
+    network.to(precision.device).to(memory_format=torch.channels_last).eval()
+
+    def predict(images: Tensor) -> Tensor:
+        with precision.autocast():
+            return network(images)["logits"]
+
+    metrics = measure(*collect(predict, feed.evaluate("test")))
+    folder.begin(describe(plan), "teacher.json")
+    state = {key: value.cpu().contiguous() for key, value in network.state_dict().items()}
+    write_atomically(folder.weights, lambda path: save_file(state, path))
+    folder.finish(
+        {"id": plan.key, "status": "done", "epoch": 0, **metrics, "cost": {"seconds": 0.0}, **facts, "finished": now()}
+    )
+
+
+def load(
+    plan: TeacherPlan,
+    build: Callable[[], TappedModel],
+    image_shape: tuple[int, int, int],
+    folder: TrialFolder,
+    device: torch.device,
+) -> Teacher | None:
+    """The teacher that stands in ``folder``; None where it is missing or damaged."""
+    result = folder.result
+    if result is None or result["status"] != "done":
+        return None
+    network = build()
+    try:
+        network.load_state_dict(load_file(folder.weights))
+    except (SafetensorError, RuntimeError, OSError):
+        return None
+    known = signature(network, plan.model, image_shape)
+    network.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+    digest = weights_sha256(network)
+    if result.get("sha256") != digest:
+        folder.finish({**result, "sha256": digest})
+    facts = {
+        "key": plan.key,
+        "sha256": digest,
+        "top1": result["top1"],
+        "seconds": result["cost"]["seconds"],
+    }
+    return Teacher(network, known, facts)

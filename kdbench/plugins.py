@@ -1,0 +1,360 @@
+"""Discover plugins, remember who offers what, and keep a broken one from stopping the others."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Generic, TypeVar
+
+import pluggy
+
+import kdbench
+from kdbench import hookspecs
+from kdbench.errors import PluginError, did_you_mean
+from kdbench.hookspecs import DatasetSpec, MethodSpec, ModelSpec
+from kdbench.settings import REQUIRED, Facts, load_target, read_by_import, read_statically, source_of
+
+GROUP = "kdbench"
+BUILT_IN = ("kdbench.models.builtin", "kdbench.data.builtin")
+ADAPTERS = ("torchvision", "timm")
+"""Model libraries whose networks go by ``torchvision:NAME`` and ``timm:NAME``."""
+
+Spec = TypeVar("Spec", MethodSpec, ModelSpec, DatasetSpec)
+
+
+@dataclass(frozen=True)
+class Provider:
+    """The distribution (or local file) that a plugin came with."""
+
+    distribution: str
+    version: str
+    hash_source: bool
+    """Local and editable code is identified by its source, as its version says nothing."""
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.version}"
+
+
+@dataclass(frozen=True)
+class Offer(Generic[Spec]):
+    """Something on offer, and by whom. ``loaded`` is the class where the plugin handed over itself."""
+
+    spec: Spec
+    provider: Provider
+    loaded: Any = None
+
+    def load(self) -> Any:
+        """Import the class or function."""
+        if self.loaded is not None:
+            return self.loaded
+        try:
+            return load_target(self.spec.target)
+        except PluginError:
+            raise
+        except Exception as error:
+            raise PluginError(f"'{self.spec.name}' of {self.provider} failed to import: {error}") from error
+
+    @property
+    def facts(self) -> Facts:
+        """Settings, summary and literal attributes, without an import where the source tells them."""
+        facts = read_by_import(self.loaded) if self.loaded is not None else read_statically(self.spec.target)
+        facts = facts or read_by_import(self.load())
+        settings = dict(facts.settings)
+        for key, value in self.spec.presets.items():
+            if key in settings:
+                settings[key] = type(settings[key])(value, settings[key].type)
+        return Facts(settings, self.spec.summary or facts.summary, facts.attributes)
+
+    @property
+    def reference(self) -> str:
+        """The paper."""
+        return self.spec.reference or str(self.facts.attributes.get("paper", ""))
+
+    @property
+    def fingerprint(self) -> str:
+        """The provider's version; for local and editable code the SHA-256 of the source behind the target."""
+        if not self.provider.hash_source:
+            return f"{self.provider.distribution}=={self.provider.version}"
+        path = (
+            Path(sys.modules[self.loaded.__module__].__file__ or "")
+            if self.loaded is not None
+            else source_of(self.spec.target)
+        )
+        if path is None or not path.is_file():
+            return f"{self.provider.distribution}=={self.provider.version}"
+        return hash_sources(path)
+
+    def to_json(self) -> dict[str, Any]:
+        """The row of ``kdbench list --json``."""
+        facts = self.facts
+        row: dict[str, Any] = {
+            "name": self.spec.name,
+            "paper": self.reference,
+            "summary": facts.summary,
+            "distribution": self.provider.distribution,
+            "version": self.provider.version,
+            "settings": {
+                key: value.to_json() for key, value in facts.settings.items() if value.default != REQUIRED
+            },
+        }
+        if isinstance(self.spec, MethodSpec):
+            row["reads"] = sorted(facts.attributes.get("reads", ("logits",)))
+        return row
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A plugin that could not be loaded."""
+
+    name: str
+    provider: Provider
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.provider} {self.problem}"
+
+
+@dataclass
+class Registry:
+    """All that the installed plugins offer."""
+
+    manager: pluggy.PluginManager
+    methods: list[Offer[MethodSpec]] = field(default_factory=list)
+    models: list[Offer[ModelSpec]] = field(default_factory=list)
+    datasets: list[Offer[DatasetSpec]] = field(default_factory=list)
+    broken: list[Broken] = field(default_factory=list)
+    plugins: list[tuple[str, Provider]] = field(default_factory=list)
+
+    def method(self, name: str) -> Offer[MethodSpec]:
+        """The method called ``name`` (``distribution:name`` where two share it)."""
+        return self._find("method", name, self.methods)
+
+    def dataset(self, name: str) -> Offer[DatasetSpec]:
+        """The data set called ``name``."""
+        return self._find("data set", name, self.datasets)
+
+    def model(self, name: str) -> Offer[ModelSpec]:
+        """The network called ``name``; ``torchvision:NAME`` and ``timm:NAME`` need no registration."""
+        library, _, rest = name.partition(":")
+        if library in ADAPTERS and rest:
+            spec = ModelSpec(name, f"kdbench.models.{library}:build", {"name": rest})
+            return Offer(spec, Provider("kdbench", kdbench.__version__, hash_source=False))
+        return self._find("model", name, self.models)
+
+    def _find(self, kind: str, name: str, offers: Sequence[Offer[Spec]]) -> Offer[Spec]:
+        found = [o for o in offers if name in (o.spec.name, f"{o.provider.distribution}:{o.spec.name}")]
+        if len(found) == 1:
+            return found[0]
+        if len(found) > 1:
+            who = " and ".join(str(o.provider) for o in found)
+            names = " or ".join(f"'{o.provider.distribution}:{o.spec.name}'" for o in found)
+            raise PluginError(f"{kind} '{name}' is offered by {who}; write {names}")
+        hint = did_you_mean(name, {o.spec.name for o in offers})
+        broken = "".join(f" ({item})" for item in self.broken)
+        raise PluginError(f"{kind} '{name}' is not registered{hint}{broken}")
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The rows of ``kdbench list plugins --json``."""
+        rows: list[dict[str, Any]] = [
+            {"name": name, "distribution": p.distribution, "version": p.version, "problem": None}
+            for name, p in self.plugins
+        ]
+        rows += [
+            {
+                "name": b.name,
+                "distribution": b.provider.distribution,
+                "version": b.provider.version,
+                "problem": b.problem,
+            }
+            for b in self.broken
+        ]
+        return rows
+
+    def add(self, name: str, plugin: Any, provider: Provider) -> None:
+        """Register a loaded plugin and take up what it offers; raises with nothing half registered."""
+        unknown = _unknown_hooks(self.manager, plugin)
+        if unknown:
+            raise PluginError(unknown)
+        self.manager.register(plugin, name=name)
+        try:
+            methods = [_offer_method(item, provider) for item in _call(plugin, "kdbench_methods")]
+            if not hasattr(plugin, "kdbench_methods") and provider.version == "local":
+                methods = [_offer_method(item, provider) for item in _method_classes(plugin)]
+            models = [_offer(item, ModelSpec, provider) for item in _call(plugin, "kdbench_models")]
+            datasets = [_offer(item, DatasetSpec, provider) for item in _call(plugin, "kdbench_datasets")]
+        except Exception:
+            self.manager.unregister(plugin)
+            raise
+        self.methods += methods
+        self.models += models
+        self.datasets += datasets
+        self.plugins.append((name, provider))
+
+
+def _call(plugin: Any, hook: str) -> Iterable[Any]:
+    function = getattr(plugin, hook, None)
+    # One plugin at a time, not through the manager: the offer must be traced to its provider.
+    return function() if callable(function) else ()
+
+
+def _offer(item: Any, kind: type[Spec], provider: Provider) -> Offer[Spec]:
+    if not isinstance(item, kind):
+        raise PluginError(f"offered {item!r}, which is no {kind.__name__}")
+    return Offer(item, provider)
+
+
+def _offer_method(item: Any, provider: Provider) -> Offer[MethodSpec]:
+    if isinstance(item, MethodSpec):
+        return Offer(item, provider)
+    if isinstance(item, type) and callable(getattr(item, "setup", None)):
+        name = item.__dict__.get("name", item.__name__.lower())
+        return Offer(MethodSpec(name, f"{item.__module__}:{item.__qualname__}"), provider, loaded=item)
+    raise PluginError(f"offered {item!r}, which is neither a MethodSpec nor a Method class")
+
+
+def _method_classes(module: ModuleType) -> list[type]:
+    # A local file without hooks means its Method classes: a loss in twenty lines needs no more.
+    from kdbench.method import Method
+
+    return [
+        item
+        for item in vars(module).values()
+        if isinstance(item, type) and issubclass(item, Method) and item.__module__ == module.__name__
+    ]
+
+
+def _unknown_hooks(manager: pluggy.PluginManager, plugin: Any) -> str:
+    known = [name for name in vars(hookspecs) if name.startswith("kdbench_")]
+    for name in dir(plugin):
+        if manager.parse_hookimpl_opts(plugin, name) is not None and name not in known:
+            return f"implements '{name}', which is no hook{did_you_mean(name, known)}"
+    return ""
+
+
+def hash_sources(path: Path) -> str:
+    """SHA-256 over a source file and the files of its own package that it imports, directly or not.
+
+    The rest of the package is left out, so that editing one loss leaves its neighbours' results valid.
+    """
+    seen: dict[Path, bytes] = {}
+    waiting = [path.resolve()]
+    while waiting:
+        file = waiting.pop()
+        if file in seen:
+            continue
+        seen[file] = file.read_bytes()
+        waiting += _own_imports(file, seen[file])
+    root = path.resolve().parent
+    digest = hashlib.sha256()
+    for file in sorted(seen):
+        digest.update(os.path.relpath(file, root).encode() + b"\0" + seen[file] + b"\0")
+    return digest.hexdigest()
+
+
+def _own_imports(file: Path, source: bytes) -> list[Path]:
+    package_root = file.parent
+    while (package_root / "__init__.py").exists():
+        package_root = package_root.parent
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                folder = file.parents[node.level - 1]
+                base = ".".join((*folder.relative_to(package_root).parts, *filter(None, [node.module])))
+            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        for name in names:
+            own = (
+                package_root != file.parent and name.split(".")[0] == file.relative_to(package_root).parts[0]
+            )
+            if own or package_root == file.parent:
+                candidate = package_root.joinpath(*name.split(".")).with_suffix(".py")
+                if candidate.is_file():
+                    found.append(candidate.resolve())
+    return found
+
+
+def discover(files: Iterable[str | Path] = ()) -> Registry:
+    """Load the built-in plugins, all installed ones, and local ``files``.
+
+    A broken plugin is remembered in ``Registry.broken``; with ``KDBENCH_STRICT_PLUGINS=1`` it is an error, and
+    a broken local file always is, since it was asked for.
+    """
+    manager = pluggy.PluginManager("kdbench")
+    manager.add_hookspecs(hookspecs)
+    registry = Registry(manager)
+    own = Provider("kdbench", kdbench.__version__, hash_source=_is_editable("kdbench"))
+    for name in BUILT_IN:
+        registry.add(name, importlib.import_module(name), own)
+    seen = set()
+    for entry in importlib.metadata.entry_points(group=GROUP):
+        distribution = entry.dist.name if entry.dist else "unknown"
+        version = entry.dist.version if entry.dist else "unknown"
+        # A path that stands twice on sys.path shows its distributions twice.
+        if (distribution, entry.name) in seen:
+            continue
+        seen.add((distribution, entry.name))
+        provider = Provider(distribution, version, hash_source=_is_editable(distribution))
+        # The distribution is part of the name: two plugins with one entry-point name must not replace each other.
+        name = f"{distribution}:{entry.name}"
+        _add_isolated(registry, name, provider, entry.load)
+    for file in files:
+        _add_file(registry, Path(file))
+    return registry
+
+
+def _add_isolated(registry: Registry, name: str, provider: Provider, load: Any) -> None:
+    action = "failed to import"
+    try:
+        plugin = load()
+        action = "failed to register"
+        registry.add(name, plugin, provider)
+    except Exception as error:  # noqa: BLE001 - whatever a plugin raises must not stop the others
+        detail = (
+            str(error) if isinstance(error, ImportError | PluginError) else f"{type(error).__name__}: {error}"
+        )
+        broken = Broken(name, provider, f"{action}: {detail}")
+        if os.environ.get("KDBENCH_STRICT_PLUGINS") == "1" or provider.version == "local":
+            raise PluginError(f"plugin {broken}") from error
+        registry.broken.append(broken)
+
+
+def _add_file(registry: Registry, path: Path) -> None:
+    if not path.is_file():
+        raise PluginError(f"plugin file {path}: not found")
+    path = path.resolve()
+    name = f"kdbench_local_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if registry.manager.has_plugin(name):
+        return
+
+    def load() -> ModuleType:
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise PluginError("is no Python file")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+        return module
+
+    _add_isolated(registry, name, Provider(path.name, "local", hash_source=True), load)
+
+
+def _is_editable(distribution: str) -> bool:
+    try:
+        text = importlib.metadata.distribution(distribution).read_text("direct_url.json")
+    except importlib.metadata.PackageNotFoundError:
+        return True  # run from a source tree
+    info: Mapping[str, Any] = json.loads(text) if text else {}
+    return bool(info.get("dir_info", {}).get("editable", False))

@@ -1,0 +1,266 @@
+"""From a suite to its plan: names become classes, settings are checked, shapes are tried on the meta device."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from kdbench import settings as settings_of
+from kdbench.data.base import DataFacts, Dataset
+from kdbench.data.splits import limit_facts
+from kdbench.errors import Incompatible, KdbenchError, ModelError, PluginError, SuiteError, did_you_mean
+from kdbench.method import DataSignature, Method, Signature
+from kdbench.models.base import TappedModel, signature
+from kdbench.plugins import Offer, Registry
+from kdbench.recipe import Recipe
+from kdbench.results import SuiteFolder
+from kdbench.suite.load import pair_recipe
+from kdbench.suite.plan import Origin, Plan, TeacherPlan, Trial
+from kdbench.suite.schema import Suite
+
+# Where the data lies, and how it is read, changes no number.
+_NOT_IDENTITY = frozenset({"root", "download", "workers"})
+
+
+class Catalogue:
+    """Answers :mod:`kdbench.suite.load`'s questions from the registry."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def method_problems(self, name: str, settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """Problems of a method's name (key '') or settings."""
+        return _problems(lambda: self._registry.method(name), settings)
+
+    def model_problems(self, name: str) -> list[tuple[str, str]]:
+        """Problems of a model's name."""
+        try:
+            self._registry.model(name)
+        except PluginError as error:
+            return [("", str(error))]
+        return []
+
+    def data_problems(self, name: str, settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """Problems of a data set's name or settings."""
+        return _problems(lambda: self._registry.dataset(name), settings)
+
+
+def _problems(find: Callable[[], Offer[Any]], settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    try:
+        offer = find()
+        return settings_of.resolve(offer.load(), {**offer.spec.presets, **settings})[1]
+    except PluginError as error:
+        return [("", str(error))]
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which trials of a suite are meant; empty means all."""
+
+    methods: Sequence[str] = ()
+    """Globs on a method's name or label."""
+    pairs: Sequence[str] = ()
+    """``teacher:student``."""
+    seeds: Sequence[int] = ()
+
+    def check(self, suite: Suite) -> None:
+        """Refuse a filter that nothing in the suite answers to."""
+        problems = []
+        names = {method.name for method in suite.methods} | {method.shown for method in suite.methods}
+        for glob in self.methods:
+            if not any(fnmatch.fnmatchcase(name, glob) for name in names):
+                problems.append(f"--method {glob}: no method of suite {suite.name}{did_you_mean(glob, names)}")
+        pairs = {pair.name for pair in suite.pairs}
+        problems += [
+            f"--pair {pair}: no pair of suite {suite.name}{did_you_mean(pair, pairs)}"
+            for pair in self.pairs
+            if pair not in pairs
+        ]
+        problems += [
+            f"--seed {seed}: no seed of suite {suite.name}; its seeds: {', '.join(map(str, suite.seeds))}"
+            for seed in self.seeds
+            if seed not in suite.seeds
+        ]
+        if problems:
+            raise SuiteError(problems)
+
+    def match(self, trial: Trial) -> bool:
+        """Whether a trial is meant."""
+        return (
+            (
+                not self.methods
+                or any(fnmatch.fnmatchcase(n, g) for g in self.methods for n in (trial.method, trial.label))
+            )
+            and (not self.pairs or trial.pair in self.pairs)
+            and (not self.seeds or trial.seed in self.seeds)
+        )
+
+
+@dataclass
+class Resolver:
+    """Builds what a suite names. One for a run: it remembers facts and signatures."""
+
+    suite: Suite
+    registry: Registry
+    folder: Path = field(default_factory=Path)
+    """The suite file's folder, to which paths of weights are relative."""
+    _signatures: dict[str, Signature] = field(default_factory=dict)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data set, not yet loaded."""
+        offer = self.registry.dataset(self.suite.data.name)
+        return cast(Dataset, offer.load()(**self._data_settings))
+
+    @cached_property
+    def _data_settings(self) -> dict[str, Any]:
+        offer = self.registry.dataset(self.suite.data.name)
+        return settings_of.resolve(offer.load(), {**offer.spec.presets, **self.suite.data.settings})[0]
+
+    @cached_property
+    def facts(self) -> DataFacts:
+        """Sizes of the data that is used, without reading an image."""
+        return limit_facts(self.dataset.facts(), **self.limits)
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """How much of the data set is used."""
+        data = self.suite.data
+        return {"train_limit": data.train_limit, "test_limit": data.test_limit, "validation": data.validation or None}
+
+    @cached_property
+    def data_identity(self) -> dict[str, Any]:
+        """What decides the images, and no path."""
+        settings = {k: v for k, v in self._data_settings.items() if k not in _NOT_IDENTITY}
+        return {"name": self.suite.data.name, **settings, **self.limits}
+
+    def network(self, name: str, recipe: Recipe | None = None, weights: str | None = None) -> TappedModel:
+        """A network by name, freshly initialised or with the given weights."""
+        offer = self.registry.model(name)
+        build = offer.load()
+        extra: dict[str, Any] = {}
+        if recipe is not None and recipe.drop_path:
+            if "drop_path" not in settings_of.read_by_import(build).settings:
+                raise ModelError(f"recipe.drop_path: {name} has no stochastic depth; set it to 0 for its pair")
+            extra["drop_path"] = recipe.drop_path
+        if weights is not None:
+            extra["weights"] = weights
+        arguments = {"classes": self.facts.classes, "image_shape": self.facts.image_shape}
+        return cast(TappedModel, build(**arguments, **offer.spec.presets, **extra))
+
+    def signature(self, name: str) -> Signature:
+        """A network's signature, from the meta device: shapes without arithmetic."""
+        if name not in self._signatures:
+            with torch.device("meta"):
+                network = self.network(name)
+            self._signatures[name] = signature(network, name, self.facts.image_shape)
+        return self._signatures[name]
+
+    def method(self, trial: Trial) -> Method:
+        """A trial's method, not yet set up."""
+        return cast(Method, self.registry.method(trial.method).load()(**trial.settings))
+
+    def teacher(self, name: str) -> TeacherPlan:
+        """How a teacher comes about."""
+        table = self.suite.teacher(name)
+        weights, digest = table.weights, None
+        if weights is not None:
+            path = self.folder / weights
+            if path.is_file():
+                weights, digest = str(path), hashlib.sha256(path.read_bytes()).hexdigest()
+            elif path.suffix in {".pth", ".pt", ".safetensors", ".tar", ".bin"}:
+                raise SuiteError([f"teachers.{name}.weights: {path}: no such file"])
+        return TeacherPlan(
+            name=name,
+            model=table.model,
+            data=self.data_identity,
+            recipe=None if weights else pair_recipe(self.suite, table.recipe),
+            weights=weights,
+            weights_sha256=digest,
+            seed=table.seed,
+            expected_top1=table.expected_top1,
+            tolerance=table.tolerance,
+        )
+
+    def plan(self) -> Plan:
+        """All trials, with those skipped whose method cannot read their pair."""
+        trials: list[Trial] = []
+        teachers = {name: self.teacher(name) for name in {pair.teacher for pair in self.suite.pairs}}
+        for pair in self.suite.pairs:
+            teacher = teachers[pair.teacher]
+            recipe = pair_recipe(self.suite, pair.recipe)
+            for method in self.suite.methods:
+                offer = self.registry.method(method.name)
+                given = {**offer.spec.presets, **method.settings, **pair.methods.get(method.shown, {})}
+                settings, problems = settings_of.resolve(offer.load(), given)
+                if problems:
+                    raise SuiteError([f"methods.{method.shown}.{key}: {what}" for key, what in problems])
+                origin = Origin(offer.provider.distribution, offer.provider.version, offer.fingerprint)
+                first = Trial(
+                    suite=self.suite.name,
+                    data=self.data_identity,
+                    teacher=teacher,
+                    student=pair.student,
+                    method=method.name,
+                    label=method.shown,
+                    seed=self.suite.seeds[0],
+                    settings=settings,
+                    recipe=recipe,
+                    origin=origin,
+                )
+                reason = self._incompatibility(first)
+                for seed in self.suite.seeds:
+                    trial = Trial(**{**first.__dict__, "seed": seed})
+                    trials.append(trial.with_status("skipped", reason) if reason else trial)
+        return Plan(self.suite, tuple(trials))
+
+    def _incompatibility(self, trial: Trial) -> str:
+        """Why the method cannot read the pair, tried on the meta device; empty if it can."""
+        try:
+            with torch.device("meta"):
+                method = self.method(trial)
+                data = DataSignature(self.facts.classes, self.facts.n_train)
+                method.setup(self.signature(trial.student), self.signature(trial.teacher.model), data)
+        except Incompatible as error:
+            return str(error)
+        except KdbenchError:
+            raise
+        except Exception:
+            # Any other error, should it be one outside the meta device too, fails the trial when it runs.
+            return ""
+        return ""
+
+
+def with_results(plan: Plan, folder: SuiteFolder) -> Plan:
+    """The plan with each trial's state as the results folder has it."""
+    current = {}
+    for teacher in plan.teachers:
+        result = folder.teacher(teacher.key).result
+        current[teacher.key] = result.get("sha256") if result else None
+    trials = []
+    for trial in plan.trials:
+        if trial.status == "skipped":
+            trials.append(trial)
+            continue
+        place = folder.trial(trial.id)
+        result, error = place.result, place.error
+        if result is not None:
+            made_with = (result.get("teacher") or {}).get("sha256")
+            if current[trial.teacher.key] not in (None, made_with):
+                trials.append(trial.with_status("pending", "its teacher was trained anew"))
+            elif result["status"] == "diverged":
+                trials.append(trial.with_status("diverged", f"in epoch {result['epoch']}"))
+            else:
+                trials.append(trial.with_status("done"))
+        elif error is not None:
+            trials.append(trial.with_status("failed", str(error.get("message", ""))))
+        else:
+            trials.append(trial)
+    return plan.with_trials(trials)

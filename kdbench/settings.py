@@ -1,0 +1,238 @@
+"""Settings: the keyword-only constructor arguments of what plugins offer.
+
+They are read in two ways. *Statically*, from the source's syntax tree, so that listing methods imports no
+torch; and by *import*, when a suite's values are checked against the annotations.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import json
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
+
+from kdbench.errors import PluginError, did_you_mean
+
+REQUIRED = "(required)"
+
+# What the annotations of kdbench.method say, in words.
+_RANGES = {
+    "Positive": "float > 0",
+    "NonNegative": "float >= 0",
+    "Fraction": "float in 0..1",
+    "PositiveInt": "int > 0",
+    "NonNegativeInt": "int >= 0",
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting: its default, and its type with range in words."""
+
+    default: Any
+    type: str
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {"default": self.default, "type": self.type}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a target without importing it."""
+
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    summary: str = ""
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    """Literal class attributes such as ``paper`` and ``reads``."""
+
+
+def load_target(target: str) -> Any:
+    """Import ``package.module:Name``."""
+    module, _, name = target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except AttributeError as error:
+        raise PluginError(f"{target}: module '{module}' has no '{name}'") from error
+
+
+def source_of(target: str) -> Path | None:
+    """The source file of ``package.module:Name``, found without importing the module itself."""
+    module = target.partition(":")[0]
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+
+
+def read_statically(target: str) -> Facts | None:
+    """The facts of a class or function from its source; None where the source does not tell."""
+    path = source_of(target)
+    if path is None:
+        return None
+    name = target.partition(":")[2]
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            return Facts(_arguments(node), _first_line(ast.get_docstring(node)))
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return _class_facts(node)
+    return None
+
+
+def _class_facts(node: ast.ClassDef) -> Facts | None:
+    attributes: dict[str, Any] = {}
+    constructor = None
+    for item in node.body:
+        if isinstance(item, ast.FunctionDef) and item.name == "__init__":
+            constructor = item
+        for name, value in _assignments(item):
+            try:
+                attributes[name] = _literal(value)
+            except ValueError:
+                continue  # not a literal: only an import can tell
+    inherits = any(ast.unparse(base).rpartition(".")[2] not in {"Method", "object"} for base in node.bases)
+    if constructor is None and inherits:
+        return None
+    settings = _arguments(constructor) if constructor else {}
+    return Facts(settings, _first_line(ast.get_docstring(node)), attributes)
+
+
+def _assignments(item: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
+    if isinstance(item, ast.Assign):
+        for place in item.targets:
+            if isinstance(place, ast.Name):
+                yield place.id, item.value
+    elif isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and item.value:
+        yield item.target.id, item.value
+
+
+def _literal(node: ast.expr) -> Any:
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "frozenset":
+        return frozenset(ast.literal_eval(node.args[0])) if node.args else frozenset()
+    return ast.literal_eval(node)
+
+
+def _arguments(node: ast.FunctionDef) -> dict[str, Setting]:
+    settings = {}
+    for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True):
+        annotation = ast.unparse(argument.annotation) if argument.annotation else "any"
+        try:
+            value = REQUIRED if default is None else _literal(default)
+        except ValueError:
+            value = ast.unparse(typing.cast(ast.expr, default))
+        settings[argument.arg] = Setting(value, _in_words(annotation))
+    return settings
+
+
+def _in_words(annotation: str) -> str:
+    for name, words in _RANGES.items():
+        if annotation == name or annotation.endswith("." + name):
+            return words
+    if annotation.startswith(("Literal[", "typing.Literal[")):
+        return " | ".join(part.strip() for part in annotation.partition("[")[2][:-1].split(","))
+    return annotation
+
+
+def _first_line(docstring: str | None) -> str:
+    return docstring.strip().splitlines()[0] if docstring else ""
+
+
+def read_by_import(thing: Callable[..., Any]) -> Facts:
+    """The facts of an imported class or function."""
+    settings = {}
+    for name, parameter in _parameters(thing).items():
+        annotation = parameter.annotation
+        text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+        default = REQUIRED if parameter.default is parameter.empty else parameter.default
+        settings[name] = Setting(default, _in_words(text))
+    attributes = {
+        key: getattr(thing, key)
+        for key in ("paper", "reads", "student_reads", "teacher_reads", "needs_teacher", "expected_failures")
+        if hasattr(thing, key)
+    }
+    return Facts(settings, _first_line(thing.__doc__), attributes)
+
+
+def _parameters(thing: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    keyword_only = inspect.Parameter.KEYWORD_ONLY
+    return {
+        name: parameter
+        for name, parameter in inspect.signature(thing).parameters.items()
+        if parameter.kind is keyword_only
+    }
+
+
+def resolve(
+    thing: Callable[..., Any], given: Mapping[str, Any], supplied: frozenset[str] = frozenset()
+) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """All settings of ``thing`` with ``given`` filled in, and the problems found as (key, what is wrong).
+
+    ``supplied`` are arguments that the harness passes itself.
+    """
+    parameters = {k: v for k, v in _parameters(thing).items() if k not in supplied}
+    constructor = thing.__init__ if inspect.isclass(thing) else thing
+    hints = typing.get_type_hints(constructor, include_extras=True)
+    settings: dict[str, Any] = {}
+    problems = []
+    for key in given:
+        if key not in parameters:
+            known = did_you_mean(key, parameters)
+            problems.append((key, f"unknown setting{known or '; it has no settings'}"))
+    for key, parameter in parameters.items():
+        if key not in given:
+            if parameter.default is parameter.empty:
+                problems.append((key, "is required"))
+            settings[key] = parameter.default
+            continue
+        settings[key] = given[key]
+        try:
+            # Through JSON in strict mode: lists become tuples, but "4" does not become 4.
+            adapter = TypeAdapter(hints.get(key, Any))
+            settings[key] = adapter.validate_json(json.dumps(given[key]), strict=True)
+        except PydanticSchemaGenerationError:
+            continue  # an annotation that cannot be checked, such as a Tensor
+        except ValidationError as error:
+            problems += [(key, explain(detail)) for detail in error.errors()[:1]]
+    return settings, problems
+
+
+def explain(detail: Mapping[str, Any]) -> str:
+    """What a pydantic error means, with what was found: ``must be positive, got 0.0``."""
+    context = detail.get("ctx", {})
+    kind, found = detail["type"], detail.get("input")
+    if kind == "missing":
+        return "is required"
+    if kind == "extra_forbidden":
+        return "unknown key"
+    if kind == "value_error":
+        return str(context.get("error", detail["msg"]))
+    limits = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
+    words = {"gt": "greater than", "ge": "at least", "lt": "less than", "le": "at most"}
+    if kind in limits:
+        sign = limits[kind]
+        bound = context[sign]
+        wanted = "positive" if sign == "gt" and bound == 0 else f"{words[sign]} {bound}"
+        return f"must be {wanted}, got {found!r}"
+    if kind == "literal_error":
+        allowed = context["expected"]
+        return f"must be {allowed}, got {found!r}" + (
+            did_you_mean(found, allowed.replace("'", "").replace(" or ", ", ").split(", "))
+            if isinstance(found, str) and len(allowed) > 60
+            else ""
+        )
+    if kind in {"union_tag_invalid", "union_tag_not_found"}:
+        tags = context.get("expected_tags", "").replace("'", "")
+        tag = context.get("tag")
+        return f"unknown name {tag!r}{did_you_mean(str(tag), tags.split(', '))}" if tag else "needs a name"
+    message = str(detail["msg"]).removeprefix("Input ").removeprefix("should ")
+    return f"must {message[0].lower()}{message[1:]}, got {found!r}"

@@ -1,0 +1,276 @@
+"""Read a suite file; report every problem at once, each as ``file: key.path: what is wrong``."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import ValidationError
+
+from kdbench.errors import SuiteError, did_you_mean
+from kdbench.recipe import Recipe
+from kdbench.settings import explain
+from kdbench.suite import schema
+from kdbench.suite.schema import Suite
+
+# In the wheel the suites lie inside the package, in a checkout beside it.
+SHIPPED = (Path(__file__).parent.parent / "suites", Path(__file__).parent.parent.parent / "suites")
+
+
+class Catalogue(Protocol):
+    """What :func:`load` asks about names and settings; each answer is a list of (key, what is wrong)."""
+
+    def method_problems(self, name: str, settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """Problems of a method's name (key '') or settings."""
+
+    def model_problems(self, name: str) -> list[tuple[str, str]]:
+        """Problems of a model's name."""
+
+    def data_problems(self, name: str, settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """Problems of a data set's name or settings."""
+
+
+def shipped() -> dict[str, Path]:
+    """The suites that come with the package, by name."""
+    return {path.stem: path for folder in reversed(SHIPPED) for path in sorted(folder.glob("*.toml"))}
+
+
+def locate(suite: str | Path) -> Path:
+    """A path as it is, or the file of a shipped suite's name."""
+    path = Path(suite)
+    if path.is_file():
+        return path
+    named = shipped().get(str(suite))
+    if named is not None:
+        return named
+    if path.is_dir():
+        raise SuiteError([f"{suite}: is a folder, not a suite file"])
+    hint = did_you_mean(path.stem, shipped())
+    raise SuiteError([f"{suite}: no such file, and no shipped suite of that name{hint}"])
+
+
+def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The tables of a suite file, after ``extends`` and ``--set KEY=VALUE``; not yet validated."""
+    tables = _read_extending(path, ())
+    for override in overrides:
+        _override(tables, override)
+    return tables
+
+
+def plugin_files(path: Path, tables: Mapping[str, Any]) -> list[Path]:
+    """The local plugin files that a suite names, relative to the suite file."""
+    plugins = tables.get("plugins", ())
+    if not isinstance(plugins, list):
+        return []  # the schema says what is wrong
+    return [path.parent / name for name in plugins if isinstance(name, str)]
+
+
+def load(path: Path, tables: Mapping[str, Any], catalogue: Catalogue | None = None) -> Suite:
+    """Validate the tables of a suite. Raises :class:`SuiteError` with every problem found."""
+    problems: list[str] = []
+    suite = None
+    try:
+        suite = Suite.model_validate(tables)
+    except ValidationError as error:
+        # A known table's problems name the keys it has.
+        problems += [f"{path}: {_where(detail['loc'])}: {_what(detail)}" for detail in error.errors()]
+    if suite is not None:
+        problems += [f"{path}: {key}: {what}" for key, what in _pair_problems(suite)]
+    if catalogue is not None:
+        problems += [f"{path}: {key}: {what}" for key, what in _name_problems(tables, catalogue)]
+    if problems or suite is None:
+        raise SuiteError(problems)
+    return suite
+
+
+def pair_recipe(suite: Suite, override: Mapping[str, Any]) -> Recipe:
+    """The suite's recipe with a pair's or teacher's differences."""
+    return Recipe.model_validate({**suite.recipe.model_dump(), **override})
+
+
+def _read_extending(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    path = path.resolve() if seen else path
+    if path.resolve() in seen:
+        raise SuiteError([f"{path}: extends itself"])
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SuiteError([f"{path}: no such file"]) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SuiteError([f"{path}: is no valid TOML: {error}"]) from None
+    base = tables.pop("extends", None)
+    if base is None:
+        return tables
+    if not isinstance(base, str):
+        raise SuiteError([f"{path}: extends: must be a suite's path or name, got {base!r}"])
+    beside = path.parent / base
+    parent = beside if beside.is_file() else locate(base)
+    return _merge(_read_extending(parent, (*seen, path.resolve())), tables)
+
+
+def _merge(base: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """``other`` over ``base``: tables key by key, all else (also lists) as a whole."""
+    merged = dict(base)
+    for key, value in other.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _override(tables: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise SuiteError([f"--set {override}: must be KEY=VALUE, as in recipe.epochs=3"])
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string
+    place: Any = tables
+    parts = key.strip().split(".")
+    for depth, part in enumerate(parts):
+        last = depth == len(parts) - 1
+        if isinstance(place, list):
+            item = _list_index(place, part)
+            if item is None:
+                names = [n for row in place if isinstance(row, dict) for n in _row_names(row)]
+                raise SuiteError(
+                    [
+                        f"--set {override}: '{part}' is no entry of {'.'.join(parts[:depth])}{did_you_mean(part, names)}"
+                    ]
+                )
+            if last:
+                place[item] = value
+            place = place[item]
+        elif isinstance(place, dict):
+            if last:
+                place[part] = value
+            place = place.setdefault(part, {})
+        else:
+            raise SuiteError([f"--set {override}: {'.'.join(parts[:depth])} is a value, not a table"])
+
+
+def _row_names(row: Mapping[str, Any]) -> list[str]:
+    names = [row.get("label"), row.get("name")]
+    if "teacher" in row and "student" in row:
+        names.append(f"{row['teacher']}:{row['student']}")
+    return [name for name in names if isinstance(name, str) and name]
+
+
+def _list_index(rows: list[Any], part: str) -> int | None:
+    if part.isdigit() and int(part) < len(rows):
+        return int(part)
+    for index, row in enumerate(rows):
+        if isinstance(row, dict) and part in _row_names(row):
+            return index
+    return None
+
+
+def _where(location: Iterable[int | str]) -> str:
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    # Pydantic names the chosen member of a union; the file does not.
+    return re.sub(r"(augmentation\[\d+\])\.[a-z_]+(?=\.|$)", r"\1", text)
+
+
+def _what(detail: Mapping[str, Any]) -> str:
+    what = explain(detail)
+    if detail["type"] != "extra_forbidden":
+        return what
+    table: Any = Suite
+    for part in detail["loc"][:-1]:
+        table = _TABLES.get(str(part), table)
+    return what + did_you_mean(str(detail["loc"][-1]), table.model_fields)
+
+
+_TABLES = {
+    "data": schema.Data,
+    "recipe": Recipe,
+    "pairs": schema.Pair,
+    "methods": schema.Method,
+    "teachers": schema.Teacher,
+}
+
+
+def _pair_problems(suite: Suite) -> Iterable[tuple[str, str]]:
+    labels = {method.shown for method in suite.methods}
+    for index, pair in enumerate(suite.pairs):
+        yield from _recipe_problems(suite, f"pairs[{index}].recipe", pair.recipe)
+        for label in pair.methods:
+            if label not in labels:
+                yield (
+                    f"pairs[{index}].methods.{label}",
+                    f"is no method of this suite{did_you_mean(label, labels)}",
+                )
+    used = {pair.teacher for pair in suite.pairs}
+    for name, teacher in suite.teachers.items():
+        if name not in used:
+            yield f"teachers.{name}", f"no pair has this teacher{did_you_mean(name, used)}"
+        yield from _recipe_problems(suite, f"teachers.{name}.recipe", teacher.recipe)
+    recipes = [suite.recipe, *(pair_recipe_or(suite, pair.recipe) for pair in suite.pairs)]
+    if any(recipe.selection == "validation" for recipe in recipes) and not suite.data.validation:
+        yield (
+            "recipe.selection",
+            "'validation' needs data.validation, the images to cut from the training set",
+        )
+
+
+def pair_recipe_or(suite: Suite, override: Mapping[str, Any]) -> Recipe:
+    """:func:`pair_recipe`, or the suite's own recipe where the override is wrong (and reported elsewhere)."""
+    try:
+        return pair_recipe(suite, override)
+    except ValidationError:
+        return suite.recipe
+
+
+def _recipe_problems(suite: Suite, key: str, override: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    try:
+        pair_recipe(suite, override)
+    except ValidationError as error:
+        for detail in error.errors():
+            where = _where((key, *detail["loc"]))
+            what = explain(detail)
+            if detail["type"] == "extra_forbidden":
+                what += did_you_mean(str(detail["loc"][-1]), Recipe.model_fields)
+            yield where, what
+
+
+def _name_problems(tables: Mapping[str, Any], catalogue: Catalogue) -> Iterable[tuple[str, str]]:
+    """Unknown names and wrong settings, also where other parts of the file are wrong."""
+    data = tables.get("data")
+    if isinstance(data, dict) and isinstance(data.get("name"), str):
+        settings = {k: v for k, v in data.items() if k not in schema.Data.model_fields}
+        for key, what in catalogue.data_problems(data["name"], settings):
+            yield f"data.{key or 'name'}", what
+    methods = {}
+    for index, table in enumerate(_rows(tables, "methods")):
+        if not isinstance(table.get("name"), str):
+            continue
+        settings = {k: v for k, v in table.items() if k not in schema.Method.model_fields}
+        methods[table.get("label") or table["name"]] = table["name"], settings
+        for key, what in catalogue.method_problems(table["name"], settings):
+            yield f"methods[{index}].{key or 'name'}", what
+    teachers = tables.get("teachers")
+    teachers = teachers if isinstance(teachers, dict) else {}
+    for index, pair in enumerate(_rows(tables, "pairs")):
+        named = teachers.get(pair.get("teacher"), {})
+        model = (named.get("model") if isinstance(named, dict) else None) or pair.get("teacher")
+        for role, name in (("teacher", model), ("student", pair.get("student"))):
+            for _, what in catalogue.model_problems(name) if isinstance(name, str) else ():
+                yield f"pairs[{index}].{role}", what
+        overrides = pair.get("methods")
+        for label, override in overrides.items() if isinstance(overrides, dict) else ():
+            if label in methods and isinstance(override, dict):
+                name, settings = methods[label]
+                known = {key for key, _ in catalogue.method_problems(name, settings)}
+                for key, what in catalogue.method_problems(name, {**settings, **override}):
+                    if key not in known:
+                        yield f"pairs[{index}].methods.{label}.{key}", what
+
+
+def _rows(tables: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    rows = tables.get(key)
+    return [row if isinstance(row, dict) else {} for row in rows] if isinstance(rows, list) else []
