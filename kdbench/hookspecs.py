@@ -81,6 +81,8 @@ class RunInfo:
     """MLflow's store, where one was named on the command line."""
     device: str
     environment: Mapping[str, Any] = field(default_factory=dict)
+    chosen: frozenset[str] | None = None
+    """Ids of the trials that this invocation is about; None for all."""
 
 
 @hookspec

@@ -98,7 +98,11 @@ def environment_tags(environment: Mapping[str, Any]) -> dict[str, str]:
 
 def as_tags(entries: Mapping[str, Any]) -> dict[str, str]:
     """Entries as MLflow takes tags; what is None is left out."""
-    return {entry_name(name): entry_value(value, TAG_LIMIT) for name, value in entries.items() if value is not None}
+    return {
+        entry_name(name): entry_value(value, TAG_LIMIT)
+        for name, value in entries.items()
+        if value is not None
+    }
 
 
 def points(records: Sequence[Mapping[str, Any]], result: Mapping[str, Any] | None) -> list[Point]:
@@ -122,8 +126,8 @@ def points(records: Sequence[Mapping[str, Any]], result: Mapping[str, Any] | Non
     if result is not None:
         tables = {"cost", "teacher", "data", "environment"}
         figures = {f"result/{name}": value for name, value in result.items() if name not in tables}
-        figures |= {f"cost/{name}": value for name, value in result.get("cost", {}).items()}
-        figures |= {f"teacher/{name}": value for name, value in result.get("teacher", {}).items()}
+        figures |= {f"cost/{name}": value for name, value in (result.get("cost") or {}).items()}
+        figures |= {f"teacher/{name}": value for name, value in (result.get("teacher") or {}).items()}
         for name, value in flatten(figures):
             if _is_number(value):
                 found.append(Point(entry_name(name), len(records), float(value), elapsed))

@@ -1,0 +1,110 @@
+"""How long a run will still take, from how long its epochs took so far."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kdbench.suite.plan import Trial
+
+
+@dataclass
+class _Mean:
+    """A running mean of seconds."""
+
+    seconds: float = 0.0
+    count: int = 0
+
+    def add(self, seconds: float) -> None:
+        self.seconds += seconds
+        self.count += 1
+
+    @property
+    def value(self) -> float | None:
+        return self.seconds / self.count if self.count else None
+
+
+class TimeLeft:
+    """Seconds that trials still need.
+
+    An epoch of a trial is expected to take what the same student took with the same method (else with other
+    methods, else what any student took). These are the students' own times; by the wall clock a round of a
+    cohort takes longer, for the teacher and the evaluation: ``pause`` and ``end_round`` measure by how much.
+    Trials are known by their ids, since computing an id is no trifle.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._since = clock()
+        self._wall = 0.0
+        self._own = 0.0
+        self._round_own = 0.0
+        self._means: dict[tuple[str, ...], _Mean] = {}
+        self._done: dict[str, dict[str, int]] = {}
+        self._stages: dict[tuple[str, str], dict[str, int]] = {}
+
+    def pause(self) -> None:
+        """Until now no students were trained."""
+        self._since = self._clock()
+        self._round_own = 0.0
+
+    def resume(self, identifier: str, trial: Trial, records: Iterable[Mapping[str, Any]]) -> None:
+        """What a trial has behind it, from earlier invocations; its times count for nothing."""
+        for record in records:
+            self._count(identifier, trial, record)
+
+    def epoch(self, identifier: str, trial: Trial, record: Mapping[str, Any]) -> None:
+        """A trial finished an epoch."""
+        self._count(identifier, trial, record)
+        seconds = float(record.get("seconds", math.nan))
+        if math.isfinite(seconds):
+            stage = str(record["stage"])
+            keys = [(trial.student, trial.label, stage), (trial.student, stage), (stage,)]
+            for key in keys:
+                self._means.setdefault(key, _Mean()).add(seconds)
+            self._round_own += seconds
+
+    def _count(self, identifier: str, trial: Trial, record: Mapping[str, Any]) -> None:
+        stage = str(record["stage"])
+        done = self._done.setdefault(identifier, {})
+        done[stage] = done.get(stage, 0) + 1
+        if stage == "main" and done[stage] == 1:
+            # Now it is known which stages come before the main one with this method, and how long they are.
+            before = {name: count for name, count in done.items() if name != "main"}
+            self._stages[trial.student, trial.label] = before
+
+    def end_round(self) -> None:
+        """All trials of a cohort finished the epoch they were in."""
+        now = self._clock()
+        self._wall += now - self._since
+        self._own += self._round_own
+        self.pause()
+
+    def of(self, trials: Mapping[str, Trial]) -> float | None:
+        """Seconds by the wall clock that these trials (by id) still need; None if unknown."""
+        if self._own <= 0:
+            return None
+        expected = [self._own_seconds(identifier, trial) for identifier, trial in trials.items()]
+        if any(seconds is None for seconds in expected):
+            return None
+        return sum(seconds for seconds in expected if seconds is not None) * self._wall / self._own
+
+    def _own_seconds(self, identifier: str, trial: Trial) -> float | None:
+        done = self._done.get(identifier, {})
+        planned = {"main": trial.recipe.epochs}
+        if "main" not in done:
+            planned |= self._stages.get((trial.student, trial.label), {})
+        total = 0.0
+        for stage, epochs in planned.items():
+            left = max(0, epochs - done.get(stage, 0))
+            mean = self._mean(trial, stage)
+            if left and mean is None:
+                return None
+            total += left * (mean or 0.0)
+        return total
+
+    def _mean(self, trial: Trial, stage: str) -> float | None:
+        keys = [(trial.student, trial.label, stage), (trial.student, stage), (stage,)]
+        return next((self._means[key].value for key in keys if key in self._means), None)

@@ -1,0 +1,353 @@
+"""Shows how a run goes: a live table in a terminal, lines of text elsewhere."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.text import Text
+
+from kdbench.hookspecs import RunInfo, hookimpl
+from kdbench.observers.estimate import TimeLeft
+from kdbench.results import SuiteFolder
+from kdbench.suite.plan import Cohort, Plan, Trial, count
+
+LINES_PER_COHORT = 10
+SECONDS_BETWEEN_LINES = 60.0
+
+
+def duration(seconds: float | None) -> str:
+    """``mm:ss``, from an hour on ``h:mm:ss``.
+
+    >>> duration(61), duration(3661), duration(None)
+    ('01:01', '1:01:01', '--:--')
+    """
+    if seconds is None:
+        return "--:--"
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
+
+
+def in_columns(groups: Mapping[str, Sequence[str]], width: int) -> list[str]:
+    """Lines of at most ``width`` characters: each group's name, and its cells in columns that align."""
+    cells = [cell for group in groups.values() for cell in group]
+    if not cells:
+        return []
+    margin = max(len(name) for name in groups) + 4
+    size = max(len(cell) for cell in cells) + 2
+    columns = max(1, (width - margin + 2) // size)
+    lines = []
+    for name, group in groups.items():
+        for start in range(0, len(group), columns):
+            lead = f"  {name}" if start == 0 else ""
+            row = "".join(cell.ljust(size) for cell in group[start : start + columns])
+            lines.append(f"{lead.ljust(margin)}{row}".rstrip())
+    return lines
+
+
+@dataclass
+class _Row:
+    """A trial in training."""
+
+    trial: Trial
+    stage: str = ""
+    epoch: int = 0
+    top1: float | None = None
+    """Percent, of the latest epoch."""
+    ended: str = ""
+    """``done``, ``diverged`` or ``failed``."""
+
+    def take(self, record: Mapping[str, Any]) -> None:
+        self.stage, self.epoch = str(record["stage"]), int(record["epoch"])
+        top1 = record.get("top1")
+        self.top1 = top1 if top1 is not None and math.isfinite(top1) else None
+
+    @property
+    def cell(self) -> str:
+        """The method, and how well its student does."""
+        if self.ended in {"diverged", "failed"}:
+            return f"{self.trial.label} {self.ended}"
+        return f"{self.trial.label} {'-' if self.top1 is None else f'{self.top1:.1f}'}"
+
+
+@dataclass(frozen=True)
+class _View:
+    """What the live display shows; the thread that draws it sees this and nothing else."""
+
+    head: str
+    ends: tuple[float, ...]
+    """When cohort (or teacher) and run will end, by the clock; empty while unknown."""
+    groups: Mapping[str, Sequence[str]]
+    clock: Callable[[], float]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        left = [end - self.clock() for end in self.ends]
+        yield Text(f"{self.head}  {time_left(left)}", style="bold", no_wrap=True, overflow="ellipsis")
+        for line in in_columns(self.groups, options.max_width):
+            yield Text(line, no_wrap=True, overflow="ellipsis")
+
+
+def time_left(seconds: Sequence[float]) -> str:
+    """``00:41 left``, or ``00:41 left (02:03 in all)`` where the run's time is known and more."""
+    if not seconds:
+        return "--:-- left"
+    rest = f" ({duration(seconds[1])} in all)" if len(seconds) > 1 and seconds[1] > seconds[0] + 1 else ""
+    return f"{duration(seconds[0])} left{rest}"
+
+
+class ProgressObserver:
+    """Shows teacher, cohort, stage, epoch, time left, and each method's running test accuracy.
+
+    ``clock`` gives seconds.
+    """
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._clock = clock
+        self._live: Live | None = None
+        self._estimate = TimeLeft(clock)
+        self._began: float | None = None
+        self._cohorts: list[Cohort] = []
+        self._cohort_of: dict[str, int] = {}
+        self._open: dict[str, Trial] = {}
+        self._number: int | None = None
+        self._rows: dict[str, _Row] = {}
+        self._place = ("", 0)
+        self._complete = True
+        self._ends: tuple[float, ...] = ()
+        self._said: tuple[str, int] = ("", 0)
+        self._said_at = -math.inf
+        self._skipped: set[tuple[str, str]] = set()
+        self._teacher_began = 0.0
+        self._teacher_epochs = 0
+
+    # ---- the run
+
+    @hookimpl
+    def kdbench_suite_started(self, plan: Plan, run: RunInfo) -> None:
+        """See what is to be done."""
+        for cohort in plan.cohorts:
+            trials = {trial.id: trial for trial in cohort.trials if trial.status in {"pending", "failed"}}
+            if run.chosen is not None:
+                trials = {
+                    identifier: trial for identifier, trial in trials.items() if identifier in run.chosen
+                }
+            if trials:
+                self._cohort_of |= dict.fromkeys(trials, len(self._cohorts))
+                self._cohorts.append(cohort)
+                self._open |= trials
+
+    @hookimpl
+    def kdbench_suite_finished(self, plan: Plan, interrupted: bool) -> None:
+        """Say what stands."""
+        self.close()
+        states = ", ".join(f"{number} {state}" for state, number in count(plan.trials).items())
+        spent = "" if self._began is None else f" in {duration(self._clock() - self._began)}"
+        self._say([f"{plan.suite.name}: {'interrupted; ' if interrupted else ''}{states}{spent}"])
+
+    def close(self) -> None:
+        """Take the live display away. May be called again."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    # ---- teachers
+
+    @hookimpl
+    def kdbench_teacher_started(self, teacher: Mapping[str, Any]) -> None:
+        """Show it."""
+        self._begin()
+        self._teacher_began, self._teacher_epochs = self._clock(), 0
+        self._said, self._said_at = ("", 0), self._clock()
+        self._show(_View(f"teacher {teacher['name']}", (), {}, self._clock))
+
+    @hookimpl
+    def kdbench_teacher_epoch_finished(self, teacher: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+        """Show how far it is."""
+        self._teacher_epochs += 1
+        epoch, epochs = int(record["epoch"]), int(teacher["epochs"])
+        mean = (self._clock() - self._teacher_began) / self._teacher_epochs
+        left = mean * (epochs - epoch)
+        head = f"teacher {teacher['name']}  {epoch}/{epochs}"
+        cells = {"test accuracy": [f"{record['top1']:.1f}"]} if "top1" in record else {}
+        self._show(_View(head, (self._clock() + left,), cells, self._clock))
+        self._say_at_times("teacher", epoch, epochs, lambda: self._block(head, time_left([left]), cells))
+
+    @hookimpl
+    def kdbench_teacher_finished(self, teacher: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+        """Say how good it is."""
+        top1 = result.get("top1")
+        self._say(
+            [f"teacher {teacher['name']}: " + ("ready" if top1 is None else f"{top1:.2f} % test accuracy")]
+        )
+
+    # ---- trials
+
+    @hookimpl
+    def kdbench_trial_skipped(self, trial: Trial, reason: str) -> None:
+        """Say why, once for all seeds."""
+        self._open.pop(trial.id, None)
+        if (trial.pair, trial.label) not in self._skipped:
+            self._skipped.add((trial.pair, trial.label))
+            self._say([f"skipped {trial.label} on {trial.pair}: {reason}"])
+
+    @hookimpl
+    def kdbench_trial_started(self, trial: Trial, run: RunInfo) -> None:
+        """Add it to its cohort's table."""
+        self._begin()
+        identifier = trial.id
+        number = self._cohort_of.get(identifier)
+        if number is None or number != self._number:
+            self._enter(number)
+        self._open[identifier] = trial
+        row = self._rows[identifier] = _Row(trial)
+        records = SuiteFolder(run.output.parent, run.output.name).trial(identifier).epochs
+        self._estimate.resume(identifier, trial, records)
+        self._estimate.pause()
+        if records:
+            row.take(records[-1])
+
+    @hookimpl
+    def kdbench_epoch_finished(self, trial: Trial, record: Mapping[str, Any]) -> None:
+        """Show its accuracy."""
+        place = (str(record["stage"]), int(record["epoch"]))
+        if place != self._place:
+            self._end_round()
+            self._place, self._complete = place, False
+        identifier = trial.id
+        self._estimate.epoch(identifier, trial, record)
+        if identifier in self._rows:
+            self._rows[identifier].take(record)
+        self._look()
+
+    @hookimpl
+    def kdbench_trial_finished(self, trial: Trial, result: Mapping[str, Any]) -> None:
+        """Show that it ended."""
+        self._end(trial, str(result["status"]))
+
+    @hookimpl
+    def kdbench_trial_failed(self, trial: Trial, error: Mapping[str, Any]) -> None:
+        """Say why."""
+        message = " ".join(str(error.get("message", "")).split())
+        self._say([f"failed {trial.label} on {trial.pair}, seed {trial.seed}: {message}"])
+        self._end(trial, "failed")
+
+    # ---- what is shown
+
+    def _begin(self) -> None:
+        if self._began is None:
+            self._began = self._clock()
+        if self._live is None and self._console.is_terminal and not self._console.is_dumb_terminal:
+            self._live = Live(console=self._console, refresh_per_second=2, transient=True)
+            self._live.start()
+
+    @property
+    def _cohort(self) -> Cohort | None:
+        return None if self._number is None else self._cohorts[self._number]
+
+    def _enter(self, number: int | None) -> None:
+        self._number, self._rows, self._ends = number, {}, ()
+        self._place, self._complete = ("", 0), True
+        self._said, self._said_at = ("", 0), self._clock()
+
+    def _end(self, trial: Trial, state: str) -> None:
+        identifier = trial.id
+        self._open.pop(identifier, None)
+        if identifier in self._rows:
+            self._rows[identifier].ended = state
+            self._look()
+
+    def _look(self) -> None:
+        """Draw anew; a round that is complete may be worth a line."""
+        if not self._complete and not any(map(self._is_awaited, self._rows.values())):
+            self._end_round()
+        if self._live is not None:
+            which = (
+                f"cohort {(self._number or 0) + 1} of {len(self._cohorts)}: "
+                if len(self._cohorts) > 1
+                else ""
+            )
+            self._show(_View(which + self._head(), self._ends, self._groups(), self._clock))
+
+    def _is_awaited(self, row: _Row) -> bool:
+        """Whether a trial has yet to report the epoch that others have reported."""
+        stage, epoch = self._place
+        if row.ended:
+            return False
+        if stage == "main":
+            return row.stage != "main" or row.epoch < epoch
+        return row.stage == stage and row.epoch < epoch
+
+    def _end_round(self) -> None:
+        if self._complete:
+            return
+        self._complete = True
+        self._estimate.end_round()
+        rows = {identifier: row.trial for identifier, row in self._rows.items() if not row.ended}
+        left = (self._estimate.of(rows), self._estimate.of(self._open))
+        self._ends = tuple(self._clock() + seconds for seconds in _until_none(left))
+        stage, epoch = self._place
+        cohort = self._cohort
+        last = cohort.epochs if cohort is not None and stage == "main" else 0
+        self._say_at_times(stage, epoch, last, self._round_lines)
+
+    def _round_lines(self) -> list[str]:
+        left = time_left([end - self._clock() for end in self._ends])
+        return self._block(self._head(), left, self._groups())
+
+    def _head(self) -> str:
+        students = {row.trial.student for row in self._rows.values()}
+        stage, epoch = self._place
+        cohort = self._cohort
+        if cohort is None:
+            name = "trials"
+        elif len(students) == 1:
+            name = f"{cohort.teacher.name}:{students.pop()}, seed {cohort.seed}"
+        else:
+            name = cohort.name
+        epochs = f"/{cohort.epochs}" if stage == "main" and cohort is not None else ""
+        return f"{name}  {stage} {epoch}{epochs}"
+
+    def _groups(self) -> dict[str, list[str]]:
+        groups: dict[str, list[str]] = {}
+        for row in self._rows.values():
+            groups.setdefault(row.trial.student, []).append(row.cell)
+        return groups
+
+    def _block(self, head: str, left: str, groups: Mapping[str, Sequence[str]]) -> list[str]:
+        """One line where it fits, else a table."""
+        line = f"{head}  {left}  " + "  ".join(cell for group in groups.values() for cell in group)
+        if len(groups) <= 1 and len(line) <= self._console.width:
+            return [line.rstrip()]
+        return [f"{head}  {left}", *in_columns(groups, self._console.width)]
+
+    def _say_at_times(self, stage: str, epoch: int, last: int, lines: Callable[[], list[str]]) -> None:
+        """Print a round: ten a cohort, and where epochs are long one a minute; above a live table the last alone."""
+        at_end = epoch == last
+        due = last and epoch % max(1, math.ceil(last / LINES_PER_COHORT)) == 0
+        late = self._clock() - self._said_at >= SECONDS_BETWEEN_LINES
+        if (at_end or (self._live is None and (due or late))) and self._said != (stage, epoch):
+            self._said, self._said_at = (stage, epoch), self._clock()
+            self._say(lines())
+
+    def _say(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            # Text, since labels and messages may hold what rich would take for markup.
+            self._console.print(Text(line), soft_wrap=True)
+
+    def _show(self, view: _View) -> None:
+        if self._live is not None:
+            self._live.update(view)
+
+
+def _until_none(values: Iterable[float | None]) -> Iterator[float]:
+    for value in values:
+        if value is None:
+            return
+        yield value
