@@ -115,6 +115,8 @@ class ProgressObserver:
         self._began: float | None = None
         self._cohorts: list[Cohort] = []
         self._cohort_of: dict[str, int] = {}
+        self._planned = 0
+        self._entered = 0
         self._open: dict[str, Trial] = {}
         self._number: int | None = None
         self._rows: dict[str, _Row] = {}
@@ -132,16 +134,17 @@ class ProgressObserver:
     @hookimpl
     def kdbench_suite_started(self, plan: Plan, run: RunInfo) -> None:
         """See what is to be done."""
-        for cohort in plan.cohorts:
-            trials = {trial.id: trial for trial in cohort.trials if trial.status in {"pending", "failed"}}
-            if run.chosen is not None:
-                trials = {
-                    identifier: trial for identifier, trial in trials.items() if identifier in run.chosen
-                }
-            if trials:
-                self._cohort_of |= dict.fromkeys(trials, len(self._cohorts))
-                self._cohorts.append(cohort)
-                self._open |= trials
+        self._cohorts = list(plan.cohorts)
+        for number, cohort in enumerate(self._cohorts):
+            trials = {trial.id: trial for trial in cohort.trials}
+            self._cohort_of |= dict.fromkeys(trials, number)
+            missing = {
+                identifier: trial
+                for identifier, trial in trials.items()
+                if trial.status in {"pending", "failed"} and (run.chosen is None or identifier in run.chosen)
+            }
+            self._open |= missing
+            self._planned += bool(missing)
 
     @hookimpl
     def kdbench_suite_finished(self, plan: Plan, interrupted: bool) -> None:
@@ -203,7 +206,7 @@ class ProgressObserver:
         self._begin()
         identifier = trial.id
         number = self._cohort_of.get(identifier)
-        if number is None or number != self._number:
+        if number != self._number or not self._rows:
             self._enter(number)
         self._open[identifier] = trial
         row = self._rows[identifier] = _Row(trial)
@@ -212,6 +215,7 @@ class ProgressObserver:
         self._estimate.pause()
         if records:
             row.take(records[-1])
+        self._draw()
 
     @hookimpl
     def kdbench_epoch_finished(self, trial: Trial, record: Mapping[str, Any]) -> None:
@@ -253,6 +257,7 @@ class ProgressObserver:
 
     def _enter(self, number: int | None) -> None:
         self._number, self._rows, self._ends = number, {}, ()
+        self._entered += 1
         self._place, self._complete = ("", 0), True
         self._said, self._said_at = ("", 0), self._clock()
 
@@ -267,12 +272,12 @@ class ProgressObserver:
         """Draw anew; a round that is complete may be worth a line."""
         if not self._complete and not any(map(self._is_awaited, self._rows.values())):
             self._end_round()
+        self._draw()
+
+    def _draw(self) -> None:
         if self._live is not None:
-            which = (
-                f"cohort {(self._number or 0) + 1} of {len(self._cohorts)}: "
-                if len(self._cohorts) > 1
-                else ""
-            )
+            cohorts = max(self._planned, self._entered)
+            which = f"cohort {self._entered} of {cohorts}: " if cohorts > 1 else ""
             self._show(_View(which + self._head(), self._ends, self._groups(), self._clock))
 
     def _is_awaited(self, row: _Row) -> bool:
@@ -311,6 +316,8 @@ class ProgressObserver:
             name = f"{cohort.teacher.name}:{students.pop()}, seed {cohort.seed}"
         else:
             name = cohort.name
+        if not stage:
+            return f"{name}  starting"
         epochs = f"/{cohort.epochs}" if stage == "main" and cohort is not None else ""
         return f"{name}  {stage} {epoch}{epochs}"
 
