@@ -53,6 +53,8 @@ class _Cifar:
         cifar = getattr(torchvision.datasets, self.torchvision_class)
         root = self.root or cache_folder() / "downloads"
         if _damaged_file(cifar, root):
+            if not root.is_dir() and not self.download:
+                raise DataError(f"data.root: {root}: no such folder; set it to the one that holds {cifar.base_folder}")
             try:
                 with exclusive(root / cifar.base_folder):
                     _provide(cifar, root, self.download)

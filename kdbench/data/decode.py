@@ -29,7 +29,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from kdbench.data.base import Arrays, FileSplit, Split
 from kdbench.data.cache import cache_folder, made_once
@@ -63,9 +63,10 @@ def read_image(path: Path, reduced_to: int | None = None) -> Image.Image:
             if reduced_to is not None:
                 image.draft("RGB", (reduced_to, reduced_to))
             return image.convert("RGB")
+    except UnidentifiedImageError as error:
+        raise CorruptImage(f"{path}: cannot be decoded: {'it is no image' if content else 'it is empty'}") from error
     except Exception as error:  # decoders raise whatever their format's parser runs into
-        reason = "is empty" if not content else str(error).replace("<_io.BytesIO object", "<file")
-        raise CorruptImage(f"{path}: cannot be decoded: {reason}") from error
+        raise CorruptImage(f"{path}: cannot be decoded: {error}") from error
 
 
 def image_size(files: FileSplit) -> tuple[int, int]:
@@ -204,15 +205,19 @@ def _decode_split(
     array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
     offset = array.offset
     del array
-    length = max(1, min(_CHUNK_FILES, _CHUNK_BYTES // math.prod(shape[1:])))
-    starts = range(0, shape[0], length)
-    chunks = [(files.root, files.files[i : i + length], path, offset, i, target) for i in starts]
+    image_bytes = math.prod(shape[1:])
+    length = max(1, min(_CHUNK_FILES, _CHUNK_BYTES // image_bytes))
+    chunks = [
+        _Chunk(files.root, files.files[i : i + length], path, offset + i * image_bytes, target)
+        for i in range(0, shape[0], length)
+    ]
     outcome = _Outcome.nothing()
-    for part in map(_decode_chunk, chunks) if executor is None else executor.map(_decode_chunk, chunks):
+    parts = (map if executor is None else executor.map)(_decode_chunk, chunks)
+    for chunk, part in zip(chunks, parts, strict=True):
         if part.corrupt and on_corrupt == "error":
             raise DataError(f'{next(iter(part.corrupt.values()))}; data.on_corrupt = "skip" leaves such images out')
         outcome.add(part)
-        progress.advance(length)
+        progress.advance(len(chunk.files))
     kept = np.array([file not in outcome.corrupt for file in files.files])
     if not kept.all():
         _keep_rows(path, np.flatnonzero(kept))
@@ -220,21 +225,31 @@ def _decode_split(
     return outcome
 
 
-def _decode_chunk(task: tuple[Path, tuple[str, ...], Path, int, int, _Target]) -> _Outcome:
+@dataclass(frozen=True)
+class _Chunk:
+    """Files that one task decodes, and where in the array file their rows begin."""
+
+    root: Path
+    files: tuple[str, ...]
+    array: Path
+    offset: int
+    target: _Target
+
+
+def _decode_chunk(chunk: _Chunk) -> _Outcome:
     """Decode some files into their rows of the array file. Runs in a worker process."""
-    root, files, path, offset, start, target = task
-    rows = np.zeros((len(files), 3, target.height, target.width), np.uint8)
+    rows = np.zeros((len(chunk.files), 3, chunk.target.height, chunk.target.width), np.uint8)
     outcome = _Outcome.nothing()
-    for row, file in zip(rows, files, strict=True):
+    for row, file in zip(rows, chunk.files, strict=True):
         try:
-            row[:] = target.array(root / file)
+            row[:] = chunk.target.array(chunk.root / file)
         except CorruptImage as error:
             outcome.corrupt[file] = str(error)
-    with path.open("r+b") as out:
-        out.seek(offset + start * rows[0].size)
+    with chunk.array.open("r+b") as out:
+        out.seek(chunk.offset)
         out.write(rows.tobytes())
     # A corrupt image's row is zeros and counts nothing.
-    outcome.pixels = (len(files) - len(outcome.corrupt)) * target.height * target.width
+    outcome.pixels = (len(rows) - len(outcome.corrupt)) * rows[0, 0].size
     levels = np.arange(256)
     for channel in range(3):
         counts = np.bincount(rows[:, channel].ravel(), minlength=256)

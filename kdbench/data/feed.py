@@ -126,13 +126,13 @@ class ResidentFeed:
         device: torch.device,
     ) -> None:
         self._splits = splits
-        self._train = splits["train"]
+        self.train = splits["train"]
         self._pipeline = Pipeline.of(augmentation)
         self._normalize = normalize
         self._batch_size = batch_size
         self._seed = seed
         self._device = device
-        self.n_train = len(self._train.labels)
+        self.n_train = len(self.train.labels)
         self.n_evaluate = len(splits["test"].labels)
         self.steps_per_epoch = -(-self.n_train // batch_size)
 
@@ -143,8 +143,8 @@ class ResidentFeed:
         host_stream = np.random.default_rng(derive(self._seed, "augmentation", stage, epoch))
         for start in range(0, self.n_train, self._batch_size):
             indices = order[start : start + self._batch_size]
-            labels = self._train.labels[indices]
-            pixels = self._pipeline.change_pixels(self._train.images[indices], device_stream, host_stream)
+            labels = self.train.labels[indices]
+            pixels = self._pipeline.change_pixels(self.train.images[indices], device_stream, host_stream)
             yield finish(self._pipeline, self._normalize(pixels), labels, indices, device_stream, host_stream)
 
     def evaluate(self, split: EvaluationSplit = "test", batch_size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
@@ -173,9 +173,9 @@ def finish(
     """Blank and mix normalised images, which is the same for every kind of feed."""
     images = pipeline.blank(images, device_stream)
     mixed = pipeline.mix(images, labels, device_stream, host_stream)
+    images = (images if mixed is None else mixed.images).contiguous(memory_format=torch.channels_last)
     if mixed is None:
         return Minibatch(images, labels, indices)
-    images = mixed.images.contiguous(memory_format=torch.channels_last)
     return Minibatch(images, labels, indices, mixed.labels, mixed.share)
 
 
