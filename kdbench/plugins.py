@@ -102,9 +102,7 @@ class Offer(Generic[Spec]):
             "summary": facts.summary,
             "distribution": self.provider.distribution,
             "version": self.provider.version,
-            "settings": {
-                key: value.to_json() for key, value in facts.settings.items() if value.default != REQUIRED
-            },
+            "settings": {key: value.to_json() for key, value in facts.settings.items() if value.default != REQUIRED},
         }
         if isinstance(self.spec, MethodSpec):
             row["reads"] = sorted(facts.attributes.get("reads", ("logits",)))
@@ -276,9 +274,7 @@ def _own_imports(file: Path, source: bytes) -> list[Path]:
                 base = ".".join((*folder.relative_to(package_root).parts, *filter(None, [node.module])))
             names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
         for name in names:
-            own = (
-                package_root != file.parent and name.split(".")[0] == file.relative_to(package_root).parts[0]
-            )
+            own = package_root != file.parent and name.split(".")[0] == file.relative_to(package_root).parts[0]
             if own or package_root == file.parent:
                 candidate = package_root.joinpath(*name.split(".")).with_suffix(".py")
                 if candidate.is_file():
@@ -321,10 +317,8 @@ def _add_isolated(registry: Registry, name: str, provider: Provider, load: Any) 
         plugin = load()
         action = "failed to register"
         registry.add(name, plugin, provider)
-    except Exception as error:  # noqa: BLE001 - whatever a plugin raises must not stop the others
-        detail = (
-            str(error) if isinstance(error, ImportError | PluginError) else f"{type(error).__name__}: {error}"
-        )
+    except Exception as error:
+        detail = str(error) if isinstance(error, ImportError | PluginError) else f"{type(error).__name__}: {error}"
         broken = Broken(name, provider, f"{action}: {detail}")
         if os.environ.get("KDBENCH_STRICT_PLUGINS") == "1" or provider.version == "local":
             raise PluginError(f"plugin {broken}") from error

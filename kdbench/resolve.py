@@ -232,8 +232,7 @@ class Resolver:
             return str(error)
         except KdbenchError:
             raise
-        except Exception:
-            # Any other error, should it be one outside the meta device too, fails the trial when it runs.
+        except Exception:  # noqa: BLE001 - should it be one off the meta device too, the trial fails when it runs
             return ""
         return ""
 

@@ -124,9 +124,7 @@ class TrialFolder:
             with (self.path / "epochs.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
-            raise ResultsError(
-                f"{self.path / 'epochs.jsonl'}: cannot be written: {error.strerror}"
-            ) from error
+            raise ResultsError(f"{self.path / 'epochs.jsonl'}: cannot be written: {error.strerror}") from error
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write the outcome; from here on the trial counts as done."""

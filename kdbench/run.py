@@ -50,6 +50,7 @@ class Results:
     plan: Plan
     folder: SuiteFolder
     report: Path
+    filters: Filters
     interrupted: bool = False
 
     @property
@@ -207,7 +208,7 @@ class _Run:
         self._remember(plan)
         write_report(self.folder, self.info.report, filters, self.warn)
         self.notify("kdbench_suite_finished", plan=plan, run=self.info, interrupted=interrupted)
-        return Results(plan, self.folder, self.info.report, interrupted)
+        return Results(plan, self.folder, self.info.report, filters, interrupted)
 
     def _remember(self, plan: Plan) -> None:
         self.folder.write_plan(
@@ -314,7 +315,7 @@ class _Run:
                 device=self.device,
                 steps_per_epoch=feed.steps_per_epoch,
             )
-        except Exception as error:  # a plugin's own failure is its trial's
+        except Exception as error:  # noqa: BLE001 - a plugin's own failure is its trial's
             self._could_not_begin(trial, error)
             return None
         # A damaged result is not taken for one, nor are its weights.

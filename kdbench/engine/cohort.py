@@ -23,7 +23,7 @@ from kdbench.method import Signature
 from kdbench.models.base import TappedModel
 
 
-class Interrupted(KdbenchError):
+class Interrupted(KdbenchError):  # noqa: N818 - it was asked for, it is no error
     """The user asked to stop; all checkpoints are written."""
 
 
@@ -214,7 +214,7 @@ class Lockstep:
             action()
         except ResultsError:
             raise  # nothing can be written: that is no fault of the learner, and concerns all of them
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever a plugin raises
             if self.device.type == "cuda" and isinstance(error, torch.OutOfMemoryError):
                 torch.cuda.empty_cache()
             self.listener.failed(learner.id, learner.fail(error))

@@ -23,7 +23,9 @@ def choose_device(name: str) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     number = int(index or 0)
     if number >= count:
-        raise KdbenchError(f"--device {name}: this machine has {count} usable GPU(s)" + ("; use cpu" if not count else ""))
+        raise KdbenchError(
+            f"--device {name}: this machine has {count} usable GPU(s)" + ("; use cpu" if not count else "")
+        )
     return torch.device("cuda", number)
 
 

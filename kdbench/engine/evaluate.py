@@ -34,7 +34,9 @@ def measure(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None
     values = {
         "top1": 100 * multiclass_accuracy(logits, labels, classes, average="micro", validate_args=False),
         "nll": F.cross_entropy(logits, labels),
-        "ece": multiclass_calibration_error(logits.softmax(1), labels, classes, n_bins=CALIBRATION_BINS, validate_args=False),
+        "ece": multiclass_calibration_error(
+            logits.softmax(1), labels, classes, n_bins=CALIBRATION_BINS, validate_args=False
+        ),
     }
     if classes > 5:
         top5 = logits.topk(5, dim=1).indices

@@ -6,7 +6,7 @@ import datetime
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from safetensors.torch import save_file
@@ -92,7 +92,9 @@ class Learner:
         self.average: AveragedModel | None = None
         if recipe.ema_decay is not None:
             self.average = AveragedModel(
-                self.modules, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True
+                self.modules,
+                multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay),  # type: ignore[no-untyped-call]
+                use_buffers=True,
             )
         self._trainable = {key: p.requires_grad for key, p in self.modules.named_parameters()}
         self.phases = self._phases(student, teacher)
@@ -243,7 +245,7 @@ class Learner:
         terms = phase.loss(seen, shown, batch)  # type: ignore[arg-type]
         values, loss = self._weigh(terms)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         if self.recipe.clip_grad_norm is not None:
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             nn.utils.clip_grad_norm_(parameters, self.recipe.clip_grad_norm, foreach=True)
@@ -332,7 +334,12 @@ class Learner:
         mine, yours = self.phase, other.phase
         if mine.uses_student or yours.uses_student or type(self.method) is not type(other.method):
             return False
-        if (mine.name, mine.trains, mine.epochs, mine.rate(0.0)) != (yours.name, yours.trains, yours.epochs, yours.rate(0.0)):
+        if (mine.name, mine.trains, mine.epochs, mine.rate(0.0)) != (
+            yours.name,
+            yours.trains,
+            yours.epochs,
+            yours.rate(0.0),
+        ):
             return False
         fields = ("optimizer", "momentum", "nesterov", "weight_decay", "clip_grad_norm")
         if any(getattr(self.recipe, f) != getattr(other.recipe, f) for f in fields):
@@ -363,10 +370,16 @@ class Learner:
 
     # ---- predicting
 
+    def _deployed(self) -> tuple[TappedModel, Method]:
+        """Network and method with the weights that are evaluated and saved."""
+        if self.average is None:
+            return self.network, self.method
+        averaged = cast(nn.ModuleDict, self.average.module)
+        return cast(TappedModel, averaged["network"]), cast(Method, averaged["method"])
+
     def predict(self, images: Tensor) -> Tensor:
         """The logits (B, C) that are evaluated: of the averaged weights where the recipe averages."""
-        modules = self.modules if self.average is None else self.average.module
-        network, method = modules["network"], modules["method"]
+        network, method = self._deployed()
         network.eval()
         method.eval()
         reads = self.phases[-1].student_reads
@@ -378,10 +391,10 @@ class Learner:
 
     def student_state(self) -> dict[str, Tensor]:
         """The student's weights: the network's, and under ``method.`` what it predicts with beside them."""
-        modules = self.modules if self.average is None else self.average.module
-        state = {key: value.detach().contiguous() for key, value in modules["network"].state_dict().items()}
+        network, method = self._deployed()
+        state = {key: value.detach().contiguous() for key, value in network.state_dict().items()}
         for part in self.method.part_of_student:
-            for key, value in modules["method"].get_submodule(part).state_dict().items():
+            for key, value in method.get_submodule(part).state_dict().items():
                 state[f"method.{part}.{key}"] = value.detach().contiguous()
         return state
 

@@ -35,7 +35,6 @@ class FromLabels(Method):
         return {"ce": (batch.cross_entropy(student.logits), 1.0)}
 
 
-
 def build_seeded(build: Callable[[], TappedModel], seed: int, *purpose: object) -> TappedModel:
     """A freshly initialised network whose weights depend on seed and purpose alone."""
     with torch.random.fork_rng(devices=[]):
@@ -75,9 +74,7 @@ def train(
     folder.begin(describe(plan), "teacher.json")
     learner.resume()
     folder.write_epochs(learner.records)
-    Lockstep(
-        [learner], feed, None, listener, facts=facts, checkpoint_every=checkpoint_every, stop=stop
-    ).run()
+    Lockstep([learner], feed, None, listener, facts=facts, checkpoint_every=checkpoint_every, stop=stop).run()
     if learner.error is not None:
         raise TrialError(f"teacher {plan.name} failed: {learner.error}") from learner.error
     result = folder.result
@@ -113,7 +110,8 @@ def measure_given(
 
     def predict(images: Tensor) -> Tensor:
         with precision.autocast():
-            return network(images)["logits"]
+            logits: Tensor = network(images)["logits"]
+            return logits
 
     metrics = measure(*collect(predict, feed.evaluate("test")))
     folder.begin(describe(plan), "teacher.json")

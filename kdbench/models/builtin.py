@@ -106,7 +106,7 @@ def kdbench_models() -> list[ModelSpec]:
         ModelSpec(
             "deit_micro",
             "kdbench.models.deit:deit",
-            {"embed_dim": 64, "depth": 4, "num_heads": 4},
+            {"embed_dim": 48, "depth": 4, "num_heads": 3},
             _DEIT,
             "two-headed vision transformer for small images",
         ),

@@ -63,14 +63,14 @@ class TappedDeiT(TappedModel):
 def suitable_patch_size(image_shape: tuple[int, int, int]) -> int:
     """A patch size for images (channels, height, width).
 
-    The smallest of 2, 4, 8, 16 pixels that divides the image into at most 64 patches, or else the largest
-    that divides it: 2 for digits of 8 pixels, 4 for 32, 8 for 64, 16 for 224.
+    The smallest of 4, 8, 16 pixels that divides the image into at most 64 patches, or else the largest that
+    divides it: 4 for 8 to 32 pixels, 8 for 64, 16 for 224; 2 where nothing larger divides it.
     """
     _, height, width = image_shape
     dividing = [size for size in (2, 4, 8, 16) if height % size == 0 and width % size == 0]
     if not dividing:
         raise ModelError(f"deit: the image's sides must be even, got {height}x{width}; give patch_size")
-    few = [size for size in dividing if (height // size) * (width // size) <= 64]
+    few = [size for size in dividing if size > 2 and (height // size) * (width // size) <= 64]
     return few[0] if few else dividing[-1]
 
 

@@ -137,9 +137,7 @@ def _override(tables: dict[str, Any], override: str) -> None:
             if item is None:
                 names = [n for row in place if isinstance(row, dict) for n in _row_names(row)]
                 raise SuiteError(
-                    [
-                        f"--set {override}: '{part}' is no entry of {'.'.join(parts[:depth])}{did_you_mean(part, names)}"
-                    ]
+                    [f"--set {override}: '{part}' is no entry of {'.'.join(parts[:depth])}{did_you_mean(part, names)}"]
                 )
             if last:
                 place[item] = value

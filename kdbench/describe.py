@@ -1,0 +1,77 @@
+"""What can be told of a method, model or data set without training anything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from kdbench.errors import KdbenchError
+from kdbench.hookspecs import DatasetSpec, MethodSpec, ModelSpec
+from kdbench.method import DataSignature, Method
+from kdbench.models.base import signature
+from kdbench.plugins import Offer, Registry
+
+# Adapters depend on the networks; these two show them.
+TEACHER, STUDENT = "resnet56", "resnet20"
+CLASSES, IMAGE_SHAPE = 100, (3, 32, 32)
+
+
+def describe_offer(offer: Offer[Any], registry: Registry) -> dict[str, Any]:
+    """Everything of interest about one offer, as ``kdbench describe --json`` prints it."""
+    kinds = {MethodSpec: "method", ModelSpec: "model", DatasetSpec: "data set"}
+    row = {"kind": kinds[type(offer.spec)], **offer.to_json(), "provided_by": str(offer.provider)}
+    if isinstance(offer.spec, MethodSpec):
+        row.update(_method(offer, registry))
+    elif isinstance(offer.spec, ModelSpec):
+        row.update(_model(offer))
+    return row
+
+
+def _method(offer: Offer[Any], registry: Registry) -> dict[str, Any]:
+    method: Method = offer.load()(**offer.spec.presets)
+    reads = {"needs_teacher": method.needs_teacher, "reads": sorted(method.reads)}
+    if method.student_reads is not None:
+        reads["student_reads"] = sorted(method.student_reads)
+    if method.teacher_reads is not None:
+        reads["teacher_reads"] = sorted(method.teacher_reads)
+    try:
+        with torch.device("meta"):
+            teacher, student = (
+                signature(
+                    registry.model(name).load()(
+                        classes=CLASSES, image_shape=IMAGE_SHAPE, **registry.model(name).spec.presets
+                    ),
+                    name,
+                    IMAGE_SHAPE,
+                )
+                for name in (TEACHER, STUDENT)
+            )
+            method.setup(student, teacher, DataSignature(CLASSES, 50_000))
+    except KdbenchError as error:
+        return {**reads, "adapters": {"none": str(error)}}
+    counts = {name: sum(p.numel() for p in child.parameters()) for name, child in method.named_children()}
+    counts |= {name: p.numel() for name, p in method.named_parameters(recurse=False)}
+    return {
+        **reads,
+        f"adapters_for_{TEACHER}_to_{STUDENT}": {name: f"{n:,} parameters" for name, n in counts.items() if n},
+        "stages": {
+            **{s.name: f"{s.epochs} epochs, trains {', '.join(s.trains)}" for s in method.stages()},
+            "main": "the recipe's epochs",
+        },
+        "expected_failures": dict(method.expected_failures),
+    }
+
+
+def _model(offer: Offer[Any]) -> dict[str, Any]:
+    with torch.device("meta"):
+        network = offer.load()(classes=CLASSES, image_shape=IMAGE_SHAPE, **offer.spec.presets)
+    known = signature(network, offer.spec.name, IMAGE_SHAPE)
+    return {
+        "family": known.family,
+        f"parameters_at_{CLASSES}_classes": f"{sum(p.numel() for p in network.parameters()):,}",
+        f"taps_at_{IMAGE_SHAPE[1]}_pixels": {
+            name: f"{'x'.join(map(str, tap.shape))} {'nonnegative' if tap.nonnegative else 'signed'}"
+            for name, tap in known.taps.items()
+        },
+    }
