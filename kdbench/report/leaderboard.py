@@ -1,0 +1,266 @@
+"""From trials to the leaderboard: one row a pair and method, and the comparison over pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kdbench.report import stats
+from kdbench.report.frame import FINISHED, method_order, pair_order
+from kdbench.report.stats import Comparison, Estimate, RankInterval
+
+BASELINES = ("none", "kd")
+COLUMNS = (
+    "teacher", "student", "method", "n", "diverged", "top1_mean", "top1_std", "gain_over_none", "seconds",
+    "label", "pair", "planned", "failed", "pending", "stale", "skipped", "reason",
+    "rank", "top1_low", "top1_high",
+    "gain_over_none_n", "gain_over_none_low", "gain_over_none_high", "tied_with_none",
+    "gain_over_kd", "gain_over_kd_n", "gain_over_kd_low", "gain_over_kd_high", "tied_with_kd",
+    "behind_best", "behind_best_n", "behind_best_low", "behind_best_high", "tied_with_best",
+    "top5_mean", "nll_mean", "ece_mean", "agreement_mean", "kl_to_teacher_mean", "best_on_test_top1_mean",
+    "teacher_top1", "teacher_seconds", "seconds_per_step", "images_per_second", "peak_memory_bytes",
+    "student_parameters", "trained_parameters", "adapter_parameters", "extra_epochs",
+    "plugin", "plugin_version",
+)  # fmt: skip
+"""The columns of ``leaderboard.csv``. Accuracies and gains in percent and percentage points."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A method over all pairs."""
+
+    label: str
+    method: str
+    pairs: int
+    """On how many pairs it has a result."""
+    gain_over_none: Estimate
+    """Over pair means."""
+    gain_over_kd: Estimate
+    rank: RankInterval | None
+    """Over the compared block; None where the method is no part of it."""
+    best: int
+    """On how many pairs it leads or is tied with the leader."""
+    diverged: int
+    finished: int
+    seconds_over_none: float | None
+    """Geometric mean over pairs of its seconds by those of ``none``."""
+    why_unranked: str
+
+
+@dataclass(frozen=True)
+class Overall:
+    """All methods over pairs, best first, and the block of pairs and methods in which they are ranked."""
+
+    standings: tuple[Standing, ...]
+    pairs: tuple[str, ...]
+    methods: tuple[str, ...]
+    comparison: Comparison | None
+    partial: bool
+    """Whether some cell of the block rests on fewer seeds than planned."""
+
+
+def leaderboard(trials: pd.DataFrame, shown: Sequence[str] | None = None) -> pd.DataFrame:
+    """One row a pair and method, pairs in the suite's order, best first. Columns: :data:`COLUMNS`.
+
+    ``shown``: labels to keep and to rank; gains over the baselines use all of ``trials``. Gains are paired by
+    seed. A method with a diverged trial ranks after all that have none; one without a finished trial has no rank.
+    """
+    order = method_order(trials)
+    rows: list[dict[str, Any]] = []
+    for _, group in trials.groupby("pair", sort=False):
+        references = {name: top1_by_seed(group, baseline(group, name)) for name in BASELINES}
+        cells = [
+            _cell(group[group["label"] == label], references)
+            for label in order
+            if label in set(group["label"]) and (shown is None or label in shown)
+        ]
+        _rank(cells)
+        _compare_with_best(cells, group)
+        # Without a rank last, in the suite's order.
+        rows += sorted(cells, key=lambda cell: (cell["rank"] is None, cell["rank"] or 0))
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    for name in COLUMNS:
+        if name.startswith("tied_"):
+            frame[name] = frame[name].astype("boolean")
+        elif name in {"student_parameters", "trained_parameters", "adapter_parameters", "peak_memory_bytes"}:
+            frame[name] = frame[name].astype("Int64")
+        elif name not in {"teacher", "student", "method", "label", "pair", "reason", "plugin", "plugin_version"}:
+            frame[name] = pd.to_numeric(frame[name])
+    return frame
+
+
+def baseline(trials: pd.DataFrame, name: str) -> str:
+    """The label under which the baseline ``name`` runs: its own name, or else the first of its rows."""
+    labels = list(dict.fromkeys(trials.loc[trials["method"] == name, "label"]))
+    return name if name in labels or not labels else str(labels[0])
+
+
+def top1_by_seed(trials: pd.DataFrame, label: str) -> dict[int, float]:
+    """The top-1 of a method's done trials within one pair, by seed."""
+    done = trials[(trials["label"] == label) & (trials["status"] == "done")]
+    return {int(seed): float(top1) for seed, top1 in zip(done["seed"], done["top1"], strict=True)}
+
+
+def overall(trials: pd.DataFrame, cells: pd.DataFrame) -> Overall:
+    """All methods of the leaderboard over its pairs."""
+    pairs, methods = pair_order(cells), [m for m in method_order(trials) if m in set(cells["label"])]
+    finished = cells["n"] + cells["diverged"]
+    present = cells.assign(finished=finished > 0).pivot(index="label", columns="pair", values="finished")
+    table = present.reindex(index=methods, columns=pairs).fillna(False).to_numpy(dtype=bool)
+    rows, columns = stats.complete_block(table)
+    block_methods, block_pairs = [methods[i] for i in rows], [pairs[i] for i in columns]
+    scores = [_scores(trials, pair, block_methods) for pair in block_pairs]
+    ranked: dict[str, RankInterval] = {}
+    comparison = None
+    partial = any(np.isnan(pair).any() for pair in scores) or _unfinished(cells, block_methods, block_pairs)
+    if len(block_methods) > 1 and block_pairs:
+        if any(np.isnan(pair).any() for pair in scores):
+            means = np.stack([np.nanmean(pair, axis=0) for pair in scores])
+            ranked = {
+                label: RankInterval(float(rank))
+                for label, rank in zip(block_methods, stats.ranks(means).mean(axis=0), strict=True)
+            }
+        else:
+            ranked = dict(zip(block_methods, stats.mean_ranks(scores), strict=True))
+            if not partial:
+                comparison = stats.compare_over_pairs(np.stack([pair.mean(axis=0) for pair in scores]))
+    standings = [
+        _standing(cells[cells["label"] == label], cells, trials, ranked.get(label), tuple(block_pairs))
+        for label in methods
+    ]
+    standings.sort(key=_standing_order)
+    return Overall(tuple(standings), tuple(block_pairs), tuple(block_methods), comparison, partial)
+
+
+def _cell(trials: pd.DataFrame, references: dict[str, dict[int, float]]) -> dict[str, Any]:
+    first = trials.iloc[0]
+    label = str(first["label"])
+    done = trials[trials["status"] == "done"]
+    states = trials["status"].value_counts()
+    ours = top1_by_seed(trials, label)
+    accuracy = stats.estimate(ours.values())
+    cell: dict[str, Any] = {
+        **{name: first[name] for name in ("teacher", "student", "method", "label", "pair")},
+        "n": accuracy.n,
+        "planned": len(trials),
+        **{state: int(states.get(state, 0)) for state in ("diverged", "failed", "pending", "stale", "skipped")},
+        "reason": "; ".join(dict.fromkeys(str(r) for r in trials["reason"] if r)),
+        "top1_mean": accuracy.mean,
+        "top1_std": accuracy.std,
+        "top1_low": accuracy.low,
+        "top1_high": accuracy.high,
+        "plugin": next((p for p in trials["plugin"] if p), ""),
+        "plugin_version": next((v for v in trials["plugin_version"] if v), ""),
+    }
+    for name, theirs in references.items():
+        same = label == name or (first["method"] == name and theirs == ours)
+        gain = Estimate(0) if same else stats.paired_difference(ours, theirs)
+        cell |= _spread(f"gain_over_{name}", gain) | {f"tied_with_{name}": gain.tied}
+    for name in ("top5", "nll", "ece", "agreement", "kl_to_teacher", "best_on_test_top1"):
+        cell[f"{name}_mean"] = _mean(done[name])
+    for name in ("teacher_top1", "seconds", "teacher_seconds", "seconds_per_step", "images_per_second"):
+        cell[name] = _mean(done[name])
+    for name in (
+        "peak_memory_bytes", "student_parameters", "trained_parameters", "adapter_parameters", "extra_epochs"
+    ):  # fmt: skip
+        known = done[name].dropna()
+        cell[name] = int(known.max()) if len(known) else None
+    return cell
+
+
+def _spread(name: str, difference: Estimate) -> dict[str, Any]:
+    return {
+        name: difference.mean,
+        f"{name}_n": difference.n,
+        f"{name}_low": difference.low,
+        f"{name}_high": difference.high,
+    }
+
+
+def _mean(values: pd.Series[Any]) -> float | None:
+    known = values.dropna()
+    return float(known.mean()) if len(known) else None
+
+
+def _rank(cells: list[dict[str, Any]]) -> None:
+    finished = [cell for cell in cells if cell["n"] + cell["diverged"]]
+    scores = [stats.DIVERGED if cell["diverged"] else cell["top1_mean"] for cell in finished]
+    for cell in cells:
+        cell["rank"] = None
+    if finished:
+        for cell, rank in zip(finished, stats.ranks(np.asarray(scores, dtype=np.float64)), strict=True):
+            cell["rank"] = float(rank)
+
+
+def _compare_with_best(cells: list[dict[str, Any]], trials: pd.DataFrame) -> None:
+    contenders = [cell for cell in cells if cell["n"] and not cell["diverged"]]
+    best = min(contenders, key=lambda cell: cell["rank"], default=None)
+    theirs = top1_by_seed(trials, best["label"]) if best else {}
+    for cell in cells:
+        ours = top1_by_seed(trials, cell["label"])
+        gap = Estimate(0) if cell is best else stats.paired_difference(ours, theirs)
+        cell |= _spread("behind_best", gap)
+        # With a diverged seed a method is no equal of one without, whatever its other seeds say.
+        cell["tied_with_best"] = False if cell["diverged"] and best else gap.tied
+
+
+def _scores(trials: pd.DataFrame, pair: str, methods: Sequence[str]) -> stats.Array:
+    group = trials[(trials["pair"] == pair) & trials["status"].isin(FINISHED)]
+    table = group.assign(score=group["top1"].where(group["status"] == "done", stats.DIVERGED)).pivot(
+        index="seed", columns="label", values="score"
+    )
+    table = table.reindex(columns=list(methods))
+    return table[table.notna().any(axis=1)].to_numpy(dtype=np.float64)
+
+
+def _unfinished(cells: pd.DataFrame, methods: Sequence[str], pairs: Sequence[str]) -> bool:
+    block = cells[cells["label"].isin(methods) & cells["pair"].isin(pairs)]
+    return bool((block["n"] + block["diverged"] < block["planned"]).any())
+
+
+def _standing(
+    cells: pd.DataFrame, everyone: pd.DataFrame, trials: pd.DataFrame, rank: RankInterval | None, block: Sequence[str]
+) -> Standing:
+    finished = cells[cells["n"] + cells["diverged"] > 0]
+    lacking = [pair for pair in block if pair not in set(finished["pair"])]
+    leads = (finished["behind_best_n"] == 0) & (finished["rank"] == 1) & (finished["n"] > 0)
+    return Standing(
+        label=str(cells["label"].iloc[0]),
+        method=str(cells["method"].iloc[0]),
+        pairs=len(finished),
+        gain_over_none=stats.over_pairs(finished["gain_over_none"].dropna()),
+        gain_over_kd=stats.over_pairs(finished["gain_over_kd"].dropna()),
+        rank=rank,
+        best=int((leads | finished["tied_with_best"].fillna(False)).sum()),
+        diverged=int(cells["diverged"].sum()),
+        finished=int((cells["n"] + cells["diverged"]).sum()),
+        seconds_over_none=_relative_cost(cells, everyone, trials),
+        why_unranked=_why_unranked(cells, lacking) if rank is None else "",
+    )
+
+
+def _relative_cost(cells: pd.DataFrame, everyone: pd.DataFrame, trials: pd.DataFrame) -> float | None:
+    reference = everyone[everyone["label"] == baseline(trials, "none")].set_index("pair")["seconds"]
+    ratio = (cells.set_index("pair")["seconds"] / reference).dropna()
+    ratio = ratio[ratio > 0]
+    return float(np.exp(np.log(ratio).mean())) if len(ratio) else None
+
+
+def _why_unranked(cells: pd.DataFrame, lacking: Sequence[str]) -> str:
+    rows = cells[cells["pair"].isin(lacking)] if lacking else cells
+    states = [s for s in ("skipped", "failed", "pending", "stale") if rows[s].sum() > 0]
+    where = f" on {len(lacking)} of the compared pairs" if lacking else ""
+    return f"{' and '.join(states) or 'no result'}{where}"
+
+
+def _standing_order(standing: Standing) -> tuple[bool, float, float]:
+    gain = standing.gain_over_none.mean
+    return (
+        standing.rank is None,
+        standing.rank.mean if standing.rank else 0.0,
+        -gain if gain is not None else 0.0,
+    )

@@ -1,0 +1,191 @@
+"""The protocol in words: what a number of the report means, and what it does not."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from kdbench.report import stats, wording
+from kdbench.report.study import Study
+
+STATES = {
+    "diverged": "The loss became NaN or infinite. A finished outcome: it is not repeated, and counts as the last rank.",
+    "failed": "Something broke. The next run tries again.",
+    "stale": "Not comparable with the trials shown, and not mixed with them. The next run replaces it.",
+    "skipped": "The method cannot read this pair.",
+    "pending": "Not trained yet.",
+}
+ENVIRONMENT = ("device", "precision", "kdbench", "torch", "python", "platform", "git_commit")
+
+
+def paragraphs(study: Study) -> list[str]:
+    """What a reader has to know to believe the tables."""
+    recipes = [_recipe(study)]
+    selection = recipes[0].get("selection", "last")
+    text = [
+        _headline(str(selection)),
+        "Mean ± sample standard deviation (divisor n − 1) over n seeds; a seed decides the student's start, the order "
+        "of the data and the augmentation, and is shared by all methods of a pair.",
+        f"A gain is the mean over seeds of the difference between two methods at the same seed; in brackets its "
+        f"{stats.CONFIDENCE:.0%} Student-t interval. Two methods are called tied where the interval of their paired "
+        "difference contains 0. Intervals are each for one comparison, not corrected for how many there are; with few "
+        "seeds they are wide, and a tie is then no proof of equality.",
+        "One teacher was used per pair, the same for all methods and seeds. How much the ranking depends on which "
+        "teacher it was, these numbers cannot say.",
+    ]
+    if len(study.pairs) > 1:
+        text.append(
+            f"Over pairs, each pair counts once. An interval over pair means is given from {stats.PAIRS_FOR_INTERVAL} "
+            "pairs on. Ranks are those of the means within a pair, averaged over the pairs and methods in which no "
+            "result is missing; their intervals are percentile bootstraps over seeds, and over pairs too from "
+            f"{stats.PAIRS_FOR_INTERVAL} pairs on."
+        )
+    text.append(
+        "Diverged trials stand in no mean; they are counted, and a method with one ranks behind all without. Missing, "
+        "skipped and failed trials are shown as such, and nothing is put in their place."
+    )
+    extra = study.cells[study.cells["extra_epochs"].fillna(0) > 0]
+    if len(extra):
+        epochs = {row.label: int(row.extra_epochs) for row in extra.itertuples()}
+        named = wording.listing([f"{label} ({count})" for label, count in epochs.items()])
+        text.append(
+            f"Trained longer than the others, in stages before the main one (epochs in brackets): {named}. "
+            "Their seconds include it."
+        )
+    return [*text, *_data(study)]
+
+
+def _headline(selection: str) -> str:
+    if selection == "validation":
+        return (
+            "Top-1 is test accuracy in percent at the epoch that is best on a validation split, which was cut from the "
+            "training images. The best epoch on the test set, where shown, stands under that name only."
+        )
+    return (
+        "Top-1 is test accuracy in percent after the last epoch. The best epoch on the test set, where shown, stands "
+        "under that name only: choosing an epoch by the test set flatters."
+    )
+
+
+def _data(study: Study) -> list[str]:
+    data = study.suite.get("data", {})
+    limits = [
+        f"{wording.count(data[key])} {noun}"
+        for key, noun in (("train_limit", "training images"), ("test_limit", "test images"))
+        if data.get(key)
+    ]
+    text = []
+    if limits:
+        text.append(f"Only a part of the data set {data.get('name', '')} was used: {wording.listing(limits)}.")
+    validation = data.get("validation") or 0
+    if validation:
+        share = f"{validation:.0%}" if validation < 1 else wording.count(validation)
+        text.append(f"A validation split of {share} of the training images was held out from training.")
+    corrupt = study.trials["corrupt"].dropna()
+    if len(corrupt) and corrupt.max() > 0:
+        text.append(f"{wording.plural(int(corrupt.max()), 'image')} could not be decoded and were left out.")
+    prints = set(study.trials.loc[study.trials["status"] == "done", "data_fingerprint"]) - {""}
+    if len(prints) > 1:
+        text.append(
+            f"Careful: the trials saw {len(prints)} different versions of the data "
+            f"({wording.listing(sorted(value[:8] for value in prints))})."
+        )
+    return text
+
+
+def _recipe(study: Study) -> Mapping[str, Any]:
+    recipe = study.suite.get("recipe", {})
+    return recipe if isinstance(recipe, Mapping) else {}
+
+
+def recipe_rows(study: Study) -> list[tuple[str, str]]:
+    """The recipe, and what pairs change of it, as (key, value)."""
+    rows = []
+    for key, value in _recipe(study).items():
+        if value in (None, [], 0.0, False) and key not in {"momentum", "weight_decay"}:
+            continue
+        rows.append((key.replace("_", " "), _value(value)))
+    for pair in study.suite.get("pairs", []):
+        name = f"{pair['teacher']}:{pair['student']}"
+        if pair.get("recipe") and name in study.pairs:
+            rows.append((f"for {study.title(name)}", _value(pair["recipe"])))
+    return rows
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key.replace('_', ' ')} {_value(inner)}" for key, inner in value.items())
+    if isinstance(value, list | tuple):
+        return "; ".join(
+            " ".join([str(item["name"]), *(f"{k} {_value(v)}" for k, v in item.items() if k != "name")])
+            if isinstance(item, Mapping) and "name" in item
+            else _value(item)
+            for item in value
+        )
+    return str(value)
+
+
+def settings_rows(study: Study) -> list[dict[str, Any]]:
+    """What each method was set to, defaults included, and for which pairs it was set otherwise."""
+    rows: list[dict[str, Any]] = []
+    known = study.trials[study.trials["settings"] != ""]
+    for label, group in known.groupby("label", sort=False):
+        variants = group.groupby("settings", sort=False)
+        for settings, trials in variants:
+            rows.append(
+                {
+                    "label": label,
+                    "method": trials["method"].iloc[0],
+                    "settings": _value(json.loads(str(settings))),
+                    "pairs": ""
+                    if len(variants) == 1
+                    else wording.listing([study.title(str(pair)) for pair in dict.fromkeys(trials["pair"])]),
+                    "plugin": f"{trials['plugin'].iloc[0]} {trials['plugin_version'].iloc[0]}".strip(),
+                    "extra_epochs": int(trials["extra_epochs"].fillna(0).max()),
+                }
+            )
+    order = {label: index for index, label in enumerate(study.labels)}
+    return sorted(rows, key=lambda row: order[row["label"]])
+
+
+def command(study: Study) -> str:
+    """What makes these results again."""
+    options = [f"--method={shlex.quote(glob)}" for glob in study.filters.methods]
+    options += [f"--pair={shlex.quote(pair)}" for pair in study.filters.pairs]
+    options += [f"--seed={seed}" for seed in study.filters.seeds]
+    return " ".join(["kdbench run", shlex.quote(str(study.plan.get("path") or study.name)), *options])
+
+
+def environments(study: Study) -> list[dict[str, Any]]:
+    """Each environment in which trials were trained, the commonest first."""
+    finished = study.trials[study.trials["status"].isin(["done", "diverged"])]
+    groups = finished.groupby(list(ENVIRONMENT), sort=False) if len(finished) else []
+    rows = [
+        {**dict(zip(ENVIRONMENT, values, strict=True)), "trials": len(group), "when": _period(group)}
+        for values, group in groups
+    ]
+    return sorted(rows, key=lambda row: -int(row["trials"]))
+
+
+def _period(trials: pd.DataFrame) -> str:
+    days = sorted({str(stamp)[:10] for stamp in trials["finished"] if stamp})
+    return "" if not days else days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+
+
+def facts(study: Study) -> list[str]:
+    """The study in a line."""
+    trials = study.trials
+    runnable = trials[trials["status"] != "skipped"]
+    finished = int(runnable["status"].isin(["done", "diverged"]).sum())
+    seeds = len(set(trials["seed"]))
+    return [
+        *([f"data set {study.data}"] if study.data else []),
+        wording.plural(len(study.pairs), "pair"),
+        wording.plural(len(study.labels), "method"),
+        wording.plural(seeds, "seed"),
+        f"{finished} of {wording.plural(len(runnable), 'trial')} finished",
+    ]

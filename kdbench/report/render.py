@@ -1,0 +1,193 @@
+"""Writes the report: one offline page, Markdown, CSV and plots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+from markupsafe import Markup
+
+import kdbench
+from kdbench.errors import ResultsError
+from kdbench.report import protocol, sections, wording
+from kdbench.report.frame import Filters
+from kdbench.report.study import Study, read_study
+from kdbench.report.styles import INK, NEUTRAL
+from kdbench.report.verdict import verdicts
+from kdbench.results import SuiteFolder, write_atomically
+
+if TYPE_CHECKING:
+    from kdbench.report.plots import Drawing
+
+# matplotlib's markers as paths within a box from -5 to 5.
+MARKERS = {
+    "o": "M-4.4 0a4.4 4.4 0 1 0 8.8 0a4.4 4.4 0 1 0 -8.8 0z",
+    "s": "M-4 -4h8v8h-8z",
+    "^": "M0 -4.8L4.8 4.2H-4.8z",
+    "v": "M0 4.8L4.8 -4.2H-4.8z",
+    "D": "M0 -5.2L5.2 0L0 5.2L-5.2 0z",
+    "P": "M-1.7 -5h3.4v3.3h3.3v3.4h-3.3v3.3h-3.4v-3.3h-3.3v-3.4h3.3z",
+    "X": "M-4.7 -2.4L-2.4 -4.7L0 -2.3L2.4 -4.7L4.7 -2.4L2.3 0L4.7 2.4L2.4 4.7L0 2.3L-2.4 4.7L-4.7 2.4L-2.3 0z",
+}
+
+
+def render(
+    folder: SuiteFolder,
+    report: Path,
+    *,
+    methods: Sequence[str] = (),
+    pairs: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    plots: bool = True,
+) -> Path:
+    """Write the report of a results folder, however far it has come; the path of its ``index.html``.
+
+    ``methods`` (shell patterns on label or method name), ``pairs`` (``teacher:student``) and ``seeds`` select
+    what is shown; gains over a baseline are given even where the baseline itself is not shown.
+
+    Writes ``index.html``, ``leaderboard.md``, ``leaderboard.csv``, ``trials.csv`` and, but for ``plots=False``,
+    ``plots/*.svg`` and ``plots/*.png`` below ``report``.
+
+    Raises:
+        ResultsError: nothing was planned in ``folder``, another protocol version wrote it, no trial passes the
+            filters, or ``report`` cannot be written.
+    """
+    study = read_study(folder, Filters(tuple(methods), tuple(pairs), tuple(seeds)))
+    drawn = _draw(study, report / "plots") if plots else {}
+    _write(report / "trials.csv", study.trials.to_csv(index=False, float_format="%.6g"))
+    _write(report / "leaderboard.csv", study.cells.to_csv(index=False, float_format="%.6g"))
+    _write(report / "leaderboard.md", markdown(study))
+    _write(report / "index.html", page(study, drawn))
+    return report / "index.html"
+
+
+def page(study: Study, plots: Mapping[str, Drawing]) -> str:
+    """The page, with the given figures by name."""
+    environment = _environment(study, escape_html=True)
+    environment.globals["plots"] = plots
+    parts = []
+    for section in sections.SECTIONS:
+        context = section.context(study)
+        if context is not None:
+            template = environment.get_template(f"sections/{section.name}.html.j2")
+            parts.append({"name": section.name, "title": section.title, "body": Markup(template.render(**context))})
+    return environment.get_template("page.html.j2").render(
+        sections=parts,
+        css=Markup(_asset("style.css")),
+        javascript=Markup(_asset("sort.js")),
+        version=kdbench.__version__,
+        **_head(study),
+    )
+
+
+def markdown(study: Study) -> str:
+    """``leaderboard.md``."""
+    tables = sections.pairs(study)
+    assert tables is not None
+    return (
+        _environment(study, escape_html=False)
+        .get_template("leaderboard.md.j2")
+        .render(
+            verdicts=verdicts(study),
+            overall=study.overall if len(study.pairs) > 1 and study.cells["n"].sum() else None,
+            tables=tables["tables"],
+            paragraphs=protocol.paragraphs(study),
+            command=protocol.command(study),
+            **_head(study),
+        )
+    )
+
+
+def _head(study: Study) -> dict[str, Any]:
+    return {
+        "question": study.suite.get("question") or study.name,
+        "facts": protocol.facts(study),
+        "filters": study.filters.describe(),
+    }
+
+
+def _draw(study: Study, folder: Path) -> dict[str, Drawing]:
+    # matplotlib takes a second to import, and only here is it needed.
+    from kdbench.report import plots
+
+    return plots.draw(study, folder)
+
+
+def _environment(study: Study, *, escape_html: bool) -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("kdbench.report"),
+        autoescape=escape_html,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": wording.number,
+        "signed": wording.signed,
+        "duration": wording.duration,
+        "milliseconds": wording.milliseconds,
+        "mebibytes": wording.mebibytes,
+        "count": wording.count,
+        "rank": _rank,
+        "themed": _themed,
+        "md": _markdown_text,
+    }
+    environment.globals |= {
+        "study": study,
+        "styles": study.styles,
+        "markers": MARKERS,
+        "interval": wording.interval,
+        "mean_std": wording.mean_std,
+        "gain": wording.gain,
+        "plural": wording.plural,
+        "shade": _shade,
+        "state": _state,
+    }
+    return environment
+
+
+def _rank(value: float) -> str:
+    return f"{value:g}"
+
+
+def _themed(colour: str) -> str:
+    """The two colours without a hue follow the page's light or dark theme."""
+    return {INK: "var(--method-ink)", NEUTRAL: "var(--method-neutral)"}.get(colour, colour)
+
+
+def _markdown_text(text: object) -> str:
+    return str(text).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+
+def _shade(gain: float | None, full: float) -> Markup:
+    if gain is None or gain == 0:
+        return Markup("")
+    share = round(0.34 * min(1.0, abs(gain) / full), 3)
+    kind = "up" if gain > 0 else "down"
+    return Markup(f'style="background: rgb(var(--{kind}-rgb) / {share})"')
+
+
+def _state(row: Mapping[str, Any]) -> str:
+    """Why a pair and method have no result."""
+    counts = [f"{row[state]} {state}" for state in ("failed", "stale", "skipped", "pending") if row[state]]
+    alone = row["skipped"] and len(counts) == 1
+    text = "skipped" if alone else wording.listing(counts)
+    return f"{text}: {row['reason']}" if row["reason"] else text
+
+
+def _asset(name: str) -> str:
+    return (files(__package__) / "templates" / name).read_text(encoding="utf-8")
+
+
+def _write(path: Path, text: str) -> None:
+    def fill(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResultsError(f"{path.parent}: cannot be made: {error.strerror or error}") from error
+    write_atomically(path, fill)

@@ -1,0 +1,224 @@
+"""The sections of the page: one function each, which says what its template is fed with.
+
+A function returns None where its section has nothing to say; the section is then left out. To add a section,
+write its function and ``templates/sections/<name>.html.j2``, and name it in :data:`SECTIONS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from kdbench.report import protocol, wording
+from kdbench.report.published import comparison
+from kdbench.report.strip import limits, strip
+from kdbench.report.study import Study
+from kdbench.report.verdict import verdicts
+
+Context = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page."""
+
+    name: str
+    """Its anchor, and its template's name."""
+    title: str
+    context: Callable[[Study], Context | None]
+
+
+def verdict(study: Study) -> Context:
+    """Who leads, what is tied."""
+    return {"verdicts": verdicts(study)}
+
+
+def overall(study: Study) -> Context | None:
+    """Ranks and gains over pairs, and the table of methods by pairs."""
+    if len(study.pairs) < 2 or study.cells["n"].sum() == 0:
+        return None
+    gains = study.cells["gain_over_none"].abs()
+    return {
+        "overall": study.overall,
+        "columns": [
+            {
+                "pair": pair,
+                "teacher": str(study.pair(pair)["teacher"].iloc[0]),
+                "student": str(study.pair(pair)["student"].iloc[0]),
+                "teacher_top1": study.teacher_top1(pair),
+                "cells": {row["label"]: row for row in _rows(study.pair(pair))},
+            }
+            for pair in study.pairs
+        ],
+        # Shading is full at the 90th percentile, so that one collapsed method does not bleach the rest.
+        "full_shade": max(float(gains.quantile(0.9)) if gains.notna().any() else 1.0, 0.1),
+    }
+
+
+def pairs(study: Study) -> Context | None:
+    """A table a pair."""
+    tables = []
+    for pair in study.pairs:
+        cells = study.pair(pair)
+        done = study.done(pair)
+        base = _first(cells.loc[cells["label"] == study.none, "top1_mean"])
+        range_ = limits(list(done["top1"]), [] if base is None else [base])
+        rows = [
+            {
+                **row,
+                "strip": strip(
+                    list(done.loc[done["label"] == row["label"], "top1"]),
+                    row["top1_mean"],
+                    row["top1_std"],
+                    base,
+                    range_,
+                ),
+            }
+            for row in _rows(cells)
+        ]
+        first = cells.iloc[0]
+        tables.append(
+            {
+                "pair": pair,
+                "title": study.title(pair),
+                "teacher": first["teacher"],
+                "student": first["student"],
+                "teacher_top1": study.teacher_top1(pair),
+                "rows": rows,
+                "range": range_,
+                "seeds": sorted(set(study.trials.loc[study.trials["pair"] == pair, "seed"])),
+                "parameters": _first(cells["student_parameters"].dropna()),
+            }
+        )
+    return {"tables": tables, "open": len(tables) <= 6, "has_kd": study.kd in set(study.trials["label"])}
+
+
+def beside(study: Study) -> Context | None:
+    """What top-1 does not show."""
+    rows = _rows(study.cells[study.cells["n"] > 0])
+    return {"rows": rows, "top5": any(row["top5_mean"] is not None for row in rows)} if rows else None
+
+
+def costs(study: Study) -> Context | None:
+    """What each method costs."""
+    rows = _rows(study.cells[study.cells["n"] > 0])
+    if not rows:
+        return None
+    devices = sorted(set(study.trials.loc[study.trials["status"] == "done", "device"]) - {""})
+    reference = {row["pair"]: row["seconds"] for row in rows if row["label"] == study.none}
+    for row in rows:
+        base = reference.get(row["pair"])
+        row["relative"] = row["seconds"] / base if base and row["seconds"] else None
+    return {
+        "rows": rows,
+        "memory": any(row["peak_memory_bytes"] is not None for row in rows),
+        "devices": devices,
+        "teachers": _teachers(study),
+    }
+
+
+def published(study: Study) -> Context | None:
+    """Ours beside the figures that papers report."""
+    table = comparison(study.cells, study.data)
+    if table.empty:
+        return None
+    return {"groups": [(source, _rows(rows)) for source, rows in table.groupby("source", sort=False)]}
+
+
+def uncounted(study: Study) -> Context | None:
+    """Trials that stand in no mean, with the reason."""
+    rest = study.trials[study.trials["status"] != "done"]
+    if rest.empty:
+        return None
+    groups = []
+    for status in ("diverged", "failed", "stale", "skipped", "pending"):
+        chosen = rest[rest["status"] == status]
+        rows = [
+            {
+                "pair": study.title(str(first["pair"])),
+                "label": first["label"],
+                "seeds": wording.listing([str(seed) for seed in group["seed"]]),
+                "count": len(group),
+                "reason": reason,
+            }
+            for (_, _, reason), group in chosen.groupby(["pair", "label", "reason"], sort=False)
+            for first in [group.iloc[0]]
+        ]
+        if rows:
+            groups.append({"status": status, "meaning": protocol.STATES[status], "rows": rows, "trials": len(chosen)})
+    return {"groups": groups}
+
+
+def rules(study: Study) -> Context:
+    """The protocol in words."""
+    return {
+        "paragraphs": protocol.paragraphs(study),
+        "recipe": protocol.recipe_rows(study),
+        "settings": protocol.settings_rows(study),
+        "teachers": _teachers(study),
+    }
+
+
+def environment(study: Study) -> Context:
+    """Where the numbers were made, and how to make them again."""
+    return {
+        "command": protocol.command(study),
+        "environments": protocol.environments(study),
+        "plugins": sorted(
+            {(row.plugin, row.plugin_version) for row in study.trials[study.trials["plugin"] != ""].itertuples()}
+        ),
+        "updated": study.plan.get("updated", ""),
+    }
+
+
+def _teachers(study: Study) -> list[dict[str, Any]]:
+    known = study.trials[study.trials["status"].isin(["done", "diverged"]) & (study.trials["teacher_sha256"] != "")]
+    rows = []
+    for teacher, group in known.groupby("teacher", sort=False):
+        first = group.iloc[-1]
+        result = study.folder.teacher(first["teacher_key"]).result or {}
+        rows.append(
+            {
+                "name": teacher,
+                "top1": None if pd.isna(first["teacher_top1"]) else float(first["teacher_top1"]),
+                "sha256": first["teacher_sha256"],
+                "key": first["teacher_key"],
+                "seconds": result.get("seconds"),
+                "epochs": result.get("epochs"),
+            }
+        )
+    return rows
+
+
+def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Records with None for whatever is missing."""
+    return [
+        {str(key): None if _is_missing(value) else value for key, value in record.items()}
+        for record in frame.to_dict("records")
+    ]
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or value is pd.NA or (isinstance(value, float) and value != value)
+
+
+def _first(values: pd.Series) -> Any:
+    known = values.dropna()
+    return known.iloc[0] if len(known) else None
+
+
+SECTIONS = (
+    Section("verdict", "Verdict", verdict),
+    Section("overall", "Over all pairs", overall),
+    Section("pairs", "Pair by pair", pairs),
+    Section("beside", "Beside accuracy", beside),
+    Section("costs", "What it costs", costs),
+    Section("published", "Beside published figures", published),
+    Section("uncounted", "Trials that do not count", uncounted),
+    Section("rules", "Protocol", rules),
+    Section("environment", "Environment, and how to make this again", environment),
+)
+"""In the page's order; plots stand with the sections they belong to."""

@@ -1,0 +1,188 @@
+"""The statistics of the report: pure functions on numbers, none of which hides how many there were.
+
+Sources: Student (1908) for the intervals; Friedman (1937) and Nemenyi (1963) as recommended for comparing
+methods over several data sets by Demšar, JMLR 7 (2006), https://jmlr.org/papers/v7/demsar06a.html; Efron (1979)
+for the bootstrap.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+CONFIDENCE = 0.95
+PAIRS_FOR_INTERVAL = 5
+"""From this many pairs on, an interval over pair means is given and methods are compared over pairs."""
+DIVERGED = -math.inf
+"""The score of a diverged trial: any mean that includes it ranks last."""
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and how sure it is. Never without ``n``."""
+
+    n: int
+    mean: float | None = None
+    std: float | None = None
+    """Sample standard deviation (divisor n - 1); None below two values."""
+    low: float | None = None
+    high: float | None = None
+    """Bounds of the two-sided Student-t interval; None below two values."""
+
+    @property
+    def tied(self) -> bool | None:
+        """Of a difference: whether its interval contains 0. None where there is no interval."""
+        if self.low is None or self.high is None:
+            return None
+        return self.low <= 0 <= self.high
+
+    @property
+    def half_width(self) -> float | None:
+        """Half the interval's width."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
+
+def estimate(values: Iterable[float], confidence: float = CONFIDENCE) -> Estimate:
+    """Mean, sample standard deviation and Student-t interval of independent values."""
+    sample = np.asarray(list(values), dtype=np.float64)
+    n = len(sample)
+    if n == 0:
+        return Estimate(0)
+    mean = float(sample.mean())
+    if n == 1:
+        return Estimate(1, mean)
+    std = float(sample.std(ddof=1))
+    half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * std / math.sqrt(n)
+    return Estimate(n, mean, std, mean - half, mean + half)
+
+
+def paired_difference(
+    ours: Mapping[int, float], theirs: Mapping[int, float], confidence: float = CONFIDENCE
+) -> Estimate:
+    """``ours - theirs`` over the seeds that both have; values by seed."""
+    seeds = sorted(ours.keys() & theirs.keys())
+    return estimate((ours[seed] - theirs[seed] for seed in seeds), confidence)
+
+
+def over_pairs(means: Iterable[float], confidence: float = CONFIDENCE) -> Estimate:
+    """A mean over pairs, each pair counted once; with an interval from :data:`PAIRS_FOR_INTERVAL` pairs on."""
+    whole = estimate(means, confidence)
+    if whole.n >= PAIRS_FOR_INTERVAL:
+        return whole
+    return Estimate(whole.n, whole.mean, whole.std)
+
+
+def ranks(scores: Array) -> Array:
+    """Ranks along the last axis: 1 for the highest score, equal scores share the mean of their ranks."""
+    return np.asarray(stats.rankdata(-np.asarray(scores, dtype=np.float64), axis=-1), dtype=np.float64)
+
+
+def complete_block(present: NDArray[np.bool_]) -> tuple[list[int], list[int]]:
+    """Rows and columns of a block without gaps, found by leaving out whichever lacks most, one at a time.
+
+    ``present``: (methods, pairs). Where a method and a pair lack the same share, the method is left out.
+    Comparing methods over pairs needs every method on every pair; nothing is filled in.
+    """
+    rows, columns = list(range(present.shape[0])), list(range(present.shape[1]))
+    while rows and columns:
+        block = present[np.ix_(rows, columns)]
+        if block.all():
+            break
+        row_gaps, column_gaps = 1 - block.mean(axis=1), 1 - block.mean(axis=0)
+        if row_gaps.max() >= column_gaps.max():
+            rows.pop(int(row_gaps.argmax()))
+        else:
+            columns.pop(int(column_gaps.argmax()))
+    return (rows, columns) if rows and columns else ([], [])
+
+
+@dataclass(frozen=True)
+class RankInterval:
+    """A mean rank over pairs and its bootstrap interval, None where nothing could be drawn from."""
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+
+
+def mean_ranks(
+    scores: Sequence[Array], *, draws: int = 2000, confidence: float = CONFIDENCE, seed: int = 0
+) -> list[RankInterval]:
+    """Mean rank of each method over pairs, with a percentile bootstrap interval.
+
+    ``scores``: one array a pair, (seeds, methods), :data:`DIVERGED` for a diverged trial. A pair's ranking is
+    that of the means over seeds. Each draw takes seeds with replacement within each pair and, from
+    :data:`PAIRS_FOR_INTERVAL` pairs on, pairs with replacement; with fewer, the interval speaks of these pairs.
+    There is no interval where every pair has one seed and there are fewer pairs than that.
+    """
+    points = np.stack([ranks(pair.mean(axis=0)) for pair in scores])
+    drawn_pairs = len(scores) >= PAIRS_FOR_INTERVAL
+    if not drawn_pairs and all(len(pair) < 2 for pair in scores):
+        return [RankInterval(float(mean)) for mean in points.mean(axis=0)]
+    generator = np.random.default_rng(seed)
+    sampled = np.empty((draws, len(scores), points.shape[1]))
+    for index, pair in enumerate(scores):
+        chosen = generator.integers(len(pair), size=(draws, len(pair)))
+        sampled[:, index] = ranks(pair[chosen].mean(axis=1))
+    if drawn_pairs:
+        chosen = generator.integers(len(scores), size=(draws, len(scores)))
+        sampled = np.take_along_axis(sampled, chosen[:, :, None], axis=1)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(sampled.mean(axis=1), [tail, 1 - tail], axis=0)
+    return [RankInterval(float(m), float(a), float(b)) for m, a, b in zip(points.mean(axis=0), low, high, strict=True)]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Friedman's test over pairs and Nemenyi's critical difference."""
+
+    pairs: int
+    methods: int
+    statistic: float
+    p_value: float
+    critical_difference: float
+
+
+def compare_over_pairs(scores: Array, confidence: float = CONFIDENCE) -> Comparison | None:
+    """Friedman's test and Nemenyi's critical difference; ``scores``: (pairs, methods).
+
+    None below :data:`PAIRS_FOR_INTERVAL` pairs, three methods, or where all methods score alike everywhere.
+    """
+    pairs, methods = scores.shape
+    if pairs < PAIRS_FOR_INTERVAL or methods < 3:
+        return None
+    ranked = ranks(scores)
+    if np.ptp(ranked, axis=1).max() == 0:
+        return None
+    # Ranks in place of scores: a diverged cell's -inf keeps its place and yields no NaN.
+    test = stats.friedmanchisquare(*ranked.T)
+    return Comparison(
+        pairs,
+        methods,
+        float(test.statistic),
+        float(test.pvalue),
+        critical_difference(methods, pairs, confidence),
+    )
+
+
+def critical_difference(methods: int, pairs: int, confidence: float = CONFIDENCE) -> float:
+    """Nemenyi's: mean ranks over ``pairs`` that are nearer than this cannot be told apart."""
+    q = float(stats.studentized_range.ppf(confidence, methods, np.inf)) / math.sqrt(2)
+    return q * math.sqrt(methods * (methods + 1) / (6 * pairs))
+
+
+def indistinguishable(mean_ranks: Sequence[float], difference: float) -> list[tuple[int, int]]:
+    """Maximal runs (first and last index, two members or more) of rising mean ranks nearer than ``difference``."""
+    runs: list[tuple[int, int]] = []
+    for first, start in enumerate(mean_ranks):
+        last = max(i for i, rank in enumerate(mean_ranks) if rank - start < difference)
+        if last > first and (not runs or last > runs[-1][1]):
+            runs.append((first, last))
+    return runs

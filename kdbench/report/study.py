@@ -1,0 +1,112 @@
+"""All that a report shows, read once: what every section is fed with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from kdbench.report import wording
+from kdbench.report.frame import Filters, method_order, pair_order, read_curves, read_trials
+from kdbench.report.leaderboard import Overall, baseline, leaderboard, overall
+from kdbench.report.styles import Style, styles
+from kdbench.results import SuiteFolder
+
+
+@dataclass(frozen=True)
+class Study:
+    """A suite's results as far as they stand."""
+
+    folder: SuiteFolder
+    plan: Mapping[str, Any]
+    filters: Filters
+    trials: pd.DataFrame
+    """The trials shown, one row each (:data:`kdbench.report.frame.COLUMNS`)."""
+    cells: pd.DataFrame
+    """The leaderboard (:data:`kdbench.report.leaderboard.COLUMNS`)."""
+    overall: Overall
+    styles: Mapping[str, Style]
+    """By label; a label keeps its style whatever is filtered."""
+    none: str
+    """The label of the baseline that learns from labels alone."""
+    kd: str
+
+    @cached_property
+    def curves(self) -> pd.DataFrame:
+        """One row an epoch (:func:`kdbench.report.frame.read_curves`)."""
+        return read_curves(self.folder, self.trials)
+
+    @property
+    def name(self) -> str:
+        """The suite's name."""
+        return self.folder.path.name
+
+    @property
+    def suite(self) -> Mapping[str, Any]:
+        """The suite as planned; empty where the plan is lost."""
+        suite = self.plan.get("suite", {})
+        return suite if isinstance(suite, Mapping) else {}
+
+    @property
+    def data(self) -> str:
+        """The data set's name."""
+        named = self.suite.get("data", {}).get("name")
+        return str(named or next((name for name in self.trials["data"] if name), ""))
+
+    @property
+    def pairs(self) -> list[str]:
+        """``teacher:student``, in the suite's order."""
+        return pair_order(self.trials)
+
+    @property
+    def labels(self) -> list[str]:
+        """The methods shown, in the suite's order."""
+        return method_order(self.trials)
+
+    def pair(self, pair: str) -> pd.DataFrame:
+        """A pair's rows of the leaderboard, best first."""
+        return self.cells[self.cells["pair"] == pair]
+
+    def title(self, pair: str) -> str:
+        """``teacher → student``."""
+        first = self.trials[self.trials["pair"] == pair].iloc[0]
+        return wording.pair(str(first["teacher"]), str(first["student"]))
+
+    def done(self, pair: str) -> pd.DataFrame:
+        """A pair's done trials."""
+        return self.trials[(self.trials["pair"] == pair) & (self.trials["status"] == "done")]
+
+    def teacher_top1(self, pair: str) -> float | None:
+        """The test accuracy of a pair's teacher in percent, where a trial has recorded it."""
+        known = self.trials.loc[
+            (self.trials["pair"] == pair) & self.trials["status"].isin(["done", "diverged"]), "teacher_top1"
+        ].dropna()
+        return float(known.iloc[-1]) if len(known) else None
+
+
+def read_study(folder: SuiteFolder, filters: Filters | None = None) -> Study:
+    """Read a results folder.
+
+    Raises:
+        ResultsError: as :func:`kdbench.report.frame.read_trials`.
+    """
+    filters = filters or Filters()
+    trials = read_trials(folder, filters)
+    # Gains over a baseline that was filtered away are still gains over that baseline.
+    everyone = read_trials(folder, filters.without_methods())
+    cells = leaderboard(everyone, shown=method_order(trials))
+    methods = dict(zip(everyone["label"], everyone["method"], strict=True))
+    return Study(
+        folder=folder,
+        plan=folder.plan or {},
+        filters=filters,
+        trials=trials,
+        cells=cells,
+        overall=overall(trials, cells),
+        styles=styles(methods),
+        none=baseline(everyone, "none"),
+        kd=baseline(everyone, "kd"),
+    )

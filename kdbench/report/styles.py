@@ -1,0 +1,40 @@
+"""One colour and one marker a method, the same in every plot and table of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+# Okabe and Ito's palette, legible to colour-blind readers (https://jfly.uni-koeln.de/color/), without its
+# black and its yellow: black is kd's and yellow is too faint on white.
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+INK = "#222222"
+NEUTRAL = "#808080"
+
+
+@dataclass(frozen=True)
+class Style:
+    """A colour (``#rrggbb``) and a marker by matplotlib's letter."""
+
+    colour: str
+    marker: str
+
+
+def styles(methods: Mapping[str, str]) -> dict[str, Style]:
+    """A style for each label; ``methods``: the method's name by label, in the suite's order.
+
+    The baselines are grey and black. As there are 6 colours and 7 markers, the next 42 labels differ in the two
+    together, and neighbours differ in both.
+    """
+    chosen: dict[str, Style] = {}
+    others = 0
+    for label, method in methods.items():
+        if method == "none":
+            chosen[label] = Style(NEUTRAL, "o")
+        elif label == "kd":
+            chosen[label] = Style(INK, "s")
+        else:
+            chosen[label] = Style(PALETTE[others % len(PALETTE)], MARKERS[others % len(MARKERS)])
+            others += 1
+    return chosen
