@@ -1,0 +1,292 @@
+"""What the tests of observers share: a run without training, and a store in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pluggy
+import pytest
+
+import kdbench.hookspecs
+from kdbench.hookspecs import RunInfo
+from kdbench.observers.mirror import Run, Value
+from kdbench.recipe import Recipe
+from kdbench.results import SuiteFolder
+from kdbench.suite.plan import Origin, Plan, TeacherPlan, Trial
+from kdbench.suite.schema import Suite
+
+ENVIRONMENT = {
+    "kdbench": "0.1.0",
+    "torch": "2.11.0",
+    "python": "3.11.7",
+    "device": "cpu",
+    "git_commit": "abc123",
+    "precision": "float32",
+}
+
+
+def make_trial(
+    label: str = "kd", student: str = "resnet8", seed: int = 0, epochs: int = 4, status: str = "pending"
+) -> Trial:
+    recipe = Recipe(epochs=epochs)
+    teacher = TeacherPlan("resnet20", "resnet20", {"name": "digits"}, recipe, None, None, 0)
+    return Trial(
+        suite="tiny",
+        data={"name": "digits", "train_limit": None},
+        teacher=teacher,
+        student=student,
+        method=label,
+        label=label,
+        seed=seed,
+        settings={"temperature": 4.0, "taps": ["stage1", "stage2"]},
+        recipe=recipe,
+        origin=Origin("kdbench", "0.1.0", "kdbench 0.1.0"),
+        status=status,
+    )
+
+
+def make_plan(trials: Sequence[Trial]) -> Plan:
+    suite = Suite.model_validate(
+        {
+            "name": "tiny",
+            "question": "Does it log?",
+            "data": {"name": "digits"},
+            "recipe": {"epochs": trials[0].recipe.epochs},
+            "pairs": [{"teacher": "resnet20", "student": s} for s in {t.student: 0 for t in trials}],
+            "methods": [{"name": label} for label in {t.label: 0 for t in trials}],
+            "seeds": sorted({t.seed for t in trials}),
+        }
+    )
+    return Plan(suite, tuple(trials))
+
+
+class PretendedRun:
+    """Does to the results folder and to observers what a run does, but trains nothing."""
+
+    def __init__(self, folder: Path, trials: Sequence[Trial], *observers: object) -> None:
+        self.plan = make_plan(trials)
+        self.folder = SuiteFolder(folder / "runs", "tiny")
+        self.info = RunInfo(
+            invocation="20260101T000000Z-abcdef",
+            output=self.folder.path,
+            report=folder / "reports" / "tiny",
+            tracking_uri=None,
+            device="cpu",
+            environment=ENVIRONMENT,
+        )
+        manager = pluggy.PluginManager("kdbench")
+        manager.add_hookspecs(kdbench.hookspecs)
+        for observer in observers:
+            manager.register(observer)
+        self.hook = manager.hook
+
+    def start(self) -> None:
+        self.folder.write_plan({"suite": self.plan.suite.model_dump(mode="json")})
+        self.hook.kdbench_suite_started(plan=self.plan, run=self.info)
+
+    def begin(self, trial: Trial, kept: int = 0, fresh: bool = False) -> None:
+        """Start a trial, or go on from a checkpoint after ``kept`` epochs."""
+        place = self.folder.trial(trial.id)
+        if fresh:
+            place.clear()
+        (place.path / "result.json").unlink(missing_ok=True)
+        place.begin(trial.to_json())
+        place.write_epochs(place.epochs[:kept])
+        self.hook.kdbench_trial_started(trial=trial, run=self.info)
+
+    def epoch(self, trial: Trial, epoch: int, stage: str = "main", **other: Any) -> None:
+        record: dict[str, Any] = {
+            "epoch": epoch,
+            "stage": stage,
+            "lr": 0.05,
+            "train_loss": 2.0 / epoch,
+            "terms": {"ce": 1.5 / epoch, "kl": 0.5 / epoch},
+            "seconds": 2.0,
+        }
+        if stage == "main":
+            record |= {"top1": 90.0 + epoch, "nll": 0.1 + 0.1 / epoch, "ece": 0.02}
+        record |= other
+        self.folder.trial(trial.id).append_epoch(record)
+        self.hook.kdbench_epoch_finished(trial=trial, record=record, run=self.info)
+
+    def finish(self, trial: Trial, finished: str = "2026-01-01T00:01:00+00:00", **other: Any) -> None:
+        place = self.folder.trial(trial.id)
+        result = {
+            "id": trial.id,
+            "status": "done",
+            "epoch": trial.recipe.epochs,
+            "selection": "last",
+            "top1": 94.0,
+            "best_on_test": {"epoch": 3, "top1": 95.0},
+            "teacher": {"key": trial.teacher.key, "sha256": "0" * 64, "top1": 98.5, "seconds": 12.0},
+            "cost": {"seconds": 8.5, "peak_memory_bytes": None, "student_parameters": 78042},
+            "data": {"name": "digits", "fingerprint": "f", "corrupt": 0},
+            "environment": ENVIRONMENT,
+            "started": "2026-01-01T00:00:00+00:00",
+            "finished": finished,
+        } | other
+        place.weights.write_bytes(b"weights")
+        place.finish(result)
+        self.hook.kdbench_trial_finished(trial=trial, result=result, run=self.info)
+
+    def fail(self, trial: Trial, message: str = "the loss went wrong") -> None:
+        error = {"id": trial.id, "status": "failed", "stage": "main", "epoch": 2, "message": message}
+        self.folder.trial(trial.id).fail(error)
+        self.hook.kdbench_trial_failed(trial=trial, error=error, run=self.info)
+
+    def end(self, interrupted: bool = False) -> None:
+        self.info.report.mkdir(parents=True, exist_ok=True)
+        (self.info.report / "plots").mkdir(exist_ok=True)
+        (self.info.report / "index.html").write_text("<p>report</p>")
+        (self.info.report / "plots" / "curves.svg").write_text("<svg/>")
+        self.hook.kdbench_suite_finished(plan=self.plan, run=self.info, interrupted=interrupted)
+
+
+class ServerGone(Exception):
+    pass
+
+
+class MemoryStore:
+    """A store in memory that keeps every value it is sent, so that a second copy shows.
+
+    ``fails_at`` is the number of the call (from 0) at which it is gone: before it does as told, or, with
+    ``answer_lost``, after.
+    """
+
+    def __init__(self) -> None:
+        self.experiments: list[str] = []
+        self.logged: dict[str, Run] = {}
+        self.sent: dict[str, list[tuple[str, int, float]]] = {}
+        self.files: dict[str, list[str]] = {}
+        self.ended: dict[str, int | None] = {}
+        self.calls: list[str] = []
+        self.fails_at: int | None = None
+        self.answer_lost = False
+
+    def _call(self, name: str, act: Callable[[], Any]) -> Any:
+        gone = self.fails_at is not None and len(self.calls) >= self.fails_at
+        first = gone and len(self.calls) == self.fails_at
+        self.calls.append(name)
+        answer = act() if not gone or (first and self.answer_lost) else None
+        if gone:
+            raise ServerGone(name)
+        return answer
+
+    def experiment(self, name: str) -> str:
+        def act() -> str:
+            if name not in self.experiments:
+                self.experiments.append(name)
+            return str(self.experiments.index(name))
+
+        return str(self._call("experiment", act))
+
+    def runs(self, experiment: str) -> Iterator[Run]:
+        def act() -> list[Run]:
+            return [
+                Run(
+                    run.id,
+                    run.started,
+                    run.status,
+                    dict(run.tags),
+                    set(run.parameters),
+                    tuple({name: 0 for name, _, _ in self.sent[run.id]}),
+                )
+                for run in self.logged.values()
+            ]
+
+        return iter(self._call("runs", act))
+
+    def history(self, run: str, metric: str) -> list[tuple[int, float]]:
+        def act() -> list[tuple[int, float]]:
+            return [(step, value) for name, step, value in self.sent[run] if name == metric]
+
+        found: list[tuple[int, float]] = self._call("history", act)
+        return found
+
+    def create_run(self, experiment: str, started: int, tags: Mapping[str, str]) -> str:
+        def act() -> str:
+            run = Run(f"run{len(self.logged)}", started, "RUNNING", dict(tags))
+            self.logged[run.id], self.sent[run.id], self.files[run.id] = run, [], []
+            return run.id
+
+        return str(self._call("create_run", act))
+
+    def log(
+        self, run: str, values: Sequence[Value], parameters: Mapping[str, str], tags: Mapping[str, str]
+    ) -> None:
+        def act() -> None:
+            self.sent[run] += [(value.name, value.step, value.value) for value in values]
+            self.logged[run].parameters |= set(parameters)
+            self.logged[run].tags |= tags
+
+        self._call("log", act)
+
+    def upload(self, run: str, path: Path, place: str = "") -> None:
+        self._call("upload", lambda: self.files[run].append(f"{place}/{path.name}".lstrip("/")))
+
+    def reopen(self, run: str) -> None:
+        self._call("reopen", lambda: setattr(self.logged[run], "status", "RUNNING"))
+
+    def end(self, run: str, status: str, ended: int | None = None) -> None:
+        def act() -> None:
+            self.logged[run].status = status
+            self.ended[run] = ended
+
+        self._call("end", act)
+
+    def of_trial(self, trial: Trial) -> list[Run]:
+        """All runs of a trial, in the order of their creation."""
+        return [run for run in self.logged.values() if run.tags.get("kdbench.trial_id") == trial.id]
+
+    def parents(self) -> list[Run]:
+        """All runs of invocations."""
+        return [run for run in self.logged.values() if "kdbench.invocation" in run.tags]
+
+
+@pytest.fixture
+def trial() -> Callable[..., Trial]:
+    return make_trial
+
+
+@pytest.fixture
+def pretend(tmp_path: Path) -> Callable[..., PretendedRun]:
+    def make(trials: Sequence[Trial], *observers: object) -> PretendedRun:
+        return PretendedRun(tmp_path, trials, *observers)
+
+    return make
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+@pytest.fixture
+def new_store() -> type[MemoryStore]:
+    return MemoryStore
+
+
+@pytest.fixture
+def server_gone() -> type[Exception]:
+    return ServerGone
+
+
+class SteppedClock:
+    """A clock that stands until it is told to go on, in seconds."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock() -> SteppedClock:
+    return SteppedClock()
+

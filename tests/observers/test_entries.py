@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from kdbench.observers.entries import (
+    Point,
+    entry_name,
+    entry_value,
+    environment_tags,
+    not_finite,
+    parameters,
+    points,
+    trial_tags,
+)
+
+TRIAL = {
+    "protocol": 1,
+    "id": "resnet20-resnet8-kd_T4-seed0-0123456789",
+    "suite": "tiny",
+    "data": {"name": "digits", "train_limit": None},
+    "teacher": "resnet20",
+    "student": "resnet8",
+    "method": "kd",
+    "label": "kd T4",
+    "settings": {"temperature": 4.0, "taps": ["stage1", "stage2"], "warm": {"epochs": 2}},
+    "seed": 0,
+    "recipe": {"epochs": 30, "nesterov": False, "augmentation": [{"name": "flip", "p": 0.5}]},
+    "plugin": {"distribution": "kdbench", "version": "0.1.0"},
+}
+
+
+def test_parameters_are_flat_and_complete() -> None:
+    assert parameters(TRIAL) == {
+        "method": "kd",
+        "label": "kd T4",
+        "teacher": "resnet20",
+        "student": "resnet8",
+        "seed": "0",
+        "protocol": "1",
+        "settings.temperature": "4.0",
+        "settings.taps": '["stage1", "stage2"]',
+        "settings.warm.epochs": "2",
+        "recipe.epochs": "30",
+        "recipe.nesterov": "false",
+        "recipe.augmentation": '[{"name": "flip", "p": 0.5}]',
+        "data.name": "digits",
+        "data.train_limit": "null",
+    }
+
+
+def test_tags_name_the_trial_and_who_made_it() -> None:
+    tags = trial_tags(TRIAL, {"kdbench": "0.1.0", "torch": "2.11.0", "git_commit": None})
+    assert tags == {
+        "mlflow.runName": "kd T4 resnet20:resnet8 seed 0",
+        "kdbench.trial_id": "resnet20-resnet8-kd_T4-seed0-0123456789",
+        "method": "kd",
+        "label": "kd T4",
+        "teacher": "resnet20",
+        "student": "resnet8",
+        "pair": "resnet20:resnet8",
+        "seed": "0",
+        "plugin": "kdbench",
+        "plugin_version": "0.1.0",
+        "kdbench_version": "0.1.0",
+        "torch_version": "2.11.0",
+        "mlflow.source.name": "kdbench",
+    }
+
+
+def test_commit_is_where_mlflow_shows_it() -> None:
+    tags = environment_tags({"git_commit": "abc123"})
+    assert tags["git_commit"] == tags["mlflow.source.git.commit"] == "abc123"
+
+
+def test_steps_go_on_from_stage_to_stage() -> None:
+    records = [
+        {"epoch": 1, "stage": "boundary", "train_loss": 3.0, "terms": {"margin": 3.0}, "seconds": 1.5},
+        {"epoch": 2, "stage": "boundary", "train_loss": 2.5, "terms": {"margin": 2.5}, "seconds": 1.5},
+        {"epoch": 1, "stage": "main", "train_loss": 1.0, "terms": {"ce": 1.0}, "seconds": 2.0, "top1": 91.0},
+    ]
+    assert set(points(records, None)) == {
+        Point("boundary/train_loss", 1, 3.0, 1.5),
+        Point("boundary/terms/margin", 1, 3.0, 1.5),
+        Point("boundary/seconds", 1, 1.5, 1.5),
+        Point("boundary/train_loss", 2, 2.5, 3.0),
+        Point("boundary/terms/margin", 2, 2.5, 3.0),
+        Point("boundary/seconds", 2, 1.5, 3.0),
+        Point("train_loss", 3, 1.0, 5.0),
+        Point("terms/ce", 3, 1.0, 5.0),
+        Point("seconds", 3, 2.0, 5.0),
+        Point("top1", 3, 91.0, 5.0),
+    }
+
+
+def test_the_result_stands_at_the_last_step() -> None:
+    result = {
+        "id": "x",
+        "status": "done",
+        "epoch": 1,
+        "top1": 94.0,
+        "agreement": None,
+        "best_on_test": {"epoch": 1, "top1": 95.0},
+        "teacher": {"sha256": "00", "top1": 98.5},
+        "cost": {"seconds": 8.5, "peak_memory_bytes": None},
+        "data": {"corrupt": 0},
+        "environment": {"python": "3.11"},
+    }
+    assert set(points([{"epoch": 1, "stage": "main", "seconds": 4.0}], result)) == {
+        Point("seconds", 1, 4.0, 4.0),
+        Point("result/epoch", 1, 1.0, 4.0),
+        Point("result/top1", 1, 94.0, 4.0),
+        Point("result/best_on_test.epoch", 1, 1.0, 4.0),
+        Point("result/best_on_test.top1", 1, 95.0, 4.0),
+        Point("teacher/top1", 1, 98.5, 4.0),
+        Point("cost/seconds", 1, 8.5, 4.0),
+    }
+
+
+def test_a_result_without_teacher_or_best_epoch() -> None:
+    result = {"status": "diverged", "best_on_test": None, "teacher": None, "cost": None}
+    assert points([], result) == []
+
+
+def test_what_is_not_finite_becomes_a_tag_of_its_first_step() -> None:
+    values = [
+        Point("train_loss", 1, 0.5, 1.0),
+        Point("train_loss", 2, math.inf, 2.0),
+        Point("train_loss", 3, math.nan, 3.0),
+        Point("nll", 3, math.nan, 3.0),
+    ]
+    assert not_finite(values) == {
+        "not_finite.train_loss": "inf at step 2",
+        "not_finite.nll": "nan at step 3",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("terms/ce", "terms/ce"),
+        ("terms/kl(a, b)", "terms/kl_a_ b_"),
+        ("terms//../ce/", "terms/ce"),
+        ("Größe", "Größe"),
+        ("..", "_"),
+        ("a" * 300, "a" * 250),
+    ],
+)
+def test_names_fit_mlflow(name: str, expected: str) -> None:
+    from mlflow.utils.validation import _validate_metric_name, _validate_param_name, _validate_tag_name
+
+    found = entry_name(name)
+    assert found == expected
+    _validate_metric_name(found)
+    _validate_param_name(found)
+    _validate_tag_name(found)
+
+
+def test_long_values_end_in_an_ellipsis() -> None:
+    assert entry_value("x" * 10, 10) == "x" * 10
+    assert entry_value("x" * 11, 10) == "x" * 9 + "…"

@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from kdbench.observers.mirror import Mirror, report_files
+
+PARENT = "mlflow.parentRunId"
+
+
+def mirror_all(run: Any, store: Any, invocation: str = "sync") -> Mirror:
+    """What a replay does: a mirror that knows only what the store says, over the whole folder."""
+    mirror = Mirror(store, "tiny")
+    for folder in run.folder:
+        mirror.mirror(folder, folder.trial, {}, lambda: mirror.open_parent(invocation, {}))
+    mirror.close_parents(report_files(run.folder.path, run.info.report))
+    return mirror
+
+
+def finished_run(pretend: Callable[..., Any], trial: Any) -> tuple[Any, Any]:
+    """Two trials, one with a stage before the main one; both done."""
+    none, ab = trial("none", epochs=2), trial("ab", epochs=2)
+    run = pretend([none, ab])
+    run.start()
+    for one in (none, ab):
+        run.begin(one)
+    run.epoch(ab, 1, stage="boundary")
+    for epoch in (1, 2):
+        run.epoch(none, epoch)
+        run.epoch(ab, epoch)
+    for one in (none, ab):
+        run.finish(one)
+    run.end()
+    return run, (none, ab)
+
+
+def train_loss(store: Any, run: Any) -> list[tuple[str, int, float]]:
+    return [entry for entry in store.sent[run.id] if entry[0].endswith("train_loss")]
+
+
+def test_a_finished_trial(pretend: Any, trial: Any, store: Any) -> None:
+    run, (none, ab) = finished_run(pretend, trial)
+    mirror = mirror_all(run, store)
+    assert store.experiments == ["tiny"]
+    (child,) = store.of_trial(ab)
+    (parent,) = store.parents()
+    assert train_loss(store, child) == [
+        ("boundary/train_loss", 1, 2.0),
+        ("train_loss", 2, 2.0),
+        ("train_loss", 3, 1.0),
+    ]
+    assert child.status == "FINISHED"
+    assert store.ended[child.id] == 1767225660000  # 2026-01-01 00:01:00 UTC
+    assert child.started == 1767225600000
+    assert child.tags[PARENT] == parent.id
+    assert child.tags["kdbench.status"] == "done"
+    assert child.tags["torch_version"] == "2.11.0"
+    assert store.files[child.id] == ["trial.json", "epochs.jsonl", "result.json"]
+    assert parent.status == "FINISHED"
+    assert store.files[parent.id] == ["plan.json", "report/index.html", "report/plots/curves.svg"]
+    assert len(store.of_trial(none)) == 1
+    assert (mirror.report.created, mirror.report.completed) == (2, 2)
+
+
+def test_twice_changes_nothing(pretend: Any, trial: Any, store: Any) -> None:
+    run, _ = finished_run(pretend, trial)
+    mirror_all(run, store)
+    before = len(store.calls)
+    again = mirror_all(run, store)
+    assert store.calls[before:] == ["experiment", "runs"]
+    assert (again.report.unchanged, again.report.completed, again.report.values) == (2, 0, 0)
+
+
+@pytest.mark.parametrize("answer_lost", [False, True])
+def test_whenever_the_store_fails_a_replay_completes_it(
+    pretend: Any, trial: Any, new_store: Any, server_gone: type[Exception], answer_lost: bool
+) -> None:
+    run, trials = finished_run(pretend, trial)
+    undisturbed = new_store()
+    mirror_all(run, undisturbed)
+    for call in range(len(undisturbed.calls)):
+        store = new_store()
+        store.fails_at, store.answer_lost = call, answer_lost
+        with pytest.raises(server_gone):
+            mirror_all(run, store)
+        store.fails_at = None
+        mirror_all(run, store)
+        assert len(store.logged) == len(undisturbed.logged)
+        for one in trials:
+            (expected,), (found,) = undisturbed.of_trial(one), store.of_trial(one)
+            assert sorted(store.sent[found.id]) == sorted(undisturbed.sent[expected.id])
+            assert found.parameters == expected.parameters
+            assert found.tags.keys() == expected.tags.keys()
+            assert found.status == "FINISHED"
+            assert set(store.files[found.id]) == set(undisturbed.files[expected.id])
+        (parent,) = store.parents()
+        assert parent.status == "FINISHED"
+        assert set(store.files[parent.id]) == set(undisturbed.files[undisturbed.parents()[0].id])
+
+
+def test_epoch_by_epoch_sends_each_once(pretend: Any, trial: Any, store: Any) -> None:
+    kd = trial("kd", epochs=3)
+    run = pretend([kd])
+    mirror = Mirror(store, "tiny")
+
+    def look() -> None:
+        mirror.mirror(run.folder.trial(kd.id), kd.to_json(), {}, lambda: mirror.open_parent("now", {}))
+
+    run.begin(kd)
+    look()
+    for epoch in (1, 2, 3):
+        run.epoch(kd, epoch)
+        before = store.calls.count("log")
+        look()
+        look()
+        assert store.calls.count("log") == before + 1
+    run.finish(kd)
+    look()
+    (child,) = store.of_trial(kd)
+    assert train_loss(store, child) == [("train_loss", 1, 2.0), ("train_loss", 2, 1.0), ("train_loss", 3, 2 / 3)]
+    assert len(store.sent[child.id]) == len(set(store.sent[child.id]))
+    assert child.status == "FINISHED"
+
+
+def test_going_on_from_a_checkpoint_continues_the_run_under_the_new_parent(
+    pretend: Any, trial: Any, store: Any
+) -> None:
+    kd = trial("kd", epochs=3)
+    run = pretend([kd])
+    run.begin(kd)
+    run.epoch(kd, 1)
+    run.epoch(kd, 2)
+    mirror_all(run, store, "killed")
+    (child,) = store.of_trial(kd)
+    assert child.status == "RUNNING"
+    run.begin(kd, kept=1)
+    mirror_all(run, store, "second")
+    # The repeated epoch takes another time, which does not make it another training.
+    run.epoch(kd, 2, seconds=7.0)
+    run.epoch(kd, 3)
+    run.finish(kd)
+    mirror_all(run, store, "second")
+    (child,) = store.of_trial(kd)
+    killed, second = store.parents()
+    assert train_loss(store, child) == [("train_loss", 1, 2.0), ("train_loss", 2, 1.0), ("train_loss", 3, 2 / 3)]
+    assert child.tags[PARENT] == second.id
+    assert (child.status, killed.status, second.status) == ("FINISHED", "FINISHED", "FINISHED")
+
+
+def test_a_trial_made_anew_supersedes_the_old_run(pretend: Any, trial: Any, store: Any) -> None:
+    kd = trial("kd", epochs=1)
+    run = pretend([kd])
+    run.begin(kd)
+    run.epoch(kd, 1)
+    run.finish(kd)
+    mirror_all(run, store)
+    run.begin(kd, fresh=True)
+    run.epoch(kd, 1)
+    run.finish(kd, finished="2026-01-02T00:00:00+00:00")
+    mirror = mirror_all(run, store)
+    old, new = store.of_trial(kd)
+    assert old.tags["kdbench.superseded"] == "true"
+    assert (old.status, new.status) == ("FINISHED", "FINISHED")
+    assert "kdbench.superseded" not in new.tags
+    assert train_loss(store, new) == [("train_loss", 1, 2.0)]
+    assert mirror.report.superseded == 1
+
+
+@pytest.mark.parametrize("anew", [{"train_loss": 1.25}, {"terms": {"ce": 1.5}}])
+def test_an_unfinished_run_with_other_values_is_superseded(
+    pretend: Any, trial: Any, store: Any, anew: dict[str, Any]
+) -> None:
+    kd = trial("kd", epochs=1)
+    run = pretend([kd])
+    run.begin(kd)
+    run.epoch(kd, 1)
+    mirror_all(run, store)
+    run.begin(kd, fresh=True)
+    run.epoch(kd, 1, **anew)
+    run.finish(kd)
+    mirror_all(run, store)
+    old, new = store.of_trial(kd)
+    assert old.tags["kdbench.superseded"] == "true"
+    assert old.status == "KILLED"
+    expected = [("train_loss", 1, anew.get("train_loss", 2.0))]
+    assert train_loss(store, new) == expected
+
+
+def test_two_runs_of_one_result_leave_one(pretend: Any, trial: Any, store: Any) -> None:
+    kd = trial("kd", epochs=1)
+    run = pretend([kd])
+    run.begin(kd)
+    run.epoch(kd, 1)
+    run.finish(kd)
+    late = Mirror(store, "tiny")
+    mirror_all(run, store)
+    late.mirror(run.folder.trial(kd.id), kd.to_json(), {}, lambda: late.open_parent("late", {}))
+    mirror_all(run, store)
+    first, second = store.of_trial(kd)
+    assert "kdbench.superseded" not in first.tags
+    assert second.tags["kdbench.superseded"] == "true"
+
+
+def test_failure_is_told_and_forgotten_when_it_succeeds(pretend: Any, trial: Any, store: Any) -> None:
+    kd = trial("kd", epochs=1)
+    run = pretend([kd])
+    run.begin(kd)
+    run.fail(kd, "no such tap")
+    mirror_all(run, store)
+    (child,) = store.of_trial(kd)
+    assert (child.status, child.tags["kdbench.error"]) == ("FAILED", "no such tap")
+    assert child.tags["kdbench.status"] == "failed"
+    run.begin(kd)
+    run.epoch(kd, 1)
+    mirror_all(run, store)
+    assert store.of_trial(kd)[0].status == "RUNNING"
+    run.finish(kd)
+    mirror_all(run, store)
+    (child,) = store.of_trial(kd)
+    assert (child.status, child.tags["kdbench.error"], child.tags["kdbench.status"]) == ("FINISHED", "", "done")
+
+
+def test_divergence_is_a_finished_run_with_a_tag(pretend: Any, trial: Any, store: Any) -> None:
+    kd = trial("kd", epochs=5)
+    run = pretend([kd])
+    run.begin(kd)
+    run.epoch(kd, 1)
+    run.epoch(kd, 2, train_loss=math.inf, nll=math.nan)
+    run.finish(kd, status="diverged", epoch=2)
+    mirror_all(run, store)
+    (child,) = store.of_trial(kd)
+    assert train_loss(store, child) == [("train_loss", 1, 2.0)]
+    assert child.tags["not_finite.train_loss"] == "inf at step 2"
+    assert child.tags["not_finite.nll"] == "nan at step 2"
+    assert (child.status, child.tags["kdbench.status"]) == ("FINISHED", "diverged")
+    assert all(math.isfinite(value) for _, _, value in store.sent[child.id])
+
+
+def test_a_parent_with_a_trial_in_training_stays_open(pretend: Any, trial: Any, store: Any) -> None:
+    kd = trial("kd")
+    run = pretend([kd])
+    run.begin(kd)
+    run.epoch(kd, 1)
+    mirror_all(run, store)
+    (parent,) = store.parents()
+    assert parent.status == "RUNNING"
+    assert store.files[parent.id] == []
+
+
+def test_timestamps_are_training_time(pretend: Any, trial: Any, store: Any, monkeypatch: Any) -> None:
+    run, (none, _) = finished_run(pretend, trial)
+    stamps: dict[tuple[str, int], int] = {}
+    log = store.log
+
+    def noting(identifier: str, values: Any, parameters: Any, tags: Any) -> None:
+        if store.logged[identifier].tags.get("kdbench.trial_id") == none.id:
+            stamps.update({(value.name, value.step): value.timestamp for value in values})
+        log(identifier, values, parameters, tags)
+
+    monkeypatch.setattr(store, "log", noting)
+    mirror_all(run, store)
+    start = 1767225600000
+    assert stamps["train_loss", 1] == start + 2000
+    assert stamps["train_loss", 2] == stamps["result/top1", 2] == start + 4000
