@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pickle
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -139,12 +140,11 @@ def test_gradients_reach_the_student_and_every_adapter_and_never_the_teacher(
 @pytest.mark.parametrize("name", NAMES)
 def test_no_host_synchronisation(name, pair, data, build, output, make_batch, total, no_host_sync):
     method = build(name, *pair, data)
-    if "host-sync" in method.expected_failures:
-        pytest.skip(method.expected_failures["host-sync"])
     s = output(pair[0], ALL_TAPS, grad=True)
     t = output(pair[1], ALL_TAPS)
     batch = make_batch()
-    with no_host_sync():
+    expected = "host-sync" in method.expected_failures
+    with no_host_sync(), pytest.raises(Exception, match="_linalg_eigh") if expected else nullcontext():
         for loss, _ in losses(method, *pair, s, t, batch, total):
             loss.backward()
         with torch.no_grad():
@@ -206,7 +206,7 @@ def test_settings_are_keywords_with_annotated_defaults(name, build, pair, data):
     parameters = inspect.signature(type(method)).parameters if "__init__" in vars(type(method)) else {}
     for parameter in parameters.values():
         assert parameter.kind is inspect.Parameter.KEYWORD_ONLY
-        assert parameter.default is not inspect.Parameter.empty
+        assert parameter.default is not inspect.Parameter.empty or parameter.name == "methods"
         assert parameter.annotation is not inspect.Parameter.empty
     assert type(method).__doc__
-    assert name == "none" or "https://" in type(method).paper
+    assert "https://" in type(method).paper or name in {"none", "combine", "crd+kd"}
