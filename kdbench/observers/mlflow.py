@@ -36,7 +36,12 @@ ENTRIES_PER_REQUEST = 100
 
 def store_uri(*named: str | None) -> str:
     """The first store named, else ``MLFLOW_TRACKING_URI``, else a local SQLite file."""
-    return next(filter(None, (*named, os.environ.get("MLFLOW_TRACKING_URI"))), DEFAULT_STORE)
+    uri = next(filter(None, (*named, os.environ.get("MLFLOW_TRACKING_URI"))), DEFAULT_STORE)
+    scheme, separator, path = uri.partition(":///")
+    if scheme.startswith("sqlite") and path and path != ":memory:":
+        # MLflow keeps a store by its address, and would take it up again after a change of folder.
+        return f"{scheme}{separator}{Path(path).absolute()}"
+    return uri
 
 
 def without_password(text: str) -> str:

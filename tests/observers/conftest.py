@@ -289,4 +289,3 @@ class SteppedClock:
 @pytest.fixture
 def clock() -> SteppedClock:
     return SteppedClock()
-

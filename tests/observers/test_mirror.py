@@ -120,7 +120,11 @@ def test_epoch_by_epoch_sends_each_once(pretend: Any, trial: Any, store: Any) ->
     run.finish(kd)
     look()
     (child,) = store.of_trial(kd)
-    assert train_loss(store, child) == [("train_loss", 1, 2.0), ("train_loss", 2, 1.0), ("train_loss", 3, 2 / 3)]
+    assert train_loss(store, child) == [
+        ("train_loss", 1, 2.0),
+        ("train_loss", 2, 1.0),
+        ("train_loss", 3, 2 / 3),
+    ]
     assert len(store.sent[child.id]) == len(set(store.sent[child.id]))
     assert child.status == "FINISHED"
 
@@ -145,7 +149,11 @@ def test_going_on_from_a_checkpoint_continues_the_run_under_the_new_parent(
     mirror_all(run, store, "second")
     (child,) = store.of_trial(kd)
     killed, second = store.parents()
-    assert train_loss(store, child) == [("train_loss", 1, 2.0), ("train_loss", 2, 1.0), ("train_loss", 3, 2 / 3)]
+    assert train_loss(store, child) == [
+        ("train_loss", 1, 2.0),
+        ("train_loss", 2, 1.0),
+        ("train_loss", 3, 2 / 3),
+    ]
     assert child.tags[PARENT] == second.id
     assert (child.status, killed.status, second.status) == ("FINISHED", "FINISHED", "FINISHED")
 
@@ -220,7 +228,11 @@ def test_failure_is_told_and_forgotten_when_it_succeeds(pretend: Any, trial: Any
     run.finish(kd)
     mirror_all(run, store)
     (child,) = store.of_trial(kd)
-    assert (child.status, child.tags["kdbench.error"], child.tags["kdbench.status"]) == ("FINISHED", "", "done")
+    assert (child.status, child.tags["kdbench.error"], child.tags["kdbench.status"]) == (
+        "FINISHED",
+        "",
+        "done",
+    )
 
 
 def test_divergence_is_a_finished_run_with_a_tag(pretend: Any, trial: Any, store: Any) -> None:

@@ -1,0 +1,342 @@
+"""MLflow itself: its SQLite store, a server that is killed, and one that never answers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from kdbench.errors import TrackingError
+from kdbench.observers.mlflow import MlflowObserver, connect, store_uri, sync, without_password
+
+DEADLINE_SECONDS = 60.0
+
+
+@pytest.fixture(autouse=True)
+def _environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    with mock.patch.dict(os.environ):
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+        yield
+
+
+def read(database: Path, query: str, *arguments: Any) -> list[tuple[Any, ...]]:
+    """What stands in MLflow's database, not going through MLflow."""
+    with closing(sqlite3.connect(database, timeout=30)) as connection:
+        return connection.execute(query, arguments).fetchall()
+
+
+def child_runs(database: Path, trial: Any) -> list[str]:
+    query = "SELECT run_uuid FROM tags WHERE key = 'kdbench.trial_id' AND value = ?"
+    return [run for (run,) in read(database, query, trial.id)]
+
+
+def metric(database: Path, run: str, name: str) -> list[tuple[int, float]]:
+    query = "SELECT step, value FROM metrics WHERE run_uuid = ? AND key = ? ORDER BY step"
+    return read(database, query, run, name)
+
+
+def everything(database: Path) -> dict[str, list[tuple[Any, ...]]]:
+    tables = ("experiments", "runs", "tags", "params", "metrics", "latest_metrics")
+    return {table: sorted(read(database, f"SELECT * FROM {table}"), key=repr) for table in tables}
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < end, f"{what} did not happen in {DEADLINE_SECONDS} seconds"
+        time.sleep(0.05)
+
+
+def test_the_default_store_is_a_local_file(
+    pretend: Any, trial: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    warned: list[str] = []
+    none, ab = trial("none", epochs=3), trial("ab", epochs=3)
+    run = pretend([none, ab], MlflowObserver(None, warned.append))
+    run.start()
+    run.begin(none)
+    run.begin(ab)
+    run.epoch(ab, 1, stage="boundary")
+    for epoch in (1, 2, 3):
+        run.epoch(none, epoch)
+        run.epoch(ab, epoch)
+    run.finish(none)
+    run.finish(ab)
+    run.end()
+    assert warned == []
+    database = tmp_path / "mlflow.db"
+    assert read(database, "SELECT name FROM experiments WHERE name != 'Default'") == [("tiny",)]
+    (run_none,), (run_ab,) = child_runs(database, none), child_runs(database, ab)
+    assert metric(database, run_none, "train_loss") == [(1, 2.0), (2, 1.0), (3, 2 / 3)]
+    assert metric(database, run_ab, "train_loss") == [(2, 2.0), (3, 1.0), (4, 2 / 3)]
+    assert metric(database, run_ab, "boundary/train_loss") == [(1, 2.0)]
+    assert metric(database, run_ab, "result/top1") == [(4, 94.0)]
+    statuses = read(database, "SELECT name, status FROM runs ORDER BY name")
+    assert statuses == [
+        ("20260101T000000Z-abcdef", "FINISHED"),
+        ("ab resnet20:resnet8 seed 0", "FINISHED"),
+        ("none resnet20:resnet8 seed 0", "FINISHED"),
+    ]
+    params = dict(read(database, "SELECT key, value FROM params WHERE run_uuid = ?", run_ab))
+    assert params["settings.temperature"] == "4.0"
+    files = {str(path.relative_to(tmp_path / "mlruns")) for path in (tmp_path / "mlruns").rglob("*.*")}
+    assert {file.partition("artifacts/")[2] for file in files} == {
+        "trial.json",
+        "epochs.jsonl",
+        "result.json",
+        "plan.json",
+        "report/index.html",
+        "report/plots/curves.svg",
+    }
+    before = everything(database)
+    report = sync(run.folder, "tiny", None, run.info.report)
+    assert everything(database) == before
+    assert (report.finished, report.unchanged, report.values) == (2, 2, 0)
+    # MLflow and Alembic announce tables and links, if they are let.
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_interrupted_run_is_marked_killed(pretend: Any, trial: Any, tmp_path: Path) -> None:
+    kd = trial("kd")
+    run = pretend([kd], MlflowObserver("sqlite:///other.db", pytest.fail))
+    run.start()
+    run.begin(kd)
+    run.epoch(kd, 1)
+    run.end(interrupted=True)
+    database = tmp_path / "other.db"
+    assert {status for (status,) in read(database, "SELECT status FROM runs")} == {"KILLED"}
+    (child,) = child_runs(database, kd)
+    assert metric(database, child, "top1") == [(1, 91.0)]
+
+
+class Server:
+    """A real ``mlflow server`` in a process group of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.database = folder / "server.db"
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(self.port)]
+        command += ["--backend-store-uri", f"sqlite:///{self.database}"]
+        command += ["--artifacts-destination", str(self.folder / "artifacts")]
+        # The server's own background jobs are of no use here, and slow to start.
+        switched_off = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        environment = os.environ | switched_off
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, cwd=self.folder, env=environment, start_new_session=True
+            )
+        wait_until(self._is_healthy, f"the start of the server (see {self.folder / 'server.log'})")
+
+    def _is_healthy(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, (self.folder / "server.log").read_text()
+        try:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    def kill(self) -> None:
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    folder = tmp_path / "server"
+    folder.mkdir()
+    server = Server(folder)
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+def test_a_killed_server_loses_nothing_and_gets_nothing_twice(
+    pretend: Any, trial: Any, server: Server, tmp_path: Path
+) -> None:
+    warned: list[str] = []
+    trials = [trial("none", epochs=6), trial("kd", epochs=6), trial("rkd", epochs=6)]
+    none, kd, rkd = trials
+    server.start()
+    run = pretend(trials, MlflowObserver(server.uri, warned.append))
+    run.start()
+    for one in trials:
+        run.begin(one)
+    for epoch in (1, 2, 3):
+        for one in trials:
+            run.epoch(one, epoch)
+    # One trial ends before, so that a complete run is among them.
+    run.finish(none)
+
+    def server_has_it() -> bool:
+        finished = read(server.database, "SELECT 1 FROM tags WHERE key = 'kdbench.result'")
+        return len(finished) == 1 and all(
+            [step for step, _ in metric(server.database, child, "train_loss")] == [1, 2, 3]
+            for one in trials
+            for child in child_runs(server.database, one)
+        )
+
+    wait_until(server_has_it, "logging of the first epochs")
+    server.kill()
+    for epoch in (4, 5, 6):
+        for one in (kd, rkd):
+            run.epoch(one, epoch)
+    run.finish(kd)
+    run.finish(rkd)
+    run.end()
+    assert len(warned) == 2
+    assert warned[0].startswith(f"MLflow at {server.uri} fails (")
+    assert warned[0].endswith("this run goes on without it")
+    assert warned[1] == "MLflow lacks a part of this run: `kdbench mlflow sync tiny` replays it"
+    for one in (kd, rkd):
+        (child,) = child_runs(server.database, one)
+        assert [step for step, _ in metric(server.database, child, "train_loss")] == [1, 2, 3]
+    with pytest.raises(TrackingError, match=r"MLflow at http://127.*; what was sent stands, so sync again"):
+        sync(run.folder, "tiny", server.uri)
+
+    server.start()
+    report = sync(run.folder, "tiny", server.uri, run.info.report)
+    assert (report.finished, report.unchanged, report.completed, report.created) == (3, 1, 2, 0)
+    for one, epochs in ((none, 3), (kd, 6), (rkd, 6)):
+        (child,) = child_runs(server.database, one)
+        assert metric(server.database, child, "train_loss") == [(e, 2.0 / e) for e in range(1, epochs + 1)]
+        assert metric(server.database, child, "top1") == [(e, 90.0 + e) for e in range(1, epochs + 1)]
+        assert metric(server.database, child, "terms/ce") == [(e, 1.5 / e) for e in range(1, epochs + 1)]
+        assert metric(server.database, child, "result/top1") == [(epochs, 94.0)]
+    statuses = [status for (status,) in read(server.database, "SELECT status FROM runs")]
+    assert statuses == ["FINISHED"] * 4
+    kept = {path.name for path in (server.folder / "artifacts").rglob("*.*")}
+    assert kept == {"trial.json", "epochs.jsonl", "result.json", "plan.json", "index.html", "curves.svg"}
+    before = everything(server.database)
+    again = sync(run.folder, "tiny", server.uri, run.info.report)
+    assert everything(server.database) == before
+    assert (again.unchanged, again.values) == (3, 0)
+
+
+class Hanging:
+    """A client whose every call waits until it is let go."""
+
+    def __init__(self) -> None:
+        self.let_go = threading.Event()
+        self.asked = threading.Event()
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            self.asked.set()
+            self.let_go.wait()
+            raise ConnectionError("http://ann:secret@tracking.example refused")
+
+        return call
+
+
+def test_hooks_return_while_the_server_hangs(pretend: Any, trial: Any) -> None:
+    client = Hanging()
+    warned: list[str] = []
+    trials = [trial("none", epochs=500), trial("kd", epochs=500)]
+    observer = MlflowObserver("http://ann:secret@tracking.example", warned.append, connect=lambda uri: client)
+    run = pretend(trials, observer)
+    run.start()
+    for one in trials:
+        run.begin(one)
+    assert client.asked.wait(DEADLINE_SECONDS)
+    for epoch in range(1, 501):
+        for one in trials:
+            run.epoch(one, epoch)
+    for one in trials:
+        run.finish(one)
+    # Every hook came back although no call to the server has.
+    assert not client.let_go.is_set()
+    assert warned == []
+    # What waits is bounded by the number of trials, not of epochs.
+    assert observer._queue.qsize() <= len(trials)
+    client.let_go.set()
+    run.end()
+    assert warned == [
+        "MLflow at http://tracking.example fails (http://tracking.example refused); this run goes on without it",
+        "MLflow lacks a part of this run: `kdbench mlflow sync tiny` replays it",
+    ]
+
+
+def test_closing_gives_up_on_a_server_that_hangs(
+    pretend: Any, trial: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdbench.observers.mlflow.PATIENCE_SECONDS", 0.05)
+    client = Hanging()
+    warned: list[str] = []
+    kd = trial("kd")
+    run = pretend([kd], MlflowObserver("http://tracking.example", warned.append, connect=lambda uri: client))
+    run.start()
+    run.begin(kd)
+    assert client.asked.wait(DEADLINE_SECONDS)
+    run.end()
+    client.let_go.set()
+    assert "has not answered for" in warned[0]
+    assert len(warned) == 2
+
+
+def test_a_run_that_trains_nothing_needs_no_mlflow(pretend: Any, trial: Any) -> None:
+    def refuse(uri: str) -> Any:
+        raise AssertionError("connected for nothing")
+
+    run = pretend(
+        [trial("kd", status="done")], MlflowObserver("http://tracking.example", pytest.fail, refuse)
+    )
+    run.start()
+    run.end()
+
+
+def test_what_the_user_has_set_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT", raising=False)
+    connect("http://127.0.0.1:9")
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "5"
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "10"
+
+
+def test_where_the_store_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert store_uri(None) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert store_uri("sqlite:////data/mlflow.db") == "sqlite:////data/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking.example")
+    assert store_uri(None) == "http://tracking.example"
+    assert store_uri(None, "http://other.example") == "http://other.example"
+
+
+def test_passwords_are_not_shown() -> None:
+    shown = without_password("MLflow at https://ann:secret@tracking.example:5000/x fails")
+    assert shown == "MLflow at https://tracking.example:5000/x fails"
+
+
+def test_a_deleted_experiment_is_named_with_its_remedy(pretend: Any, trial: Any) -> None:
+    run = pretend([trial("kd")])
+    run.start()
+    client = connect(store_uri())
+    client.delete_experiment(client.create_experiment("tiny"))
+    with pytest.raises(TrackingError) as caught:
+        sync(run.folder, "tiny")
+    assert str(caught.value) == (
+        "the experiment 'tiny' was deleted; bring it back with `mlflow experiments restore --experiment-id 1`"
+    )
