@@ -144,7 +144,7 @@ class PretendedRun:
         self.hook.kdbench_suite_finished(plan=self.plan, run=self.info, interrupted=interrupted)
 
 
-class ServerGone(Exception):
+class ServerGoneError(Exception):
     pass
 
 
@@ -171,7 +171,7 @@ class MemoryStore:
         self.calls.append(name)
         answer = act() if not gone or (first and self.answer_lost) else None
         if gone:
-            raise ServerGone(name)
+            raise ServerGoneError(name)
         return answer
 
     def experiment(self, name: str) -> str:
@@ -270,7 +270,7 @@ def new_store() -> type[MemoryStore]:
 
 @pytest.fixture
 def server_gone() -> type[Exception]:
-    return ServerGone
+    return ServerGoneError
 
 
 class SteppedClock:
