@@ -113,13 +113,17 @@ class Lockstep:
                     self._guard(learner, lambda: learner.step(number, minibatch, shown))  # noqa: B023
         share = watch.read() / len(learners)
         for learner in learners:
-            leader = leaders[learner.id]
-            if leader is not learner and leader.error is not None:
-                self._guard(learner, lambda: _reraise(leader.error))  # noqa: B023
+            self._guard(learner, lambda: self._follow(learner, leaders[learner.id]))  # noqa: B023
+        for learner in learners:
             if learner.active:
-                if leader is not learner:
-                    learner.follow(leader)
                 self._guard(learner, lambda: self._end_epoch(learner, share))  # noqa: B023
+
+    def _follow(self, learner: Learner, leader: Learner) -> None:
+        if leader is learner:
+            return
+        if leader.error is not None:
+            raise leader.error
+        learner.follow(leader)
 
     def _leaders(self, learners: Sequence[Learner]) -> dict[str, Learner]:
         """By learner, the one that trains for it: itself, but in a stage that several share."""
@@ -219,7 +223,3 @@ class Lockstep:
                 torch.cuda.empty_cache()
             self.listener.failed(learner.id, learner.fail(error))
 
-
-def _reraise(error: BaseException | None) -> None:
-    assert error is not None
-    raise error

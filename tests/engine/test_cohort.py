@@ -1,0 +1,203 @@
+"""Company changes nothing, nor does being stopped: compared bit by bit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from kdbench.engine.cohort import Interrupted
+from kdbench.method import Batch, Method, Output, Stage, Terms
+
+
+class Labels(Method):
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Terms:
+        return {"ce": (batch.cross_entropy(student.logits), 1.0)}
+
+
+class Hints(Labels):
+    """With an adapter, a first stage of its own, and chance of its own."""
+
+    reads = frozenset({"logits", "stage-1"})
+
+    def setup(self, student, teacher, data):
+        self.adapter = nn.Conv2d(64, 64, 1)
+
+    def stages(self):
+        return [Stage("hints", self.first, 2, ("student.body", "adapter"), frozenset({"stage-1"}))]
+
+    def first(self, student, teacher, batch):
+        return {"hint": ((self.adapter(student["stage3"]) - teacher["stage3"]).square().mean(), 1.0)}
+
+    def forward(self, student, teacher, batch):
+        noise = torch.randn(student["stage3"].shape, generator=batch.generator)
+        hint = (self.adapter(student["stage3"]) - teacher["stage3"] + 0.1 * noise).square().mean()
+        return {**super().forward(student, teacher, batch), "hint": (hint, 0.5 + batch.progress)}
+
+
+class Careless(Labels):
+    """Draws from the global generator, as a careless plugin does."""
+
+    def forward(self, student, teacher, batch):
+        return {"ce": (batch.cross_entropy(student.logits + 0.1 * torch.randn_like(student.logits)), 1.0)}
+
+
+class Encoder(Labels):
+    """A stage that needs no student, as FT's paraphraser."""
+
+    reads = frozenset({"logits", "stage-1"})
+    trained = 0
+
+    def setup(self, student, teacher, data):
+        self.encoder = nn.Conv2d(64, 8, 1)
+
+    def stages(self):
+        return [Stage("encode", self.first, 2, ("encoder",), frozenset({"stage-1"}), uses_student=False)]
+
+    def first(self, student, teacher, batch):
+        assert student is None
+        type(self).trained += 1
+        return {"size": ((self.encoder(teacher["stage3"]) - 1).square().mean(), 1.0)}
+
+
+def weights(tmp_path, name):
+    return load_file(tmp_path / name / "student.safetensors")
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize("method", [Labels, Hints, Careless])
+def test_alone_and_in_company_a_student_ends_with_the_same_bits(learner, train, tmp_path, method):
+    train(learner(method(), "a", "alone"))
+    others = [learner(Hints(), "b"), learner(Labels(), "c"), learner(Careless(), "d", lr=0.01)]
+    train(*others, learner(method(), "a", "company"))
+    assert equal(weights(tmp_path, "alone"), weights(tmp_path, "company"))
+
+
+def test_different_methods_end_with_different_bits(learner, train, tmp_path):
+    train(learner(Labels(), "a"), learner(Hints(), "b"))
+    assert not equal(weights(tmp_path, "a"), weights(tmp_path, "b"))
+
+
+@pytest.mark.parametrize("epochs_before", [1, 2, 3, 4])
+def test_stopped_after_any_epoch_and_resumed_it_ends_with_the_same_bits(learner, train, tmp_path, epochs_before):
+    """Two epochs of the first stage, three of the main one."""
+    train(learner(Hints(), "a", "whole", epochs=3))
+    count = iter(range(1, 99))
+    with pytest.raises(Interrupted):
+        train(learner(Hints(), "a", "halved", epochs=3), stop=lambda: next(count) >= epochs_before)
+    again = learner(Hints(), "a", "halved", epochs=3)
+    assert again.resume()
+    assert len(again.records) == epochs_before
+    train(again)
+    assert equal(weights(tmp_path, "whole"), weights(tmp_path, "halved"))
+    assert [(r["stage"], r["epoch"]) for r in again.records] == [
+        ("hints", 1), ("hints", 2), ("main", 1), ("main", 2), ("main", 3)
+    ]  # fmt: skip
+
+
+def test_one_that_a_checkpoint_puts_ahead_waits_for_the_others(learner, train, heard):
+    count = iter(range(1, 99))
+    with pytest.raises(Interrupted):
+        train(learner(Labels(), "a", epochs=3), stop=lambda: next(count) >= 2)
+    ahead = learner(Labels(), "a", epochs=3)
+    ahead.resume()
+    heard.epochs.clear()
+    train(ahead, learner(Labels(), "b", epochs=3))
+    assert [(name, epoch) for name, _, epoch in heard.epochs] == [("b", 1), ("b", 2), ("a", 3), ("b", 3)]
+
+
+def test_a_stage_without_student_is_trained_once_for_equals(learner, train, tmp_path, feed, heard):
+    Encoder.trained = 0
+    train(learner(Encoder(), "a"), learner(Encoder(), "b", lr=0.05))
+    assert Encoder.trained == 2 * feed.steps_per_epoch
+    assert [name for name, stage, _ in heard.epochs if stage == "encode"] == ["a", "b", "a", "b"]
+    train(learner(Encoder(), "a", "alone"))
+    assert equal(weights(tmp_path, "a"), weights(tmp_path, "alone"))
+    Encoder.trained = 0
+    # Another learning rate makes another encoder.
+    train(learner(Encoder(), "c"), learner(Encoder(), "d", lr=0.01))
+    assert Encoder.trained == 4 * feed.steps_per_epoch
+
+
+def test_one_that_fails_leaves_and_the_others_keep_their_bits(learner, train, tmp_path, heard):
+    class Fails(Labels):
+        steps = 0
+
+        def forward(self, student, teacher, batch):
+            self.steps += 1
+            if self.steps == 6:
+                raise ZeroDivisionError("by a plugin")
+            return super().forward(student, teacher, batch)
+
+    train(learner(Labels(), "a", "alone"))
+    failing = learner(Fails(), "f")
+    train(failing, learner(Labels(), "a"))
+    assert equal(weights(tmp_path, "alone"), weights(tmp_path, "a"))
+    error = heard.errors["f"]
+    assert (error["type"], error["message"], error["stage"], error["epoch"]) == (
+        "ZeroDivisionError", "by a plugin", "main", 2
+    )  # fmt: skip
+    assert failing.folder.result is None
+    assert failing.folder.error == error
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_is_a_finished_outcome(learner, train, tmp_path, heard, bad):
+    class Diverges(Labels):
+        def forward(self, student, teacher, batch):
+            value = batch.cross_entropy(student.logits)
+            return {"ce": (value + torch.where(batch.epoch >= 1, bad, 0.0), 1.0)}
+
+    train(learner(Labels(), "a", "alone", epochs=3))
+    train(learner(Diverges(), "x", epochs=3), learner(Labels(), "a", epochs=3))
+    result = heard.results["x"]
+    assert (result["status"], result["epoch"]) == ("diverged", 2)
+    assert "top1" not in result
+    assert result["best_on_test"]["epoch"] == 1
+    assert equal(weights(tmp_path, "alone"), weights(tmp_path, "a"))
+
+
+def test_the_headline_is_the_last_epoch_or_the_best_on_validation_never_on_test(learner, train, heard):
+    """A huge rate makes accuracy jump about, so that last, best on validation and best on test differ."""
+    last, chosen = (
+        learner(Labels(), "last", epochs=6, lr=2.0),
+        learner(Labels(), "chosen", epochs=6, lr=2.0, selection="validation"),
+    )
+    train(last, chosen)
+    result = heard.results["last"]
+    assert result["epoch"] == 6
+    assert result["top1"] == last.records[-1]["top1"]
+    assert result["best_on_test"]["top1"] == max(r["top1"] for r in last.records)
+    result = heard.results["chosen"]
+    best = max(chosen.records, key=lambda r: r["validation_top1"])
+    assert (result["epoch"], result["top1"]) == (best["epoch"], best["top1"])
+
+
+def test_weights_chosen_on_validation_are_those_that_are_saved(learner, train, tmp_path, feed, heard):
+    chosen = learner(Labels(), "a", epochs=6, lr=2.0, selection="validation")
+    train(chosen)
+    chosen.network.load_state_dict(weights(tmp_path, "a"))
+    chosen.network.eval()
+    with torch.no_grad():
+        right = sum((chosen.predict(x).argmax(1) == y).sum().item() for x, y in feed.evaluate("test"))
+    assert right == pytest.approx(heard.results["a"]["top1"])  # of 100 images
+
+
+def test_mixed_labels_reach_the_loss(learner, feed, teacher):
+    from dataclasses import replace
+
+    one = learner(Labels())
+    one.begin_epoch()
+    minibatch = next(iter(feed.epoch("main", 0)))
+    mixed = replace(minibatch, mixed_labels=minibatch.labels.roll(1), mix=torch.tensor(0.25))
+    one.step(0, mixed, teacher(mixed.images, (), one.precision))
+    reference = learner(Labels(), "b")
+    reference.modules.train()
+    logits = reference.network(mixed.images)["logits"]
+    soft = 0.25 * nn.functional.one_hot(mixed.labels, 10) + 0.75 * nn.functional.one_hot(mixed.labels.roll(1), 10)
+    expected = -(soft * logits.log_softmax(1)).sum(1).mean()
+    assert one.end_epoch(0.0)["train_loss"] == pytest.approx(expected.item(), rel=1e-6)

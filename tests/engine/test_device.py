@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kdbench.engine.device import Precision, Stopwatch, choose_device
+from kdbench.errors import KdbenchError
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["tpu", "cpu:1", "cuda:x", ""])
+def test_unknown_devices_are_refused(name):
+    with pytest.raises(KdbenchError, match=r"must be auto, cpu, cuda or cuda:N$"):
+        choose_device(name)
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(KdbenchError) as error:
+        choose_device("cuda")
+    assert str(error.value) == "--device cuda: this machine has 0 usable GPU(s); use cpu"
+    assert choose_device("auto") == CPU
+
+
+def test_auto_and_tf32_are_float32_on_a_cpu_and_bf16_is_obeyed():
+    assert Precision.choose("auto", CPU).name == "float32"
+    assert Precision.choose("tf32", CPU).name == "float32"
+    with Precision.choose("bf16", CPU).autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+    with Precision.choose("float32", CPU).autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+def test_on_a_gpu_auto_is_bf16():
+    assert Precision.choose("auto", torch.device("cuda", 0)).name == "bf16"
+
+
+def test_a_stopwatch_sums_and_starts_over():
+    watch = Stopwatch(CPU)
+    for _ in range(3):
+        watch.start()
+        watch.stop()
+    assert watch.read() > 0
+    assert watch.read() == 0
