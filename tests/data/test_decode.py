@@ -291,11 +291,16 @@ def test_a_killed_build_leaves_no_half_file_and_no_worker(many: Path, cache: Pat
         workers = children.read_text().split()
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.wait()
+    assert process.stdout is not None
+    process.stdout.close()  # not read to its end, which workers that live on would hold open
     assert list(cache.glob("images/*/facts.json")) == []
     deadline = time.monotonic() + 20
-    while any(Path(f"/proc/{worker}").exists() for worker in workers):
-        assert time.monotonic() < deadline, "workers outlive the process that started them"
+    while left := [worker for worker in workers if Path(f"/proc/{worker}").exists()]:
+        if time.monotonic() > deadline:
+            for worker in left:
+                os.kill(int(worker), signal.SIGKILL)
+            pytest.fail("workers outlive the process that started them")
         time.sleep(0.05)
 
     out, _ = start(tmp_path / "build.py", many, 0, 0).communicate()
