@@ -311,7 +311,12 @@ def sync(
     return mirror.report
 
 
-def _one_line(error: Exception) -> str:
-    """An error's message, short enough to be read."""
+def _one_line(error: BaseException) -> str:
+    """What went wrong, short enough to be read: the operating system's own words where they are at the bottom."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, OSError) and link.strerror:
+            return link.strerror
+        link = link.__cause__ or link.__context__
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else f"{text[:300]}…"

@@ -146,7 +146,8 @@ class ProgressObserver:
             self._open |= missing
             self._planned += bool(missing)
 
-    @hookimpl
+    # First, for observers that take their time, or have something to print, with the live display gone.
+    @hookimpl(tryfirst=True)
     def kdbench_suite_finished(self, plan: Plan, interrupted: bool) -> None:
         """Say what stands."""
         self.close()

@@ -117,6 +117,7 @@ def test_an_interrupted_run_is_marked_killed(pretend: Any, trial: Any, tmp_path:
     run.begin(kd)
     run.epoch(kd, 1)
     run.end(interrupted=True)
+    run.end()  # a second end finds nothing to do
     database = tmp_path / "other.db"
     assert {status for (status,) in read(database, "SELECT status FROM runs")} == {"KILLED"}
     (child,) = child_runs(database, kd)
@@ -193,12 +194,13 @@ def test_a_killed_server_loses_nothing_and_gets_nothing_twice(
     run.finish(none)
 
     def server_has_it() -> bool:
-        finished = read(server.database, "SELECT 1 FROM tags WHERE key = 'kdbench.result'")
-        return len(finished) == 1 and all(
-            [step for step, _ in metric(server.database, child, "train_loss")] == [1, 2, 3]
+        steps = [
+            [step for step, _ in metric(server.database, child, "train_loss")]
             for one in trials
             for child in child_runs(server.database, one)
-        )
+        ]
+        complete = read(server.database, "SELECT 1 FROM tags WHERE key = 'kdbench.result'")
+        return steps == [[1, 2, 3]] * 3 and len(complete) == 1
 
     wait_until(server_has_it, "logging of the first epochs")
     server.kill()
@@ -235,6 +237,22 @@ def test_a_killed_server_loses_nothing_and_gets_nothing_twice(
     again = sync(run.folder, "tiny", server.uri, run.info.report)
     assert everything(server.database) == before
     assert (again.unchanged, again.values) == (3, 0)
+
+
+def test_an_unreachable_server_is_named_with_the_reason(pretend: Any, trial: Any) -> None:
+    with socket.socket() as nobody_listens:
+        nobody_listens.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{nobody_listens.getsockname()[1]}"
+        warned: list[str] = []
+        kd = trial("kd")
+        run = pretend([kd], MlflowObserver(uri, warned.append))
+        run.start()
+        run.begin(kd)
+        run.end()
+    assert warned == [
+        f"MLflow at {uri} fails (Connection refused); this run goes on without it",
+        "MLflow lacks a part of this run: `kdbench mlflow sync tiny` replays it",
+    ]
 
 
 class Hanging:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from kdbench.hookspecs import hookimpl
 from kdbench.observers.progress import ProgressObserver, duration, in_columns, time_left
 
 METHODS_30 = [f"method_{number:02}" for number in range(30)]
@@ -312,3 +313,21 @@ def test_the_live_table_counts_down(clock: Any, pretend: Any, trial: Any) -> Non
         "resnet20:resnet8, seed 0  main 1/10  01:00 left",
         "  resnet8  kd 91.0",
     ]
+
+
+def test_the_live_table_is_gone_when_others_end(clock: Any, pretend: Any, trial: Any) -> None:
+    observer = ProgressObserver(Console(file=io.StringIO(), force_terminal=True), clock)
+    seen: list[object] = []
+
+    class Slow:
+        @hookimpl
+        def kdbench_suite_finished(self) -> None:
+            seen.append(observer._live)
+
+    kd = trial("kd")
+    run = pretend([kd], Slow(), observer, Slow())
+    run.start()
+    run.begin(kd)
+    assert observer._live is not None
+    run.end()
+    assert seen == [None, None]
