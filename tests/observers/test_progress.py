@@ -19,6 +19,13 @@ def plain(width: int = 80) -> Console:
     return Console(file=io.StringIO(), force_terminal=False, width=width)
 
 
+def terminal() -> Console:
+    environment = {"TERM": "xterm"}
+    return Console(
+        file=io.StringIO(), force_terminal=True, width=80, height=40, color_system=None, _environ=environment
+    )
+
+
 def output(console: Console) -> list[str]:
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().splitlines()
@@ -269,7 +276,7 @@ def screen(console: Console) -> str:
 
 
 def test_a_terminal_gets_a_live_table_and_keeps_a_line_a_cohort(pretend: Any, trial: Any, clock: Any) -> None:
-    console = Console(file=io.StringIO(), force_terminal=True, width=80, height=40, color_system=None)
+    console = terminal()
     cohorts = [[trial(label, seed=seed, epochs=30) for label in METHODS_30] for seed in (0, 1)]
     observer = ProgressObserver(console, clock)
     run = pretend([*cohorts[0], *cohorts[1]], observer)
@@ -277,9 +284,11 @@ def test_a_terminal_gets_a_live_table_and_keeps_a_line_a_cohort(pretend: Any, tr
     teach(run, clock, 2)
     for trials in cohorts:
         train(run, trials, 30, clock)
+        assert observer._live is not None
+        observer._live.refresh()
     run.end()
     text = screen(console)
-    assert "cohort 1 of 2: resnet20:resnet8, seed 0" in text
+    assert "cohort 1 of 2: resnet20:resnet8, seed 0  main 30/30" in text
     assert max(map(len, text.splitlines())) <= 80
     # What stays on the screen: the teacher's last line, and one table a cohort.
     stays = [line for line in text.splitlines() if line.startswith("resnet20:resnet8, seed")]
@@ -292,7 +301,7 @@ def test_a_terminal_gets_a_live_table_and_keeps_a_line_a_cohort(pretend: Any, tr
 
 
 def test_the_live_table_counts_down(clock: Any, pretend: Any, trial: Any) -> None:
-    console = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
+    console = terminal()
     kd = trial("kd", epochs=10)
     observer = ProgressObserver(console, clock)
     run = pretend([kd], observer)
@@ -316,7 +325,7 @@ def test_the_live_table_counts_down(clock: Any, pretend: Any, trial: Any) -> Non
 
 
 def test_the_live_table_is_gone_when_others_end(clock: Any, pretend: Any, trial: Any) -> None:
-    observer = ProgressObserver(Console(file=io.StringIO(), force_terminal=True), clock)
+    observer = ProgressObserver(terminal(), clock)
     seen: list[object] = []
 
     class Slow:
