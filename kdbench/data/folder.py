@@ -5,18 +5,16 @@ from __future__ import annotations
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Ge, Gt
 
 from kdbench.data.base import Arrays, DataFacts, FileSplit
-from kdbench.data.decode import OnCorrupt, decoded, image_size
+from kdbench.data.decode import decoded, image_size
 from kdbench.errors import DataError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
-
-Channels = tuple[float, float, float]
 
 
 class ImageFolder:
@@ -35,9 +33,9 @@ class ImageFolder:
         root: str,
         test: str | None = None,
         size: Annotated[int, Gt(0)] | None = None,
-        mean: Channels | None = None,
-        std: Channels | None = None,
-        on_corrupt: OnCorrupt = "error",
+        mean: tuple[float, float, float] | None = None,
+        std: tuple[float, float, float] | None = None,
+        on_corrupt: Literal["error", "skip"] = "error",
         workers: Annotated[int, Ge(0)] | None = None,
     ) -> None:
         self.root = Path(root).expanduser()
@@ -45,7 +43,7 @@ class ImageFolder:
         self.size = size
         self.mean = mean
         self.std = std
-        self.on_corrupt: OnCorrupt = on_corrupt
+        self.on_corrupt = on_corrupt
         self.workers = workers
 
     @cached_property

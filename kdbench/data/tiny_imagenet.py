@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Ge, Gt
 
 from kdbench.data.base import Arrays, DataFacts, FileSplit
-from kdbench.data.decode import OnCorrupt, decoded, image_size
+from kdbench.data.decode import decoded, image_size
 from kdbench.data.folder import existing_root, files_of
 from kdbench.errors import DataError
 
@@ -32,12 +32,12 @@ class TinyImageNet:
         *,
         root: str,
         size: Annotated[int, Gt(0)] | None = None,
-        on_corrupt: OnCorrupt = "error",
+        on_corrupt: Literal["error", "skip"] = "error",
         workers: Annotated[int, Ge(0)] | None = None,
     ) -> None:
         self.root = Path(root).expanduser()
         self.size = size
-        self.on_corrupt: OnCorrupt = on_corrupt
+        self.on_corrupt = on_corrupt
         self.workers = workers
 
     @cached_property

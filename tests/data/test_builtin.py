@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import subprocess
+import sys
 
 from kdbench.data.builtin import kdbench_datasets
 
@@ -24,3 +26,9 @@ def test_every_data_set_can_be_imported_and_has_the_contract() -> None:
         parameters = inspect.signature(offered).parameters.values()
         assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters)
         assert spec.summary
+
+
+def test_describing_a_data_set_loads_no_torch() -> None:
+    modules = sorted({spec.target.partition(":")[0] for spec in kdbench_datasets()})
+    code = f"import sys, {', '.join(modules)}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
