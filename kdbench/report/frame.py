@@ -122,6 +122,14 @@ def read_curves(folder: SuiteFolder, trials: pd.DataFrame) -> pd.DataFrame:
     return frame.reindex(columns=[*leading, *(name for name in frame.columns if name not in leading)])
 
 
+def teacher_result(folder: SuiteFolder, key: str) -> dict[str, Any]:
+    """What is recorded of a teacher; empty where nothing is.
+
+    Read past :class:`~kdbench.results.TrialFolder`, which wants the weights to be there too: a report does not.
+    """
+    return read_json(folder.teacher(key).path / "result.json") or {}
+
+
 def method_order(trials: pd.DataFrame) -> list[str]:
     """The labels in the suite's order."""
     return list(dict.fromkeys(trials["label"]))
@@ -258,7 +266,7 @@ def _mark_stale(folder: SuiteFolder, frame: pd.DataFrame) -> pd.DataFrame:
 
 def _current_weights(folder: SuiteFolder, key: str | None, finished: pd.DataFrame) -> str:
     newest = finished.sort_values(["finished", "id"]).iloc[-1]
-    result = read_json(folder.teacher(key or str(newest["teacher_key"])).path / "result.json") or {}
+    result = teacher_result(folder, key or str(newest["teacher_key"]))
     return str(result.get("sha256") or newest["teacher_sha256"])
 
 

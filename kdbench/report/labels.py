@@ -21,22 +21,26 @@ def place_labels(
 ) -> int:
     """Write each label right, left, above or below its point, the highest points first; how many found room.
 
+    Points without a name only keep their place free.
+
     A label that would cover a point or another label, or leave the panel, is left out: the legend has it too.
     The canvas must have been drawn once, for the panel's final size.
     """
-    renderer = canvas.get_renderer()
+    renderer = canvas.get_renderer()  # type: ignore[no-untyped-call] # matplotlib's own is not annotated
     panel = axes.get_window_extent(renderer)
     pixels = axes.transData.transform(list(points))
     marks = [(x, y) for x, y in pixels]
     taken: list[Bbox] = []
     placed = 0
     for index in sorted(range(len(points)), key=lambda i: -points[i][1]):
+        if not labels[index]:
+            continue
         for offset, horizontal, vertical in (
+            ((5, 3), "left", "bottom"),
             ((6, 0), "left", "center"),
             ((-6, 0), "right", "center"),
             ((0, 6), "center", "bottom"),
             ((0, -6), "center", "top"),
-            ((5, 5), "left", "bottom"),
             ((5, -5), "left", "top"),
         ):
             text = axes.annotate(

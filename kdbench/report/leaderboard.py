@@ -27,6 +27,7 @@ COLUMNS = (
     "plugin", "plugin_version",
 )  # fmt: skip
 """The columns of ``leaderboard.csv``. Accuracies and gains in percent and percentage points."""
+WHOLE = ("student_parameters", "trained_parameters", "adapter_parameters", "peak_memory_bytes", "extra_epochs")
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Overall:
     methods: tuple[str, ...]
     comparison: Comparison | None
     partial: bool
-    """Whether some cell of the block rests on fewer seeds than planned."""
+    """Whether the block holds cells with unfinished trials, for want of complete ones."""
 
 
 def leaderboard(trials: pd.DataFrame, shown: Sequence[str] | None = None) -> pd.DataFrame:
@@ -72,21 +73,23 @@ def leaderboard(trials: pd.DataFrame, shown: Sequence[str] | None = None) -> pd.
     order = method_order(trials)
     rows: list[dict[str, Any]] = []
     for _, group in trials.groupby("pair", sort=False):
-        references = {name: top1_by_seed(group, baseline(group, name)) for name in BASELINES}
+        by_label = {str(label): rows for label, rows in group.groupby("label", sort=False)}
+        top1 = {label: top1_by_seed(rows) for label, rows in by_label.items()}
+        references = {name: top1.get(baseline(group, name), {}) for name in BASELINES}
         cells = [
-            _cell(group[group["label"] == label], references)
+            _cell(by_label[label], top1[label], references)
             for label in order
-            if label in set(group["label"]) and (shown is None or label in shown)
+            if label in by_label and (shown is None or label in shown)
         ]
         _rank(cells)
-        _compare_with_best(cells, group)
+        _compare_with_best(cells, top1)
         # Without a rank last, in the suite's order.
         rows += sorted(cells, key=lambda cell: (cell["rank"] is None, cell["rank"] or 0))
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     for name in COLUMNS:
         if name.startswith("tied_"):
             frame[name] = frame[name].astype("boolean")
-        elif name in {"student_parameters", "trained_parameters", "adapter_parameters", "peak_memory_bytes"}:
+        elif name in WHOLE:
             frame[name] = frame[name].astype("Int64")
         elif name not in {"teacher", "student", "method", "label", "pair", "reason", "plugin", "plugin_version"}:
             frame[name] = pd.to_numeric(frame[name])
@@ -99,35 +102,26 @@ def baseline(trials: pd.DataFrame, name: str) -> str:
     return name if name in labels or not labels else str(labels[0])
 
 
-def top1_by_seed(trials: pd.DataFrame, label: str) -> dict[int, float]:
-    """The top-1 of a method's done trials within one pair, by seed."""
-    done = trials[(trials["label"] == label) & (trials["status"] == "done")]
+def top1_by_seed(trials: pd.DataFrame) -> dict[int, float]:
+    """The top-1 of the done ones among one method's trials on one pair, by seed."""
+    done = trials[trials["status"] == "done"]
     return {int(seed): float(top1) for seed, top1 in zip(done["seed"], done["top1"], strict=True)}
 
 
 def overall(trials: pd.DataFrame, cells: pd.DataFrame) -> Overall:
     """All methods of the leaderboard over its pairs."""
     pairs, methods = pair_order(cells), [m for m in method_order(trials) if m in set(cells["label"])]
-    finished = cells["n"] + cells["diverged"]
-    present = cells.assign(finished=finished > 0).pivot(index="label", columns="pair", values="finished")
-    table = present.reindex(index=methods, columns=pairs).fillna(False).to_numpy(dtype=bool)
-    rows, columns = stats.complete_block(table)
-    block_methods, block_pairs = [methods[i] for i in rows], [pairs[i] for i in columns]
+    block_methods, block_pairs, partial = _block(cells, methods, pairs)
     scores = [_scores(trials, pair, block_methods) for pair in block_pairs]
     ranked: dict[str, RankInterval] = {}
     comparison = None
-    partial = any(np.isnan(pair).any() for pair in scores) or _unfinished(cells, block_methods, block_pairs)
-    if len(block_methods) > 1 and block_pairs:
-        if any(np.isnan(pair).any() for pair in scores):
-            means = np.stack([np.nanmean(pair, axis=0) for pair in scores])
-            ranked = {
-                label: RankInterval(float(rank))
-                for label, rank in zip(block_methods, stats.ranks(means).mean(axis=0), strict=True)
-            }
-        else:
-            ranked = dict(zip(block_methods, stats.mean_ranks(scores), strict=True))
-            if not partial:
-                comparison = stats.compare_over_pairs(np.stack([pair.mean(axis=0) for pair in scores]))
+    if scores and partial:
+        means = np.stack([np.nanmean(pair, axis=0) for pair in scores])
+        ranks = stats.ranks(means).mean(axis=0)
+        ranked = {label: RankInterval(float(rank)) for label, rank in zip(block_methods, ranks, strict=True)}
+    elif scores:
+        ranked = dict(zip(block_methods, stats.mean_ranks(scores), strict=True))
+        comparison = stats.compare_over_pairs(np.stack([pair.mean(axis=0) for pair in scores]))
     standings = [
         _standing(cells[cells["label"] == label], cells, trials, ranked.get(label), tuple(block_pairs))
         for label in methods
@@ -136,12 +130,11 @@ def overall(trials: pd.DataFrame, cells: pd.DataFrame) -> Overall:
     return Overall(tuple(standings), tuple(block_pairs), tuple(block_methods), comparison, partial)
 
 
-def _cell(trials: pd.DataFrame, references: dict[str, dict[int, float]]) -> dict[str, Any]:
+def _cell(trials: pd.DataFrame, ours: dict[int, float], references: dict[str, dict[int, float]]) -> dict[str, Any]:
     first = trials.iloc[0]
     label = str(first["label"])
     done = trials[trials["status"] == "done"]
     states = trials["status"].value_counts()
-    ours = top1_by_seed(trials, label)
     accuracy = stats.estimate(ours.values())
     cell: dict[str, Any] = {
         **{name: first[name] for name in ("teacher", "student", "method", "label", "pair")},
@@ -196,13 +189,12 @@ def _rank(cells: list[dict[str, Any]]) -> None:
             cell["rank"] = float(rank)
 
 
-def _compare_with_best(cells: list[dict[str, Any]], trials: pd.DataFrame) -> None:
+def _compare_with_best(cells: list[dict[str, Any]], top1: dict[str, dict[int, float]]) -> None:
     contenders = [cell for cell in cells if cell["n"] and not cell["diverged"]]
     best = min(contenders, key=lambda cell: cell["rank"], default=None)
-    theirs = top1_by_seed(trials, best["label"]) if best else {}
+    theirs = top1[best["label"]] if best else {}
     for cell in cells:
-        ours = top1_by_seed(trials, cell["label"])
-        gap = Estimate(0) if cell is best else stats.paired_difference(ours, theirs)
+        gap = Estimate(0) if cell is best else stats.paired_difference(top1[cell["label"]], theirs)
         cell |= _spread("behind_best", gap)
         # With a diverged seed a method is no equal of one without, whatever its other seeds say.
         cell["tied_with_best"] = False if cell["diverged"] and best else gap.tied
@@ -214,19 +206,32 @@ def _scores(trials: pd.DataFrame, pair: str, methods: Sequence[str]) -> stats.Ar
         index="seed", columns="label", values="score"
     )
     table = table.reindex(columns=list(methods))
-    return table[table.notna().any(axis=1)].to_numpy(dtype=np.float64)
+    scores: stats.Array = table[table.notna().any(axis=1)].to_numpy(dtype=np.float64)
+    return scores
 
 
-def _unfinished(cells: pd.DataFrame, methods: Sequence[str], pairs: Sequence[str]) -> bool:
-    block = cells[cells["label"].isin(methods) & cells["pair"].isin(pairs)]
-    return bool((block["n"] + block["diverged"] < block["planned"]).any())
+def _block(cells: pd.DataFrame, methods: Sequence[str], pairs: Sequence[str]) -> tuple[list[str], list[str], bool]:
+    """Methods and pairs that can be compared, and whether that had to take cells with unfinished trials.
+
+    Cells with all their trials come first; only where these leave nothing to compare, as in a run that has just
+    begun, cells with some.
+    """
+    finished = cells["n"] + cells["diverged"]
+    for partial, enough in ((False, finished == cells["planned"]), (True, finished > 0)):
+        table = cells.assign(enough=enough).pivot(index="label", columns="pair", values="enough")
+        table = table.reindex(index=list(methods), columns=list(pairs), fill_value=False).fillna(False)
+        rows, columns = stats.complete_block(table.to_numpy(dtype=bool))
+        if len(rows) > 1:
+            return [methods[i] for i in rows], [pairs[i] for i in columns], partial
+    return [], [], False
 
 
 def _standing(
     cells: pd.DataFrame, everyone: pd.DataFrame, trials: pd.DataFrame, rank: RankInterval | None, block: Sequence[str]
 ) -> Standing:
     finished = cells[cells["n"] + cells["diverged"] > 0]
-    lacking = [pair for pair in block if pair not in set(finished["pair"])]
+    complete = cells[cells["n"] + cells["diverged"] == cells["planned"]]
+    lacking = [pair for pair in block if pair not in set(complete["pair"])]
     leads = (finished["behind_best_n"] == 0) & (finished["rank"] == 1) & (finished["n"] > 0)
     return Standing(
         label=str(cells["label"].iloc[0]),

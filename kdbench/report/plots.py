@@ -6,9 +6,10 @@ Only this module knows matplotlib, and only its object-oriented interface: nothi
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -16,14 +17,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from kdbench.report import stats, wording
 from kdbench.report.labels import place_labels
 from kdbench.report.strip import limits
 from kdbench.report.study import Study
-from kdbench.report.styles import INK, NEUTRAL
+from kdbench.report.styles import INK, NEUTRAL, Style
 from kdbench.results import write_atomically
 
 # Each a colour of its own, so that the page can put its theme's in their place.
@@ -36,7 +38,7 @@ THEME = {
     INK: "var(--method-ink)",
     NEUTRAL: "var(--method-neutral)",
 }
-SETTINGS = {
+SETTINGS: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],
     "font.size": 8.5,
     "text.color": TEXT,
@@ -66,7 +68,12 @@ SETTINGS = {
 }
 HIGHLIGHTED = 8
 """With more methods than this, learning curves name the best ones and the baselines only."""
-WIDTH = 10.5
+NAMED = 12
+"""In a cost panel with more points, only some are named in place."""
+POINTS = 120
+"""Of a longer curve about so many epochs are drawn, the last one always."""
+WIDTH = 12.5
+NARROW = 8.5
 
 
 @dataclass(frozen=True)
@@ -105,13 +112,13 @@ def accuracy(study: Study) -> tuple[Figure, str] | None:
     labels = [standing.label for standing in study.overall.standings]
     columns = min(3, len(pairs))
     figure, panels = _panels(
-        len(pairs), columns, 0.6 + 0.2 * max(len(labels), 3), width=WIDTH if columns > 1 else 7.5, sharey=True
+        len(pairs), columns, 0.6 + 0.2 * max(len(labels), 3), width=WIDTH if columns > 1 else NARROW, sharey=True
     )
     for axes, pair in zip(panels, pairs, strict=True):
         _accuracy_panel(axes, study, pair, labels)
     for axes in panels[::columns]:
         axes.set_yticks(range(len(labels)), labels)
-    figure.supxlabel("top-1 on the test set, %", color=TEXT, fontsize=8.5)
+    _axis_labels(panels, columns, "test top-1, %", "")
     return figure, (
         "Top-1 on the test set. A dot is a seed, the marker the mean, the bar one standard deviation. "
         f"Dashed line: mean of {study.none}. Dotted: the teacher, where it lies in the panel."
@@ -138,7 +145,7 @@ def _accuracy_panel(axes: Axes, study: Study, pair: str, labels: Sequence[str]) 
         style, cell = study.styles[label], cells.loc[label]
         if cell["n"] == 0:
             states = [s for s in ("diverged", "failed", "skipped", "stale", "pending") if cell[s]]
-            axes.text(low, row, f" {' and '.join(states)}", va="center", color=SOFT, fontsize=7)
+            axes.text(low, row, f"  {' and '.join(states)}", va="center", color=SOFT, fontsize=7)
             continue
         mean = float(cell["top1_mean"])
         values = done.loc[done["label"] == label, "top1"]
@@ -157,7 +164,7 @@ def _accuracy_panel(axes: Axes, study: Study, pair: str, labels: Sequence[str]) 
             text = f"{cell['diverged']} of {cell['n'] + cell['diverged']} diverged "
             axes.text(high, row, text, va="center", ha="right", color=SOFT, fontsize=7)
     axes.set_ylim(len(labels) - 0.4, -0.6)
-    axes.grid(axis="y", visible=False)
+    axes.grid(axis="y", linewidth=0.4)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_title(study.title(pair))
     if teacher is not None:
@@ -174,23 +181,25 @@ def curves(study: Study) -> tuple[Figure, str] | None:
     pairs = [pair for pair in study.pairs if pair in set(records["pair"])]
     if not pairs:
         return None
-    named, others = _highlighted(study)
+    named, others = _highlighted(study, set(records["label"]))
     columns = min(3, len(pairs))
-    figure, panels = _panels(len(pairs), columns, 3.1 if columns < 3 else 2.7, width=WIDTH if columns > 1 else 7.5)
+    figure, panels = _panels(len(pairs), columns, 3.1 if columns < 3 else 2.7, width=WIDTH if columns > 1 else NARROW)
     for axes, pair in zip(panels, pairs, strict=True):
         mine = records[records["pair"] == pair]
+        by_label = {str(label): rows for label, rows in mine.groupby("label")}
         for label in others:
-            _curve(axes, mine[mine["label"] == label], GRID, 0.9, band=False)
+            if label in by_label:
+                _curve(axes, by_label[label], Style(GRID, ""), 0.9)
         for label in named:
-            _curve(axes, mine[mine["label"] == label], study.styles[label].colour, 1.5, band=len(named) <= HIGHLIGHTED)
+            if label in by_label:
+                _curve(axes, by_label[label], study.styles[label], 1.4)
         last = int(mine["epoch"].max())
         settled = mine.loc[mine["epoch"] >= max(1, round(0.15 * last)), "top1"]
         axes.set_ylim(*limits(list(settled)))
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.set_title(study.title(pair))
-    figure.supxlabel("epoch", color=TEXT, fontsize=8.5)
-    figure.supylabel("test top-1, %", color=TEXT, fontsize=8.5)
-    handles = [Line2D([], [], color=study.styles[label].colour, label=label, linewidth=1.8) for label in named]
+    _axis_labels(panels, columns, "epoch", "test top-1, %")
+    handles = [_marker(study, label, linestyle="-") for label in named]
     if others:
         handles.append(Line2D([], [], color=GRID, label="others", linewidth=1.8))
     _legend(figure, handles)
@@ -201,21 +210,24 @@ def curves(study: Study) -> tuple[Figure, str] | None:
     )
 
 
-def _curve(axes: Axes, records: pd.DataFrame, colour: str, width: float, band: bool) -> None:
-    if records.empty:
-        return
-    by_epoch = records.groupby("epoch")["top1"]
+def _curve(axes: Axes, records: pd.DataFrame, style: Style, width: float) -> None:
+    by_epoch = records.groupby("epoch")["top1"].agg(["count", "mean", "min", "max"])
     # Where a seed ended early, the mean over the rest would jump: it is drawn as far as all seeds go.
-    common = by_epoch.count()
-    epochs = common.index[common == common.iloc[0]]
-    middle, low, high = (getattr(by_epoch, name)().loc[epochs] for name in ("mean", "min", "max"))
-    if band and common.iloc[0] > 1:
-        axes.fill_between(epochs, low, high, color=colour, alpha=0.13, linewidth=0)
-    axes.plot(epochs, middle, color=colour, linewidth=width, marker="o" if len(epochs) == 1 else None, markersize=3)
+    shown = by_epoch[by_epoch["count"] == by_epoch["count"].iloc[0]]
+    step = max(1, len(shown) // POINTS)
+    # Counted from the end, as the last epoch is the one that matters.
+    shown = shown.iloc[(len(shown) - 1) % step :: step]
+    if style.marker and shown["count"].iloc[0] > 1:
+        axes.fill_between(shown.index, shown["min"], shown["max"], color=style.colour, alpha=0.13, linewidth=0)
+    gap = max(1, len(shown) // 6)
+    axes.plot(
+        shown.index, shown["mean"], color=style.colour, linewidth=width, marker=style.marker or None, markersize=4.5,
+        markeredgecolor=PAPER, markeredgewidth=0.5, markevery=((len(shown) - 1) % gap, gap),
+    )  # fmt: skip
 
 
-def _highlighted(study: Study) -> tuple[list[str], list[str]]:
-    ordered = [standing.label for standing in study.overall.standings]
+def _highlighted(study: Study, drawn: Collection[str]) -> tuple[list[str], list[str]]:
+    ordered = [standing.label for standing in study.overall.standings if standing.label in drawn]
     if len(ordered) <= HIGHLIGHTED + 1:
         return ordered, []
     baselines = [label for label in (study.none, study.kd) if label in ordered]
@@ -236,33 +248,46 @@ def cost(study: Study) -> tuple[Figure, str] | None:
     if not pairs:
         return None
     columns = min(3, len(pairs))
-    figure, panels = _panels(len(pairs), columns, 3.4 if columns < 3 else 3.0, width=WIDTH if columns > 1 else 7.5)
+    figure, panels = _panels(len(pairs), columns, 3.4 if columns < 3 else 3.0, width=WIDTH if columns > 1 else NARROW)
     longest = float(cells["seconds"].max())
     scale, unit = (3600.0, "hours") if longest >= 5400 else (60.0, "minutes") if longest >= 150 else (1.0, "seconds")
     for axes, pair in zip(panels, pairs, strict=True):
         _cost_panel(axes, study, cells[cells["pair"] == pair], scale, against_none)
         axes.set_title(study.title(pair))
-    figure.supxlabel(f"training time of one student, {unit}", color=TEXT, fontsize=8.5)
-    figure.supylabel(f"gain over {study.none}, points" if against_none else "test top-1, %", color=TEXT, fontsize=8.5)
+    height = f"gain over {study.none}, points" if against_none else "test top-1, %"
+    _axis_labels(panels, columns, f"training time of one student, {unit}", height)
     shown = [s.label for s in study.overall.standings if s.label in set(cells["label"])]
     _legend(figure, [_marker(study, label) for label in shown])
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    canvas.draw()  # type: ignore[no-untyped-call] # matplotlib's own is not annotated
+    outside = []
     for axes, pair in zip(panels, pairs, strict=True):
         mine = cells[cells["pair"] == pair]
+        low, high = axes.get_ylim()
+        outside += list(mine.loc[(mine["height"] < low) | (mine["height"] > high), "label"])
+        # With many methods only those on the front, and the baselines, are named in place.
+        wanted = set(mine["label"]) if len(mine) <= NAMED else {study.none, study.kd, *_front(mine)["label"]}
         points = list(zip(mine["seconds"] / scale, mine["height"], strict=True))
-        place_labels(canvas, axes, points, list(mine["label"]), [study.styles[label].colour for label in mine["label"]])
+        names = [label if label in wanted else "" for label in mine["label"]]
+        place_labels(canvas, axes, points, names, [study.styles[label].colour for label in mine["label"]])
+    what = f"Gain over {study.none}" if against_none else "Test top-1"
+    lost = f" Outside their panels: {wording.listing(list(dict.fromkeys(outside)))}." if outside else ""
     return figure, (
-        (f"Gain over {study.none}, mean over seeds," if against_none else "Test top-1, mean over seeds,")
-        + " against the wall time of training one student. The line joins the methods that no other beats in less time."
+        f"{what}, mean over seeds, against the wall time of training one student. "
+        f"The line joins the methods that no other beats in less time.{lost}"
     )
+
+
+def _front(cells: pd.DataFrame) -> pd.DataFrame:
+    """Those that no other beats in less time, by rising time."""
+    rising = cells.sort_values(["seconds", "height"], ascending=[True, False])
+    return rising[rising["height"] > rising["height"].cummax().shift(fill_value=-np.inf)]
 
 
 def _cost_panel(axes: Axes, study: Study, cells: pd.DataFrame, scale: float, zero: bool) -> None:
     if zero:
         axes.axhline(0, color=NEUTRAL, linestyle=(0, (4, 2)), linewidth=1)
-    front = cells.sort_values(["seconds", "height"], ascending=[True, False])
-    front = front[front["height"] > front["height"].cummax().shift(fill_value=-np.inf)]
+    front = _front(cells)
     axes.plot(
         front["seconds"] / scale,
         front["height"],
@@ -281,8 +306,15 @@ def _cost_panel(axes: Axes, study: Study, cells: pd.DataFrame, scale: float, zer
     heights, seconds = list(cells["height"]), list(cells["seconds"] / scale)
     axes.set_ylim(*limits(heights, [0.0] if zero else []))
     left, right = min(seconds), max(seconds)
+    if right > 4 * left:
+        axes.set_xscale("log")
+        axes.set_xlim(left / 1.3, right * 1.6)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+        return
     room = max(right - left, 0.05 * right)
-    axes.set_xlim(max(0.0, left - 0.12 * room), right + 0.25 * room)
+    axes.set_xlim(max(0.0, left - 0.2 * room), right + 0.25 * room)
     axes.xaxis.set_major_locator(MaxNLocator(5))
 
 
@@ -310,7 +342,14 @@ def critical_difference(study: Study) -> tuple[Figure, str] | None:
             axes.plot([tick, tick], [line - 0.06, line], color=TEXT, linewidth=1)
             axes.text(tick, line - 0.1, f"{tick}", ha="center", va="bottom", fontsize=8)
     axes.plot([1, 1 + comparison.critical_difference], [0.2, 0.2], color=TEXT, linewidth=1.6, marker="|", markersize=6)
-    axes.text(1 + comparison.critical_difference / 2, 0.14, f"critical difference {comparison.critical_difference:.2f}", ha="center", va="bottom", fontsize=8)  # fmt: skip
+    axes.text(
+        1 + comparison.critical_difference / 2,
+        0.14,
+        f"critical difference {comparison.critical_difference:.2f}",
+        ha="center",
+        va="bottom",
+        fontsize=8,
+    )
     for index, (first, last) in enumerate(groups):
         y = line + 0.16 * (index + 1)
         axes.plot(
@@ -333,10 +372,11 @@ def critical_difference(study: Study) -> tuple[Figure, str] | None:
         )
         text = f"{label}  {rank:.2f}" if better else f"{rank:.2f}  {label}"
         axes.text(end, y, f" {text} ", ha="left" if better else "right", va="center", fontsize=8.5)
+    difference = f"{comparison.critical_difference:.2f} at {stats.CONFIDENCE:.0%}"
+    test = f"χ² = {comparison.statistic:.1f}, p = {comparison.p_value:.2g}"
     return figure, (
-        f"Mean ranks over {comparison.pairs} pairs, the best on the right. A bar joins methods whose mean ranks differ by less than the "
-        f"critical difference of Nemenyi's test ({comparison.critical_difference:.2f} at {stats.CONFIDENCE:.0%}), and which therefore "
-        f"cannot be told apart. Friedman's test that all are alike: χ² = {comparison.statistic:.1f}, p = {comparison.p_value:.2g}."
+        f"Mean ranks over {comparison.pairs} pairs, the best on the right. A bar joins methods that Nemenyi's test "
+        f"cannot tell apart (critical difference {difference}). Friedman's test that all are alike: {test}."
     )
 
 
@@ -358,6 +398,8 @@ def inline(svg: str, name: str, caption: str) -> str:
     # Declarations of namespaces are no addresses, but a page that loads nothing should not look as if it did.
     body = re.sub(r' xmlns(:xlink)?="[^"]*"', "", body).replace("xlink:href", "href")
     body = body.replace("'DejaVu Sans'", "var(--sans)")
+    # A hundredth of a point is finer than any screen, and halves the page.
+    body = re.sub(r"(\.\d\d)\d\d+", r"\1", body)
     for colour, themed in THEME.items():
         body = body.replace(colour, themed)
     text = caption.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
@@ -370,10 +412,22 @@ def _panels(
     rows = -(-count // columns)
     figure = Figure(figsize=(width, rows * height + 0.5), layout="constrained")
     grid = figure.subplots(rows, columns, sharey=sharey, squeeze=False)
+    layout = figure.get_layout_engine()
+    assert isinstance(layout, ConstrainedLayoutEngine)
+    layout.set(w_pad=0.1, h_pad=0.08)
     panels = list(grid.flat)
     for axes in panels[count:]:
         axes.set_axis_off()
     return figure, panels[:count]
+
+
+def _axis_labels(panels: Sequence[Axes], columns: int, below: str, left: str) -> None:
+    for index, axes in enumerate(panels):
+        # The lowest panel of each column, as the last row may not be full.
+        if index + columns >= len(panels):
+            axes.set_xlabel(below)
+        if index % columns == 0:
+            axes.set_ylabel(left)
 
 
 def _legend(figure: Figure, handles: Sequence[Line2D]) -> None:
@@ -388,9 +442,9 @@ def _legend(figure: Figure, handles: Sequence[Line2D]) -> None:
     )
 
 
-def _marker(study: Study, label: str) -> Line2D:
+def _marker(study: Study, label: str, linestyle: Literal["none", "-"] = "none") -> Line2D:
     style = study.styles[label]
-    return Line2D([], [], color=style.colour, marker=style.marker, linestyle="none", markersize=6, label=label)
+    return Line2D([], [], color=style.colour, marker=style.marker, linestyle=linestyle, markersize=5.5, label=label)
 
 
 def _with_results(study: Study) -> list[str]:
@@ -404,6 +458,9 @@ def _cell(cells: pd.DataFrame, label: str, name: str) -> float | None:
 
 def _save(figure: Figure, stem: Path) -> None:
     stem.parent.mkdir(parents=True, exist_ok=True)
+    # Laid out once, not once a format: with many panels that is what takes the time.
+    FigureCanvasAgg(figure).draw()  # type: ignore[no-untyped-call] # matplotlib's own is not annotated
+    figure.set_layout_engine("none")
     saves: Iterable[tuple[str, dict[str, object]]] = (
         ("svg", {"metadata": {"Date": None}}),
         ("png", {"dpi": 200}),

@@ -176,6 +176,20 @@ def _period(trials: pd.DataFrame) -> str:
     return "" if not days else days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
 
 
+def ours(study: Study) -> str:
+    """What to know of our own figures before setting them beside others'."""
+    recipe, data = _recipe(study), study.suite.get("data", {})
+    epoch = "the epoch best on a validation split" if recipe.get("selection") == "validation" else "last epoch"
+    text = f"Ours: {epoch}"
+    if recipe.get("epochs"):
+        text += f", {recipe['epochs']} epochs at batch size {recipe.get('batch_size', wording.DASH)}"
+    if data.get("train_limit"):
+        text += f", trained on {wording.count(data['train_limit'])} images only"
+    if data.get("test_limit"):
+        text += f", tested on {wording.count(data['test_limit'])} images only"
+    return text + "."
+
+
 def facts(study: Study) -> list[str]:
     """The study in a line."""
     trials = study.trials

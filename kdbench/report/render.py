@@ -143,6 +143,7 @@ def _environment(study: Study, *, escape_html: bool) -> jinja2.Environment:
         "mean_std": wording.mean_std,
         "gain": wording.gain,
         "plural": wording.plural,
+        "listing": wording.listing,
         "shade": _shade,
         "state": _state,
     }

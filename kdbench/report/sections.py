@@ -13,11 +13,13 @@ from typing import Any
 import pandas as pd
 
 from kdbench.report import protocol, wording
+from kdbench.report.frame import teacher_result
 from kdbench.report.published import comparison
 from kdbench.report.strip import limits, strip
 from kdbench.report.study import Study
-from kdbench.report.verdict import verdicts
+from kdbench.report.verdict import standings, verdicts
 
+PAIRS_IN_SENTENCES = 3
 Context = Mapping[str, Any]
 
 
@@ -32,8 +34,12 @@ class Section:
 
 
 def verdict(study: Study) -> Context:
-    """Who leads, what is tied."""
-    return {"verdicts": verdicts(study)}
+    """Who leads, what is tied: in sentences, and with many pairs in a table."""
+    said = verdicts(study)
+    if len(study.pairs) <= PAIRS_IN_SENTENCES:
+        return {"verdicts": said, "standings": []}
+    found = [standings(study, pair) for pair in study.pairs]
+    return {"verdicts": said[:1], "standings": [(one, _plain(one.best)) for one in found]}
 
 
 def overall(study: Study) -> Context | None:
@@ -125,7 +131,8 @@ def published(study: Study) -> Context | None:
     table = comparison(study.cells, study.data)
     if table.empty:
         return None
-    return {"groups": [(source, _rows(rows)) for source, rows in table.groupby("source", sort=False)]}
+    groups = [(source, _rows(rows)) for source, rows in table.groupby("source", sort=False)]
+    return {"groups": groups, "ours": protocol.ours(study)}
 
 
 def uncounted(study: Study) -> Context | None:
@@ -179,7 +186,7 @@ def _teachers(study: Study) -> list[dict[str, Any]]:
     rows = []
     for teacher, group in known.groupby("teacher", sort=False):
         first = group.iloc[-1]
-        result = study.folder.teacher(first["teacher_key"]).result or {}
+        result = teacher_result(study.folder, str(first["teacher_key"]))
         rows.append(
             {
                 "name": teacher,
@@ -195,10 +202,11 @@ def _teachers(study: Study) -> list[dict[str, Any]]:
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Records with None for whatever is missing."""
-    return [
-        {str(key): None if _is_missing(value) else value for key, value in record.items()}
-        for record in frame.to_dict("records")
-    ]
+    return [_plain(record) for record in frame.to_dict("records")]
+
+
+def _plain(record: Mapping[Any, Any] | None) -> dict[str, Any]:
+    return {str(key): None if _is_missing(value) else value for key, value in (record or {}).items()}
 
 
 def _is_missing(value: object) -> bool:
@@ -217,7 +225,7 @@ SECTIONS = (
     Section("beside", "Beside accuracy", beside),
     Section("costs", "What it costs", costs),
     Section("published", "Beside published figures", published),
-    Section("uncounted", "Trials that do not count", uncounted),
+    Section("uncounted", "Trials outside the means", uncounted),
     Section("rules", "Protocol", rules),
     Section("environment", "Environment, and how to make this again", environment),
 )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from kdbench.report import wording
-from kdbench.report.stats import PAIRS_FOR_INTERVAL, Estimate
+from kdbench.report.stats import PAIRS_FOR_INTERVAL
 from kdbench.report.study import Study
 
 
@@ -23,73 +25,89 @@ class Verdict:
     """The leading label; empty where there is none."""
 
 
+@dataclass(frozen=True)
+class Standings:
+    """Who stands where on one pair; labels, best first."""
+
+    pair: str
+    title: str
+    best: Mapping[str, Any] | None
+    """The leader's row of the leaderboard; None where no method has finished undiverged."""
+    tied: tuple[str, ...]
+    undecided: tuple[str, ...]
+    """Without enough seeds in common with the leader."""
+    above: tuple[str, ...]
+    """Above the baseline: the interval of the gain lies above 0."""
+    level: tuple[str, ...]
+    below: tuple[str, ...]
+    diverged: tuple[str, ...]
+    """``label in 1 of 3``."""
+
+
 def verdicts(study: Study) -> list[Verdict]:
     """Over all pairs first where there are several, then pair by pair."""
-    alone = [_on_pair(study, pair) for pair in study.pairs]
+    alone = [_on_pair(study, standings(study, pair)) for pair in study.pairs]
     return [*_over_pairs(study), *alone] if len(study.pairs) > 1 else alone
 
 
-def _on_pair(study: Study, pair: str) -> Verdict:
+def standings(study: Study, pair: str) -> Standings:
+    """Sort a pair's methods by what can be said of them."""
     cells = study.pair(pair)
-    title = study.title(pair)
     contenders = cells[(cells["n"] > 0) & (cells["diverged"] == 0)]
-    if contenders.empty:
-        count = int(cells["diverged"].sum())
-        text = f"Nothing has come out of it yet but {count} diverged." if count else "No trial is done yet."
-        return Verdict(title, pair, (text,))
-    best = contenders.iloc[0]
+    others = contenders.iloc[1:]
+    known = contenders[contenders["tied_with_none"].notna()]
+    level = known["tied_with_none"].astype(bool)
+    apart = known[~level]
+    diverged = cells[cells["diverged"] > 0]
+    return Standings(
+        pair=pair,
+        title=study.title(pair),
+        best=None if contenders.empty else {str(key): value for key, value in contenders.iloc[0].items()},
+        tied=tuple(others.loc[others["tied_with_best"].fillna(False).astype(bool), "label"]),
+        undecided=tuple(others.loc[others["tied_with_best"].isna(), "label"]),
+        above=tuple(apart.loc[apart["gain_over_none"] > 0, "label"]),
+        level=tuple(known.loc[level, "label"]),
+        below=tuple(apart.loc[apart["gain_over_none"] < 0, "label"]),
+        diverged=tuple(f"{row.label} in {row.diverged} of {row.n + row.diverged}" for row in diverged.itertuples()),
+    )
+
+
+def _on_pair(study: Study, found: Standings) -> Verdict:
+    best = found.best
+    lost = f"Diverged, and therefore ranked last: {wording.listing(found.diverged)}." if found.diverged else ""
+    if best is None:
+        return Verdict(found.title, found.pair, (lost or "No trial is done yet.",))
+    score = wording.mean_std(best["top1_mean"], best["top1_std"])
     n = int(best["n"])
-    score = wording.mean_std(best["top1_mean"], best["top1_std"], n)
-    sentences = [f"{best['label']} {'leads with' if n > 1 else 'scores highest:'} {score} % top-1 (n={n})"]
-    sentences[0] += _over_none(study, best)
-    if n > 1:
-        sentences.append(_ties(contenders))
-    else:
+    lead = f"{best['label']} {'leads with' if n > 1 else 'scores highest:'} {score} % top-1 (n={n})"
+    sentences = [lead + _over_none(study, best)]
+    if n == 1:
         sentences.append("One seed gives no interval: which of these differences are chance cannot be said.")
-    sentences += _against_none(study, cells)
-    sentences += _diverged(cells)
-    return Verdict(title, pair, tuple(sentences), str(best["label"]))
+    else:
+        sentences.append(f"Tied with it: {wording.listing(found.tied)}." if found.tied else "Nothing is tied with it.")
+        if found.undecided:
+            sentences.append(f"Not decidable for lack of common seeds: {wording.listing(found.undecided)}.")
+    known = len(found.above) + len(found.level) + len(found.below)
+    if known:
+        methods = wording.plural(known, "method") + f" besides {study.none}"
+        sentences.append(
+            f"Of {methods}, {len(found.above)} can be told to be above it{_named(found.above)}, "
+            f"{len(found.below)} below{_named(found.below)}, {len(found.level)} not to differ from it."
+        )
+    return Verdict(found.title, found.pair, (*sentences, lost) if lost else tuple(sentences), str(best["label"]))
 
 
-def _over_none(study: Study, best: pd.Series) -> str:
+def _named(labels: Sequence[str]) -> str:
+    return f" ({wording.listing(labels, 8)})" if labels else ""
+
+
+def _over_none(study: Study, best: Mapping[str, Any]) -> str:
     if best["label"] == study.none:
         return ": no method is above the baseline, which learns from the labels alone."
-    over = _difference(best, "gain_over_none")
-    if over.mean is None:
+    if pd.isna(best["gain_over_none"]):
         return f"; its gain over {study.none} is not known."
-    bounds = wording.interval(over.low, over.high)
-    return f", {wording.signed(over.mean)} {bounds + ' ' if bounds else ''}over {study.none}."
-
-
-def _ties(contenders: pd.DataFrame) -> str:
-    others = contenders.iloc[1:]
-    if others.empty:
-        return "Nothing else has finished all its seeds undiverged."
-    tied = list(others.loc[others["tied_with_best"].fillna(False), "label"])
-    unknown = list(others.loc[others["tied_with_best"].isna(), "label"])
-    text = f"Tied with it: {wording.listing(tied)}." if tied else "Nothing is tied with it."
-    if unknown:
-        text += f" Not decidable for lack of common seeds: {wording.listing(unknown)}."
-    return text
-
-
-def _against_none(study: Study, cells: pd.DataFrame) -> list[str]:
-    known = cells[cells["tied_with_none"].notna() & (cells["diverged"] == 0)]
-    if known.empty:
-        return []
-    apart = known[~known["tied_with_none"].astype(bool)]
-    above, below = apart[apart["gain_over_none"] > 0], apart[apart["gain_over_none"] < 0]
-    text = f"Of {wording.plural(len(known), 'method')}, {len(above)} can be told to be above {study.none}"
-    if len(above):
-        text += f" ({wording.listing(list(above['label']), 8)})"
-    text += f", {len(below)} below" + (f" ({wording.listing(list(below['label']), 8)})" if len(below) else "")
-    return [f"{text}, {len(known) - len(apart)} not to differ from it."]
-
-
-def _diverged(cells: pd.DataFrame) -> list[str]:
-    rows = cells[cells["diverged"] > 0]
-    parts = [f"{row.label} in {row.diverged} of {row.n + row.diverged}" for row in rows.itertuples()]
-    return [f"Diverged, and therefore ranked last: {wording.listing(parts)}."] if parts else []
+    bounds = wording.interval(best["gain_over_none_low"], best["gain_over_none_high"])
+    return f", {wording.signed(best['gain_over_none'])} {bounds + ' ' if bounds else ''}over {study.none}."
 
 
 def _over_pairs(study: Study) -> list[Verdict]:
@@ -98,6 +116,9 @@ def _over_pairs(study: Study) -> list[Verdict]:
     title = "Over all pairs"
     if len(ranked) < 2:
         return [Verdict(title, "", ("No two methods have results on a common pair yet.",))]
+    if len(whole.pairs) < 2:
+        only = study.title(whole.pairs[0])
+        return [Verdict(title, "", (f"So far only {only} has results of several methods; see there.",))]
     first = ranked[0]
     assert first.rank is not None
     bounds = "" if first.rank.low is None else f" [{first.rank.low:.2f}, {first.rank.high:.2f}]"
@@ -132,12 +153,5 @@ def _over_pairs(study: Study) -> list[Verdict]:
             f"Fewer than {PAIRS_FOR_INTERVAL} pairs: this speaks of these pairs, and is no claim about others."
         )
     if whole.partial:
-        sentences.append("Some trials are still missing, so this may change.")
+        sentences.append("Trials are still missing in this comparison, so it may change.")
     return [Verdict(title, "", tuple(sentences), first.label)]
-
-
-def _difference(row: pd.Series, name: str) -> Estimate:
-    def value(key: str) -> float | None:
-        return None if pd.isna(row[key]) else float(row[key])
-
-    return Estimate(int(row[f"{name}_n"]), value(name), None, value(f"{name}_low"), value(f"{name}_high"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 
 from kdbench.report.stats import Estimate
 
@@ -13,7 +14,8 @@ MINUS = "−"
 
 def missing(value: float | None) -> bool:
     """None, NaN or ``<NA>``."""
-    return value is None or value != value or not isinstance(value, int | float)
+    # numpy's and pandas's numbers are Real, <NA> is not.
+    return not isinstance(value, Real) or value != value
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -45,7 +47,7 @@ def signed(value: float | None, digits: int = 2) -> str:
     return f"{'+' if value > 0 else MINUS}{text}"
 
 
-def mean_std(mean: float | None, std: float | None, n: int, digits: int = 2) -> str:
+def mean_std(mean: float | None, std: float | None, digits: int = 2) -> str:
     """``71.20 ± 0.31``; the standard deviation is left out where there is none."""
     if missing(mean):
         return DASH

@@ -70,7 +70,8 @@ class Runs:
         curve = curve or [top1 - 20, top1 - 5, top1]
         records = [
             {
-                "epoch": i + 1, "stage": "main", "lr": 0.05, "train_loss": 2.0 / (i + 1), "terms": {"ce": 1.0 / (i + 1)},
+                "epoch": i + 1, "stage": "main", "lr": 0.05, "train_loss": 2.0 / (i + 1),
+                "terms": {"ce": 1.0 / (i + 1)},
                 "seconds": 1.0, "top1": value, "nll": 1.0, "ece": 0.05, "agreement": value - 1, "kl_to_teacher": 0.2,
             }
             for i, value in enumerate(curve)
