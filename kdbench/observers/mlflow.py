@@ -67,7 +67,8 @@ def connect(uri: str) -> Any:
     warnings.filterwarnings("ignore", message="The ``noload`` loader strategy", category=DeprecationWarning)
     from mlflow import MlflowClient
 
-    for chatty in ("mlflow", "alembic"):
+    # The level of "alembic" itself is set anew by the migrations of older releases.
+    for chatty in ("mlflow", "alembic", "alembic.runtime"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     return MlflowClient(tracking_uri=uri)
 
