@@ -313,8 +313,7 @@ def list_(
     if kind is Kind.PLUGINS:
         rows = registry.to_json()
     else:
-        offers: list[Offer[Any]] = list(getattr(registry, kind.value))
-        rows = [offer.to_json() for offer in offers]
+        rows = registry.rows(getattr(registry, kind.value))
     if as_json:
         _print_json(rows)
     else:

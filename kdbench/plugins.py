@@ -6,6 +6,7 @@ import ast
 import hashlib
 import importlib.metadata
 import importlib.util
+import inspect
 import json
 import os
 import sys
@@ -21,12 +22,17 @@ import kdbench
 from kdbench import hookspecs
 from kdbench.errors import PluginError, did_you_mean
 from kdbench.hookspecs import DatasetSpec, MethodSpec, ModelSpec
-from kdbench.settings import REQUIRED, Facts, load_target, read_by_import, read_statically, source_of
+from kdbench.settings import Facts, load_target, read_by_import, read_statically, source_of
 
 GROUP = "kdbench"
 BUILT_IN = ("kdbench.models.builtin", "kdbench.data.builtin")
+SUPPLIED = ("classes", "image_shape")
+"""What a network is told by the data set, not by a suite."""
 ADAPTERS = ("torchvision", "timm")
 """Model libraries whose networks go by ``torchvision:NAME`` and ``timm:NAME``."""
+
+LOCAL = "local"
+"""The version of a local file."""
 
 Spec = TypeVar("Spec", MethodSpec, ModelSpec, DatasetSpec)
 
@@ -41,7 +47,7 @@ class Provider:
     """Local and editable code is identified by its source, as its version says nothing."""
 
     def __str__(self) -> str:
-        return f"{self.distribution} {self.version}"
+        return self.distribution if self.version == LOCAL else f"{self.distribution} {self.version}"
 
 
 @dataclass(frozen=True)
@@ -58,10 +64,8 @@ class Offer(Generic[Spec]):
             return self.loaded
         try:
             return load_target(self.spec.target)
-        except PluginError:
-            raise
         except Exception as error:
-            raise PluginError(f"'{self.spec.name}' of {self.provider} failed to import: {error}") from error
+            raise PluginError(f"'{self.spec.name}' of {self.provider} failed to import: {_detail(error)}") from error
 
     @property
     def facts(self) -> Facts:
@@ -102,7 +106,11 @@ class Offer(Generic[Spec]):
             "summary": facts.summary,
             "distribution": self.provider.distribution,
             "version": self.provider.version,
-            "settings": {key: value.to_json() for key, value in facts.settings.items() if value.default != REQUIRED},
+            "settings": {
+                key: value.to_json()
+                for key, value in facts.settings.items()
+                if not (isinstance(self.spec, ModelSpec) and key in SUPPLIED)
+            },
         }
         if isinstance(self.spec, MethodSpec):
             row["reads"] = sorted(facts.attributes.get("reads", ("logits",)))
@@ -152,13 +160,27 @@ class Registry:
         found = [o for o in offers if name in (o.spec.name, f"{o.provider.distribution}:{o.spec.name}")]
         if len(found) == 1:
             return found[0]
+        if len({o.provider.distribution for o in found}) < len(found):
+            who = " and ".join(sorted({str(o.provider) for o in found}))
+            raise PluginError(f"{kind} '{name}' is offered more than once by {who}; rename one")
         if len(found) > 1:
+            found.sort(key=lambda o: o.provider.distribution)
             who = " and ".join(str(o.provider) for o in found)
             names = " or ".join(f"'{o.provider.distribution}:{o.spec.name}'" for o in found)
             raise PluginError(f"{kind} '{name}' is offered by {who}; write {names}")
         hint = did_you_mean(name, {o.spec.name for o in offers})
         broken = "".join(f" ({item})" for item in self.broken)
         raise PluginError(f"{kind} '{name}' is not registered{hint}{broken}")
+
+    def rows(self, offers: Iterable[Offer[Spec]]) -> list[dict[str, Any]]:
+        """The rows of ``kdbench list --json``. An offer that cannot be imported is added to ``broken``."""
+        rows = []
+        for offer in offers:
+            try:
+                rows.append(offer.to_json())
+            except PluginError as error:
+                self.broken.append(Broken(offer.spec.name, offer.provider, f"offers what cannot be used: {error}"))
+        return rows
 
     def to_json(self) -> list[dict[str, Any]]:
         """The rows of ``kdbench list plugins --json``."""
@@ -179,19 +201,18 @@ class Registry:
 
     def add(self, name: str, plugin: Any, provider: Provider) -> None:
         """Register a loaded plugin and take up what it offers; raises with nothing half registered."""
-        unknown = _unknown_hooks(self.manager, plugin)
-        if unknown:
-            raise PluginError(unknown)
-        self.manager.register(plugin, name=name)
+        _check_hooks(self.manager, plugin)
+        methods = [_offer_method(item, provider) for item in _call(plugin, "kdbench_methods")]
+        if not hasattr(plugin, "kdbench_methods") and provider.version == LOCAL:
+            methods = [_offer_method(item, provider) for item in _method_classes(plugin)]
+        models = [_offer(item, ModelSpec, provider) for item in _call(plugin, "kdbench_models")]
+        datasets = [_offer(item, DatasetSpec, provider) for item in _call(plugin, "kdbench_datasets")]
         try:
-            methods = [_offer_method(item, provider) for item in _call(plugin, "kdbench_methods")]
-            if not hasattr(plugin, "kdbench_methods") and provider.version == "local":
-                methods = [_offer_method(item, provider) for item in _method_classes(plugin)]
-            models = [_offer(item, ModelSpec, provider) for item in _call(plugin, "kdbench_models")]
-            datasets = [_offer(item, DatasetSpec, provider) for item in _call(plugin, "kdbench_datasets")]
-        except Exception:
+            self.manager.register(plugin, name=name)
+        except pluggy.PluginValidationError as error:
+            # Pluggy stops halfway: the hooks before the wrong one are in.
             self.manager.unregister(plugin)
-            raise
+            raise PluginError(" ".join(str(error).split())) from error
         self.methods += methods
         self.models += models
         self.datasets += datasets
@@ -200,8 +221,13 @@ class Registry:
 
 def _call(plugin: Any, hook: str) -> Iterable[Any]:
     function = getattr(plugin, hook, None)
+    if not callable(function):
+        return ()
     # One plugin at a time, not through the manager: the offer must be traced to its provider.
-    return function() if callable(function) else ()
+    offered = function()
+    if not isinstance(offered, Iterable) or isinstance(offered, str):
+        raise PluginError(f"{hook} must return a list, got {offered!r}")
+    return offered
 
 
 def _offer(item: Any, kind: type[Spec], provider: Provider) -> Offer[Spec]:
@@ -230,12 +256,18 @@ def _method_classes(module: ModuleType) -> list[type]:
     ]
 
 
-def _unknown_hooks(manager: pluggy.PluginManager, plugin: Any) -> str:
-    known = [name for name in vars(hookspecs) if name.startswith("kdbench_")]
+def _check_hooks(manager: pluggy.PluginManager, plugin: Any) -> None:
+    known = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("kdbench_")}
     for name in dir(plugin):
-        if manager.parse_hookimpl_opts(plugin, name) is not None and name not in known:
-            return f"implements '{name}', which is no hook{did_you_mean(name, known)}"
-    return ""
+        if manager.parse_hookimpl_opts(plugin, name) is None:
+            continue
+        if name not in known:
+            raise PluginError(f"implements '{name}', which is no hook{did_you_mean(name, known)}")
+        offered = inspect.signature(known[name]).parameters
+        for argument in inspect.signature(getattr(plugin, name)).parameters.values():
+            if argument.default is argument.empty and argument.name not in offered:
+                known_arguments = did_you_mean(argument.name, offered) or "; it has none"
+                raise PluginError(f"hook '{name}' has no argument '{argument.name}'{known_arguments}")
 
 
 def hash_sources(path: Path) -> str:
@@ -259,27 +291,37 @@ def hash_sources(path: Path) -> str:
 
 
 def _own_imports(file: Path, source: bytes) -> list[Path]:
+    """The files beside ``file``, or anywhere in its package, that it imports."""
     package_root = file.parent
     while (package_root / "__init__.py").exists():
         package_root = package_root.parent
+    folders = {package_root, file.parent}
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return []  # its import will say so
     found = []
-    for node in ast.walk(ast.parse(source)):
-        names: list[str] = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            found += [_module_file(folders, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
                 folder = file.parents[node.level - 1]
                 base = ".".join((*folder.relative_to(package_root).parts, *filter(None, [node.module])))
-            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        for name in names:
-            own = package_root != file.parent and name.split(".")[0] == file.relative_to(package_root).parts[0]
-            if own or package_root == file.parent:
-                candidate = package_root.joinpath(*name.split(".")).with_suffix(".py")
-                if candidate.is_file():
-                    found.append(candidate.resolve())
-    return found
+            for alias in node.names:
+                # `from package import name`: a module of the package, or else something in its __init__.py.
+                found.append(_module_file(folders, f"{base}.{alias.name}") or _module_file(folders, base))
+    return [path for path in found if path is not None]
+
+
+def _module_file(folders: Iterable[Path], name: str) -> Path | None:
+    for folder in folders:
+        place = folder.joinpath(*name.split("."))
+        for path in (place.with_name(f"{place.name}.py"), place / "__init__.py"):
+            if path.is_file():
+                return path.resolve()
+    return None
 
 
 def discover(files: Iterable[str | Path] = ()) -> Registry:
@@ -296,8 +338,8 @@ def discover(files: Iterable[str | Path] = ()) -> Registry:
         registry.add(name, importlib.import_module(name), own)
     seen = set()
     for entry in importlib.metadata.entry_points(group=GROUP):
-        distribution = entry.dist.name if entry.dist else "unknown"
-        version = entry.dist.version if entry.dist else "unknown"
+        distribution = (entry.dist and entry.dist.name) or entry.module
+        version = (entry.dist and entry.dist.version) or "(no version)"
         # A path that stands twice on sys.path shows its distributions twice.
         if (distribution, entry.name) in seen:
             continue
@@ -317,12 +359,16 @@ def _add_isolated(registry: Registry, name: str, provider: Provider, load: Any) 
         plugin = load()
         action = "failed to register"
         registry.add(name, plugin, provider)
-    except Exception as error:
-        detail = str(error) if isinstance(error, ImportError | PluginError) else f"{type(error).__name__}: {error}"
-        broken = Broken(name, provider, f"{action}: {detail}")
-        if os.environ.get("KDBENCH_STRICT_PLUGINS") == "1" or provider.version == "local":
+    except (Exception, SystemExit) as error:
+        broken = Broken(name, provider, f"{action}: {_detail(error)}")
+        if os.environ.get("KDBENCH_STRICT_PLUGINS") == "1" or provider.version == LOCAL:
             raise PluginError(f"plugin {broken}") from error
         registry.broken.append(broken)
+
+
+def _detail(error: BaseException) -> str:
+    plain = isinstance(error, ImportError | PluginError)
+    return str(error) if plain else f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
 def _add_file(registry: Registry, path: Path) -> None:
@@ -339,10 +385,17 @@ def _add_file(registry: Registry, path: Path) -> None:
             raise PluginError("is no Python file")
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
+        # As for a script: it may import the files beside it. Last, so that they hide no installed package.
+        if str(path.parent) not in sys.path:
+            sys.path.append(str(path.parent))
         spec.loader.exec_module(module)
         return module
 
-    _add_isolated(registry, name, Provider(path.name, "local", hash_source=True), load)
+    try:
+        _add_isolated(registry, name, Provider(path.name, LOCAL, hash_source=True), load)
+    except PluginError:
+        sys.modules.pop(name, None)
+        raise
 
 
 def _is_editable(distribution: str) -> bool:

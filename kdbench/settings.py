@@ -11,6 +11,8 @@ import importlib
 import importlib.util
 import inspect
 import json
+import re
+import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,13 +26,16 @@ from kdbench.errors import PluginError, did_you_mean
 REQUIRED = "(required)"
 
 # What the annotations of kdbench.method say, in words.
-_RANGES = {
+_RANGES: Mapping[str, str] = {
     "Positive": "float > 0",
     "NonNegative": "float >= 0",
     "Fraction": "float in 0..1",
     "PositiveInt": "int > 0",
     "NonNegativeInt": "int >= 0",
 }
+
+
+_SIGNS = {"Gt": ">", "Ge": ">=", "Lt": "<", "Le": "<="}
 
 
 @dataclass(frozen=True)
@@ -58,10 +63,10 @@ class Facts:
 def load_target(target: str) -> Any:
     """Import ``package.module:Name``."""
     module, _, name = target.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except AttributeError as error:
-        raise PluginError(f"{target}: module '{module}' has no '{name}'") from error
+    loaded = importlib.import_module(module)
+    if not hasattr(loaded, name):
+        raise PluginError(f"{target}: module '{module}' has no '{name}'")
+    return getattr(loaded, name)
 
 
 def source_of(target: str) -> Path | None:
@@ -80,7 +85,10 @@ def read_statically(target: str) -> Facts | None:
     if path is None:
         return None
     name = target.partition(":")[2]
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError):
+        return None  # the import will say what is wrong
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and node.name == name:
             return Facts(_arguments(node), _first_line(ast.get_docstring(node)))
@@ -100,9 +108,8 @@ def _class_facts(node: ast.ClassDef) -> Facts | None:
                 attributes[name] = _literal(value)
             except ValueError:
                 continue  # not a literal: only an import can tell
-    inherits = any(ast.unparse(base).rpartition(".")[2] not in {"Method", "object"} for base in node.bases)
-    if constructor is None and inherits:
-        return None
+    if any(ast.unparse(base).rpartition(".")[2] not in {"Method", "object"} for base in node.bases):
+        return None  # settings and attributes may be inherited
     settings = _arguments(constructor) if constructor else {}
     return Facts(settings, _first_line(ast.get_docstring(node)), attributes)
 
@@ -125,22 +132,68 @@ def _literal(node: ast.expr) -> Any:
 def _arguments(node: ast.FunctionDef) -> dict[str, Setting]:
     settings = {}
     for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True):
-        annotation = ast.unparse(argument.annotation) if argument.annotation else "any"
+        annotation = _in_words(argument.annotation) if argument.annotation else "any"
         try:
             value = REQUIRED if default is None else _literal(default)
         except ValueError:
             value = ast.unparse(typing.cast(ast.expr, default))
-        settings[argument.arg] = Setting(value, _in_words(annotation))
+        settings[argument.arg] = Setting(value, annotation)
     return settings
 
 
-def _in_words(annotation: str) -> str:
-    for name, words in _RANGES.items():
-        if annotation == name or annotation.endswith("." + name):
-            return words
-    if annotation.startswith(("Literal[", "typing.Literal[")):
-        return " | ".join(part.strip() for part in annotation.partition("[")[2][:-1].split(","))
-    return annotation
+def _in_words(annotation: ast.expr) -> str:
+    """An annotation as it is written in the source."""
+    if isinstance(annotation, ast.BinOp):
+        return f"{_in_words(annotation.left)} | {_in_words(annotation.right)}"
+    if isinstance(annotation, ast.Subscript):
+        inner = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
+        outer = ast.unparse(annotation.value).rpartition(".")[2]
+        if outer == "Literal":
+            return " | ".join(map(ast.unparse, inner))
+        if outer == "Optional":
+            return f"{_in_words(inner[0])} | None"
+        if outer == "Annotated":
+            bounds = {
+                ast.unparse(call.func).rpartition(".")[2]: ast.unparse(call.args[0])
+                for call in inner[1:]
+                if isinstance(call, ast.Call) and call.args
+            }
+            return _within(_in_words(inner[0]), bounds)
+    if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
+        return _in_words(ast.parse(annotation.value, mode="eval").body)
+    text = ast.unparse(annotation)
+    return _RANGES.get(text.rpartition(".")[2], text)
+
+
+def _object_in_words(annotation: Any) -> str:
+    """The same of an annotation that Python has already evaluated."""
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if isinstance(annotation, str):
+        return _in_words(ast.parse(annotation, mode="eval").body)
+    if annotation in (None, types.NoneType):
+        return "None"
+    if origin is typing.Literal:
+        return " | ".join(map(repr, inner))
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(map(_object_in_words, inner))
+    if origin is typing.Annotated:
+        bounds = {
+            name: str(getattr(bound, name.lower()))
+            for bound in inner[1:]
+            for name in _SIGNS
+            if getattr(bound, name.lower(), None) is not None
+        }
+        return _within(_object_in_words(inner[0]), bounds)
+    if isinstance(annotation, type) and origin is None:
+        return annotation.__name__
+    return str(annotation).replace("typing.", "")
+
+
+def _within(kind: str, bounds: Mapping[str, str]) -> str:
+    if "Ge" in bounds and "Le" in bounds:
+        return f"{kind} in {bounds['Ge']}..{bounds['Le']}"
+    limits = " and ".join(f"{sign} {bounds[name]}" for name, sign in _SIGNS.items() if name in bounds)
+    return f"{kind} {limits}".rstrip()
 
 
 def _first_line(docstring: str | None) -> str:
@@ -152,9 +205,9 @@ def read_by_import(thing: Callable[..., Any]) -> Facts:
     settings = {}
     for name, parameter in _parameters(thing).items():
         annotation = parameter.annotation
-        text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+        words = "any" if annotation is parameter.empty else _object_in_words(annotation)
         default = REQUIRED if parameter.default is parameter.empty else parameter.default
-        settings[name] = Setting(default, _in_words(text))
+        settings[name] = Setting(default, words)
     attributes = {
         key: getattr(thing, key)
         for key in ("paper", "reads", "student_reads", "teacher_reads", "needs_teacher", "expected_failures")
@@ -177,11 +230,15 @@ def resolve(
 ) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """All settings of ``thing`` with ``given`` filled in, and the problems found as (key, what is wrong).
 
-    ``supplied`` are arguments that the harness passes itself.
+    ``supplied`` are arguments that the harness passes itself. Raises ``PluginError`` where the annotations
+    of ``thing`` cannot be evaluated.
     """
     parameters = {k: v for k, v in _parameters(thing).items() if k not in supplied}
     constructor = thing.__init__ if inspect.isclass(thing) else thing
-    hints = typing.get_type_hints(constructor, include_extras=True)
+    try:
+        hints = typing.get_type_hints(constructor, include_extras=True)
+    except (NameError, TypeError, SyntaxError) as error:
+        raise PluginError(f"{thing.__module__}:{thing.__qualname__}: annotations cannot be read: {error}") from error
     settings: dict[str, Any] = {}
     problems = []
     for key in given:
@@ -196,14 +253,17 @@ def resolve(
             continue
         settings[key] = given[key]
         try:
-            # Through JSON in strict mode: lists become tuples, but "4" does not become 4.
-            adapter = TypeAdapter(hints.get(key, Any))
-            settings[key] = adapter.validate_json(json.dumps(given[key]), strict=True)
+            settings[key] = TypeAdapter(hints.get(key, Any)).validate_json(as_json(given[key]), strict=True)
         except PydanticSchemaGenerationError:
             continue  # an annotation that cannot be checked, such as a Tensor
         except ValidationError as error:
             problems += [(key, explain(detail)) for detail in error.errors()[:1]]
     return settings, problems
+
+
+def as_json(value: Any) -> str:
+    """What a file holds, ready to be validated strictly: lists then become tuples, but "4" does not become 4."""
+    return json.dumps(value, default=str)  # JSON has no dates: no setting takes one
 
 
 def explain(detail: Mapping[str, Any]) -> str:
@@ -221,7 +281,7 @@ def explain(detail: Mapping[str, Any]) -> str:
     if kind in limits:
         sign = limits[kind]
         bound = context[sign]
-        wanted = "positive" if sign == "gt" and bound == 0 else f"{words[sign]} {bound}"
+        wanted = "positive" if sign == "gt" and bound == 0 else f"{words[sign]} {bound:g}"
         return f"must be {wanted}, got {found!r}"
     if kind == "literal_error":
         allowed = context["expected"]
@@ -234,5 +294,30 @@ def explain(detail: Mapping[str, Any]) -> str:
         tags = context.get("expected_tags", "").replace("'", "")
         tag = context.get("tag")
         return f"unknown name {tag!r}{did_you_mean(str(tag), tags.split(', '))}" if tag else "needs a name"
-    message = str(detail["msg"]).removeprefix("Input ").removeprefix("should ")
+    if kind == "too_short":
+        return f"needs at least {context['min_length']}, got {found!r}"
+    if kind == "too_long":
+        return f"takes at most {context['max_length']}, got {found!r}"
+    if kind == "string_too_short":
+        return "must not be empty" if context["min_length"] == 1 else f"must be longer, got {found!r}"
+    if kind in _TYPES:
+        return f"must be {_TYPES[kind]}, got {found!r}"
+    message = re.sub(r"^[\w ]+ should ", "", str(detail["msg"]))
     return f"must {message[0].lower()}{message[1:]}, got {found!r}"
+
+
+# In TOML's words, where pydantic speaks of Python's or JSON's.
+_TYPES = {
+    "model_type": "a table",
+    "model_attributes_type": "a table",
+    "dict_type": "a table",
+    "mapping_type": "a table",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "string_type": "a string",
+    "bool_type": "true or false",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "none_required": "left out",
+}

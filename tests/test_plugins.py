@@ -1,0 +1,600 @@
+"""Discovery: what is installed, what is local, what is broken, and who offers what."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+import kdbench
+from kdbench.errors import PluginError
+from kdbench.plugins import Registry, discover, hash_sources
+
+Install = Callable[..., Path]
+
+OFFER = """
+    from kdbench.hookspecs import MethodSpec, hookimpl
+
+    @hookimpl
+    def kdbench_methods():
+        return [MethodSpec("{name}", "{module}:Loss")]
+
+    class Loss:
+        '''A made-up loss.'''
+
+        paper = "Nobody 2020"
+
+        def __init__(self, *, temperature: "Positive" = 4.0):
+            pass
+"""
+
+LOCAL_LOSS = """
+    from kdbench.method import Method
+
+    class Mine(Method):
+        name = "mine"
+"""
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Puts made-up distributions on the path; what they import is forgotten afterwards."""
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.delenv("KDBENCH_STRICT_PLUGINS", raising=False)
+    before = set(sys.modules)
+    path = list(sys.path)
+
+    def make(
+        distribution: str,
+        source: str,
+        *,
+        version: str = "1.0",
+        module: str = "",
+        entry: str = "plugin",
+        target: str = "",
+        editable: bool = False,
+    ) -> Path:
+        module = module or distribution.replace("-", "_")
+        file = site / f"{module}.py"
+        file.write_text(dedent(source), encoding="utf-8")
+        info = site / f"{distribution.replace('-', '_')}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
+        (info / "entry_points.txt").write_text(f"[kdbench]\n{entry} = {target or module}\n")
+        if editable:
+            (info / "direct_url.json").write_text(json.dumps({"url": "file:///x", "dir_info": {"editable": True}}))
+        importlib.invalidate_caches()
+        return file
+
+    yield make
+    sys.path[:] = path
+    for name in set(sys.modules) - before:
+        file = getattr(sys.modules[name], "__file__", None) or ""
+        if file.startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def write(tmp_path: Path, install: Install) -> Callable[[str, str], Path]:
+    """Writes a local file beside the installed ones."""
+
+    def make(name: str, source: str) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(dedent(source), encoding="utf-8")
+        return path
+
+    return make
+
+
+def offered(registry: Registry, distribution: str) -> list[str]:
+    return [o.spec.name for o in registry.methods if o.provider.distribution == distribution]
+
+
+def problems(registry: Registry) -> list[str]:
+    return [str(broken) for broken in registry.broken]
+
+
+# ---- installed plugins
+
+
+def test_first_party_plugins_are_found_and_whole() -> None:
+    registry = discover()
+    assert problems(registry) == []
+    assert {"none", "kd", "vid", "rkd", "pkt", "ab", "ft", "deit"} <= set(offered(registry, "kdbench"))
+    assert registry.dataset("digits").provider.distribution == "kdbench"
+    assert registry.model("resnet8").provider.version == kdbench.__version__
+
+
+def test_an_installed_plugin_is_offered_with_its_distribution_and_version(install: Install) -> None:
+    install("kdbench-margin", OFFER.format(name="margin", module="kdbench_margin"), version="0.3")
+    registry = discover()
+    assert problems(registry) == []
+    assert registry.method("margin").to_json() == {
+        "name": "margin",
+        "paper": "Nobody 2020",
+        "summary": "A made-up loss.",
+        "distribution": "kdbench-margin",
+        "version": "0.3",
+        "settings": {"temperature": {"default": 4.0, "type": "float > 0"}},
+        "reads": ["logits"],
+    }
+    assert {"name": "kdbench-margin:plugin", "distribution": "kdbench-margin", "version": "0.3", "problem": None} in (
+        registry.to_json()
+    )
+
+
+def test_two_distributions_may_use_one_entry_point_name(install: Install) -> None:
+    install("kdbench-one", OFFER.format(name="first", module="kdbench_one"), entry="loss")
+    install("kdbench-two", OFFER.format(name="second", module="kdbench_two"), entry="loss")
+    registry = discover()
+    assert offered(registry, "kdbench-one") == ["first"]
+    assert offered(registry, "kdbench-two") == ["second"]
+
+
+def test_a_distribution_seen_twice_on_the_path_is_loaded_once(
+    install: Install, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    install("kdbench-one", OFFER.format(name="first", module="kdbench_one"))
+    (tmp_path / "again").symlink_to(tmp_path / "site")
+    monkeypatch.syspath_prepend(str(tmp_path / "again"))
+    registry = discover()
+    assert problems(registry) == []
+    assert offered(registry, "kdbench-one") == ["first"]
+
+
+def test_entry_point_may_name_an_object(install: Install) -> None:
+    source = (
+        OFFER.format(name="inside", module="kdbench_one")
+        + """
+    class _Plugin:
+        kdbench_methods = staticmethod(kdbench_methods)
+
+    plugin = _Plugin()
+    del kdbench_methods
+    """
+    )
+    install("kdbench-one", source, target="kdbench_one:plugin")
+    assert offered(discover(), "kdbench-one") == ["inside"]
+
+
+# ---- broken plugins
+
+BROKEN = {
+    "missing import": (
+        "import faiss_that_nobody_has",
+        "failed to import: No module named 'faiss_that_nobody_has'",
+    ),
+    "syntax": ("def broken(:", "failed to import: SyntaxError: invalid syntax (kdbench_bad.py, line 1)"),
+    "raises while imported": ("raise ValueError('no licence')", "failed to import: ValueError: no licence"),
+    "leaves while imported": ("raise SystemExit(3)", "failed to import: SystemExit: 3"),
+    "unknown hook": (
+        """
+        from kdbench.hookspecs import hookimpl
+
+        @hookimpl
+        def kdbench_method():
+            return []
+        """,
+        "failed to register: implements 'kdbench_method', which is no hook; did you mean 'kdbench_methods'?",
+    ),
+    "surplus argument": (
+        """
+        from kdbench.hookspecs import hookimpl
+
+        @hookimpl
+        def kdbench_suite_started(plan):
+            raise AssertionError("half registered")
+
+        @hookimpl
+        def kdbench_trial_started(trial, runs):
+            pass
+        """,
+        "failed to register: hook 'kdbench_trial_started' has no argument 'runs'; did you mean 'run'?",
+    ),
+    "hook without arguments": (
+        """
+        from kdbench.hookspecs import hookimpl
+
+        @hookimpl
+        def kdbench_methods(plan):
+            return []
+        """,
+        "failed to register: hook 'kdbench_methods' has no argument 'plan'; it has none",
+    ),
+    "hook raises": (
+        """
+        from kdbench.hookspecs import hookimpl
+
+        @hookimpl
+        def kdbench_methods():
+            raise KeyError("weights")
+        """,
+        "failed to register: KeyError: 'weights'",
+    ),
+    "hook returns nothing": (
+        """
+        from kdbench.hookspecs import hookimpl
+
+        @hookimpl
+        def kdbench_models():
+            pass
+        """,
+        "failed to register: kdbench_models must return a list, got None",
+    ),
+    "hook returns something else": (
+        """
+        from kdbench.hookspecs import hookimpl
+
+        @hookimpl
+        def kdbench_datasets():
+            return [3]
+        """,
+        "failed to register: offered 3, which is no DatasetSpec",
+    ),
+    "no method": (
+        """
+        from kdbench.hookspecs import hookimpl
+
+        @hookimpl
+        def kdbench_methods():
+            return ["kd"]
+        """,
+        "failed to register: offered 'kd', which is neither a MethodSpec nor a Method class",
+    ),
+}
+
+
+@pytest.mark.parametrize(("source", "problem"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_plugin_is_reported_and_the_others_work(install: Install, source: str, problem: str) -> None:
+    install("kdbench-bad", source, version="0.3")
+    install("kdbench-good", OFFER.format(name="good", module="kdbench_good"))
+    registry = discover()
+    assert problems(registry) == [f"kdbench-bad 0.3 {problem}"]
+    assert offered(registry, "kdbench-good") == ["good"]
+    assert offered(registry, "kdbench-bad") == []
+    assert registry.method("kd").provider.distribution == "kdbench"
+    # Nothing of it is left to be called later.
+    assert registry.manager.hook.kdbench_suite_started(plan=None, run=None) == []
+    assert [row for row in registry.to_json() if row["problem"]] == [
+        {"name": "kdbench-bad:plugin", "distribution": "kdbench-bad", "version": "0.3", "problem": problem}
+    ]
+
+
+@pytest.mark.parametrize(("source", "problem"), BROKEN.values(), ids=BROKEN)
+def test_strict_plugins_make_it_an_error(
+    install: Install, monkeypatch: pytest.MonkeyPatch, source: str, problem: str
+) -> None:
+    install("kdbench-bad", source, version="0.3")
+    monkeypatch.setenv("KDBENCH_STRICT_PLUGINS", "1")
+    with pytest.raises(PluginError) as caught:
+        discover()
+    assert str(caught.value) == f"plugin kdbench-bad 0.3 {problem}"
+
+
+def test_entry_point_to_nowhere(install: Install) -> None:
+    install("kdbench-bad", "", target="kdbench_bad:missing")
+    assert problems(discover()) == [
+        "kdbench-bad 1.0 failed to import: AttributeError: module 'kdbench_bad' has no attribute 'missing'"
+    ]
+
+
+def test_remains_of_an_uninstalled_distribution(install: Install, tmp_path: Path) -> None:
+    install("kdbench-gone", "")
+    info = tmp_path / "site" / "kdbench_gone-1.0.dist-info"
+    (info / "METADATA").unlink()
+    (tmp_path / "site" / "kdbench_gone.py").unlink()
+    importlib.invalidate_caches()
+    assert problems(discover()) == ["kdbench_gone (no version) failed to import: No module named 'kdbench_gone'"]
+
+
+def test_an_offer_that_cannot_be_imported_does_not_stop_the_list(install: Install) -> None:
+    install(
+        "kdbench-bad",
+        """
+        from kdbench.hookspecs import MethodSpec, hookimpl
+
+        @hookimpl
+        def kdbench_methods():
+            return [MethodSpec("lost", "kdbench_bad:Lost"), MethodSpec("found", "kdbench_bad:Found")]
+
+        class Found:
+            pass
+        """,
+    )
+    registry = discover()
+    names = [row["name"] for row in registry.rows(registry.methods)]
+    assert "found" in names
+    assert "kd" in names
+    assert "lost" not in names
+    assert problems(registry) == [
+        "kdbench-bad 1.0 offers what cannot be used: 'lost' of kdbench-bad 1.0 failed to import: "
+        "kdbench_bad:Lost: module 'kdbench_bad' has no 'Lost'"
+    ]
+
+
+# ---- names
+
+
+def test_a_name_offered_twice_is_refused_and_the_distribution_picks(install: Install) -> None:
+    install("kdbench-mine", OFFER.format(name="kd", module="kdbench_mine"), version="0.2")
+    registry = discover()
+    with pytest.raises(PluginError) as caught:
+        registry.method("kd")
+    ours = kdbench.__version__
+    assert str(caught.value) == (
+        f"method 'kd' is offered by kdbench {ours} and kdbench-mine 0.2; write 'kdbench:kd' or 'kdbench-mine:kd'"
+    )
+    assert registry.method("kdbench-mine:kd").provider.distribution == "kdbench-mine"
+    assert registry.method("kdbench:kd").spec.target == "kdbench_methods.kd:KD"
+    assert registry.method("rkd").spec.name == "rkd"
+
+
+def test_a_name_offered_twice_by_one_distribution(install: Install) -> None:
+    install(
+        "kdbench-mine",
+        """
+        from kdbench.hookspecs import MethodSpec, hookimpl
+
+        @hookimpl
+        def kdbench_methods():
+            return [MethodSpec("twin", "a:B"), MethodSpec("twin", "a:C")]
+        """,
+    )
+    with pytest.raises(PluginError) as caught:
+        discover().method("twin")
+    assert str(caught.value) == "method 'twin' is offered more than once by kdbench-mine 1.0; rename one"
+
+
+def test_unknown_names_come_with_a_suggestion_and_the_broken_plugin(install: Install) -> None:
+    install("kdbench-crdd", "import faiss_that_nobody_has", version="0.3")
+    registry = discover()
+    reason = " (kdbench-crdd 0.3 failed to import: No module named 'faiss_that_nobody_has')"
+    for find, name, message in (
+        (registry.method, "vidd", "method 'vidd' is not registered; did you mean 'vid'?"),
+        (registry.model, "MobilNetV2", "model 'MobilNetV2' is not registered; did you mean 'MobileNetV2'?"),
+        (registry.dataset, "digit", "data set 'digit' is not registered; did you mean 'digits'?"),
+    ):
+        with pytest.raises(PluginError) as caught:
+            find(name)
+        assert str(caught.value) == message + reason
+
+
+def test_unknown_name_like_no_other_lists_what_is_known() -> None:
+    with pytest.raises(PluginError) as caught:
+        discover().dataset("zzzz")
+    known = "cifar10, cifar100, digits, image_folder, imagenet, tiny_imagenet"
+    assert str(caught.value) == f"data set 'zzzz' is not registered; known: {known}"
+
+
+def test_library_models_need_no_registration() -> None:
+    registry = discover()
+    offer = registry.model("timm:resnet18")
+    assert (offer.spec.target, offer.spec.presets) == ("kdbench.models.timm:build", {"name": "resnet18"})
+    assert registry.model("torchvision:vgg11").spec.target == "kdbench.models.torchvision:build"
+    with pytest.raises(PluginError, match=r"^model 'timm:' is not registered"):
+        registry.model("timm:")
+
+
+# ---- local files
+
+
+def test_a_local_file_offers_its_method_classes(write: Callable[[str, str], Path]) -> None:
+    path = write(
+        "my_loss.py",
+        """
+        from kdbench.method import Method, Positive
+
+        class Margin(Method):
+            '''Widens margins.'''
+
+            name = "margin"
+            paper = "Me 2025"
+
+            def __init__(self, *, width: Positive = 1.0) -> None:
+                super().__init__()
+
+        class Unnamed(Method):
+            pass
+        """,
+    )
+    registry = discover([path])
+    assert offered(registry, "my_loss.py") == ["margin", "unnamed"]
+    offer = registry.method("margin")
+    assert offer.load().__name__ == "Margin"
+    assert offer.to_json() == {
+        "name": "margin",
+        "paper": "Me 2025",
+        "summary": "Widens margins.",
+        "distribution": "my_loss.py",
+        "version": "local",
+        "settings": {"width": {"default": 1.0, "type": "float > 0"}},
+        "reads": ["logits"],
+    }
+
+
+def test_a_local_file_with_hooks_offers_what_they_say(write: Callable[[str, str], Path]) -> None:
+    path = write(
+        "mine.py",
+        """
+        from kdbench.hookspecs import hookimpl
+        from kdbench.method import Method
+
+        class Base(Method):
+            pass
+
+        class Good(Base):
+            name = "good"
+
+        @hookimpl
+        def kdbench_methods():
+            return [Good]
+        """,
+    )
+    assert offered(discover([path]), "mine.py") == ["good"]
+
+
+def test_a_local_file_named_twice_is_loaded_once(write: Callable[[str, str], Path]) -> None:
+    path = write("mine.py", LOCAL_LOSS)
+    registry = discover([path, path.parent / "." / "mine.py"])
+    assert offered(registry, "mine.py") == ["mine"]
+
+
+def test_local_and_installed_under_one_name(write: Callable[[str, str], Path], install: Install) -> None:
+    install("kdbench-mine", OFFER.format(name="mine", module="kdbench_mine"), version="0.2")
+    registry = discover([write("loss.py", LOCAL_LOSS)])
+    with pytest.raises(PluginError) as caught:
+        registry.method("mine")
+    assert str(caught.value) == (
+        "method 'mine' is offered by kdbench-mine 0.2 and loss.py; write 'kdbench-mine:mine' or 'loss.py:mine'"
+    )
+    assert registry.method("loss.py:mine").load().__name__ == "Mine"
+
+
+def test_a_local_file_may_import_the_file_beside_it(write: Callable[[str, str], Path]) -> None:
+    write("local_helper_of_mine.py", "FACTOR = 3.0")
+    path = write(
+        "mine.py",
+        """
+        from local_helper_of_mine import FACTOR
+        from kdbench.method import Method
+
+        class Mine(Method):
+            factor = FACTOR
+        """,
+    )
+    assert discover([path]).method("mine").load().factor == 3.0
+
+
+def test_nok_local_files(write: Callable[[str, str], Path], tmp_path: Path) -> None:
+    cases = {
+        tmp_path / "none.py": f"plugin file {tmp_path / 'none.py'}: not found",
+        write("notes.txt", "hello"): "plugin notes.txt failed to import: is no Python file",
+        write("import_error.py", "import faiss_that_nobody_has"): (
+            "plugin import_error.py failed to import: No module named 'faiss_that_nobody_has'"
+        ),
+        write("raises.py", "1 / 0"): ("plugin raises.py failed to import: ZeroDivisionError: division by zero"),
+    }
+    for path, message in cases.items():
+        before = set(sys.modules)
+        with pytest.raises(PluginError) as caught:
+            discover([path])
+        assert str(caught.value) == message
+        assert set(sys.modules) == before
+
+
+# ---- fingerprints
+
+
+def test_fingerprint_of_an_installed_plugin_is_its_version(install: Install) -> None:
+    file = install("kdbench-margin", OFFER.format(name="margin", module="kdbench_margin"), version="0.3")
+    assert discover().method("margin").fingerprint == "kdbench-margin==0.3"
+    file.write_text(file.read_text() + "\n# changed\n")
+    assert discover().method("margin").fingerprint == "kdbench-margin==0.3"
+
+
+def test_fingerprint_of_an_editable_plugin_is_its_source(install: Install) -> None:
+    file = install("kdbench-margin", OFFER.format(name="margin", module="kdbench_margin"), editable=True)
+    first = discover().method("margin").fingerprint
+    expected = hashlib.sha256(b"kdbench_margin.py\0" + file.read_bytes() + b"\0").hexdigest()
+    assert first == expected
+    file.write_text(file.read_text() + "\n# changed\n")
+    assert discover().method("margin").fingerprint != first
+
+
+def test_fingerprint_follows_what_a_local_file_imports(write: Callable[[str, str], Path]) -> None:
+    source = """
+        import json
+        import beside
+        from kdbench.method import Method
+
+        class Mine(Method):
+            name = "mine"
+        """
+    helper = write("beside.py", "import deeper")
+    deeper = write("deeper.py", "VALUE = 1")
+    neighbour = write("neighbour.py", "VALUE = 1")
+    mine = write("mine.py", source)
+
+    def fingerprint() -> str:
+        return discover([mine]).method("mine").fingerprint
+
+    first = fingerprint()
+    assert fingerprint() == first
+    neighbour.write_text("VALUE = 2")
+    assert fingerprint() == first
+    seen = {first}
+    for path in (mine, helper, deeper):
+        path.write_text(path.read_text() + "\n# changed\n")
+        assert fingerprint() not in seen
+        seen.add(fingerprint())
+
+
+def test_fingerprint_does_not_depend_on_the_folder(tmp_path: Path) -> None:
+    hashes = set()
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "loss.py").write_text("import helper\n")
+        (folder / "helper.py").write_text("A = 1\n")
+        hashes.add(hash_sources(folder / "loss.py"))
+    assert len(hashes) == 1
+
+
+@pytest.mark.parametrize(
+    ("statement", "follows"),
+    [
+        ("import package.helper", {"helper.py"}),
+        ("from package import helper", {"helper.py"}),
+        ("from package.helper import f", {"helper.py"}),
+        ("from . import helper", {"helper.py"}),
+        ("from .helper import f", {"helper.py"}),
+        ("from .deep import g", {"deep/__init__.py"}),
+        ("from .deep import inner", {"deep/inner.py"}),
+        ("from package.deep.inner import f", {"deep/inner.py"}),
+        ("def late():\n    from . import helper", {"helper.py"}),
+        ("from package import f", {"__init__.py"}),
+        ("import package", {"__init__.py"}),
+        ("from . import f", {"__init__.py"}),
+        ("import os, json, torch", set()),
+    ],
+)
+def test_sources_within_a_package(tmp_path: Path, statement: str, follows: set[str]) -> None:
+    package = tmp_path / "package"
+    (package / "deep").mkdir(parents=True)
+    files = {"__init__.py", "helper.py", "deep/__init__.py", "deep/inner.py", "neighbour.py"}
+    for name in files:
+        (package / name).write_text("A = 1\n")
+    loss = package / "loss.py"
+    loss.write_text(statement + "\n")
+    before = hash_sources(loss)
+    changing = set()
+    for name in files:
+        (package / name).write_text("A = 2\n")
+        if hash_sources(loss) != before:
+            changing.add(name)
+        (package / name).write_text("A = 1\n")
+    assert changing == follows
+
+
+def test_first_party_neighbours_keep_their_fingerprints(tmp_path: Path) -> None:
+    import kdbench_methods
+
+    source = Path(kdbench_methods.__file__).parent
+    copy = tmp_path / "kdbench_methods"
+    copy.mkdir()
+    for file in source.glob("*.py"):
+        (copy / file.name).write_bytes(file.read_bytes())
+    before = {name: hash_sources(copy / f"{name}.py") for name in ("kd", "rkd", "ft")}
+    (copy / "rkd.py").write_text((copy / "rkd.py").read_text() + "\n# changed\n")
+    (copy / "__init__.py").write_text((copy / "__init__.py").read_text() + "\n# changed\n")
+    after = {name: hash_sources(copy / f"{name}.py") for name in before}
+    assert {name for name in before if before[name] != after[name]} == {"rkd"}
