@@ -67,10 +67,15 @@ def connect(uri: str) -> Any:
     warnings.filterwarnings("ignore", message="The ``noload`` loader strategy", category=DeprecationWarning)
     from mlflow import MlflowClient
 
-    # The level of "alembic" itself is set anew by the migrations of older releases.
-    for chatty in ("mlflow", "alembic", "alembic.runtime"):
+    for chatty in ("mlflow", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    # Older releases set Alembic's levels anew while they create the tables; filters they leave alone.
+    logging.getLogger("alembic.runtime.migration").addFilter(_is_warning)
     return MlflowClient(tracking_uri=uri)
+
+
+def _is_warning(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING
 
 
 class MlflowStore:
