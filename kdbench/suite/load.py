@@ -6,13 +6,13 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from kdbench.errors import SuiteError, did_you_mean
-from kdbench.recipe import Recipe
-from kdbench.settings import explain
+from kdbench.recipe import Augmentation, Recipe
+from kdbench.settings import as_json, explain
 from kdbench.suite import schema
 from kdbench.suite.schema import Suite
 
@@ -70,25 +70,27 @@ def plugin_files(path: Path, tables: Mapping[str, Any]) -> list[Path]:
 
 def load(path: Path, tables: Mapping[str, Any], catalogue: Catalogue | None = None) -> Suite:
     """Validate the tables of a suite. Raises :class:`SuiteError` with every problem found."""
-    problems: list[str] = []
+    problems: list[tuple[str, str]] = []
     suite = None
     try:
-        suite = Suite.model_validate(tables)
+        suite = Suite.model_validate_json(as_json(tables), strict=True)
     except ValidationError as error:
-        # A known table's problems name the keys it has.
-        problems += [f"{path}: {_where(detail['loc'])}: {_what(detail)}" for detail in error.errors()]
-    if suite is not None:
-        problems += [f"{path}: {key}: {what}" for key, what in _pair_problems(suite)]
+        problems += _schema_problems(error)
+    problems += _pair_problems(tables)
     if catalogue is not None:
-        problems += [f"{path}: {key}: {what}" for key, what in _name_problems(tables, catalogue)]
+        problems += _name_problems(tables, catalogue)
     if problems or suite is None:
-        raise SuiteError(problems)
+        raise SuiteError([f"{path}: {key}: {what}" for key, what in problems])
     return suite
 
 
 def pair_recipe(suite: Suite, override: Mapping[str, Any]) -> Recipe:
     """The suite's recipe with a pair's or teacher's differences."""
-    return Recipe.model_validate({**suite.recipe.model_dump(), **override})
+    return _recipe({**suite.recipe.model_dump(mode="json"), **override})
+
+
+def _recipe(table: Mapping[str, Any]) -> Recipe:
+    return Recipe.model_validate_json(as_json(table), strict=True)
 
 
 def _read_extending(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
@@ -99,6 +101,8 @@ def _read_extending(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SuiteError([f"{path}: no such file"]) from None
+    except OSError as error:
+        raise SuiteError([f"{path}: cannot be read: {error.strerror or error}"]) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SuiteError([f"{path}: is no valid TOML: {error}"]) from None
     base = tables.pop("extends", None)
@@ -107,8 +111,23 @@ def _read_extending(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(base, str):
         raise SuiteError([f"{path}: extends: must be a suite's path or name, got {base!r}"])
     beside = path.parent / base
-    parent = beside if beside.is_file() else locate(base)
-    return _merge(_read_extending(parent, (*seen, path.resolve())), tables)
+    try:
+        parent = beside if beside.is_file() else locate(base)
+    except SuiteError as error:
+        raise SuiteError([f"{path}: extends: {problem}" for problem in error.problems]) from None
+    inherited = _read_extending(parent, (*seen, path.resolve()))
+    _anchor(inherited, parent.resolve().parent)
+    return _merge(inherited, tables)
+
+
+def _anchor(tables: dict[str, Any], folder: Path) -> None:
+    """Paths in a suite are relative to its own file, also where another one extends it."""
+    if isinstance(tables.get("plugins"), list):
+        tables["plugins"] = [str(folder / name) if isinstance(name, str) else name for name in tables["plugins"]]
+    for teacher in _table(tables.get("teachers")).values():
+        weights = _table(teacher).get("weights")
+        if isinstance(weights, str) and (folder / weights).is_file():
+            teacher["weights"] = str(folder / weights)
 
 
 def _merge(base: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,6 +139,10 @@ def _merge(base: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+# A part of a key that holds a dot itself is quoted, as in TOML: methods."kd-2.5".temperature=2
+_KEY_PART = re.compile(r'"([^"]*)"|([^".]+)')
+
+
 def _override(tables: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
@@ -129,7 +152,7 @@ def _override(tables: dict[str, Any], override: str) -> None:
     except tomllib.TOMLDecodeError:
         value = text  # a bare word is a string
     place: Any = tables
-    parts = key.strip().split(".")
+    parts = [quoted or bare for quoted, bare in _KEY_PART.findall(key.strip())]
     for depth, part in enumerate(parts):
         last = depth == len(parts) - 1
         if isinstance(place, list):
@@ -174,66 +197,74 @@ def _where(location: Iterable[int | str]) -> str:
     return re.sub(r"(augmentation\[\d+\])\.[a-z_]+(?=\.|$)", r"\1", text)
 
 
-def _what(detail: Mapping[str, Any]) -> str:
+def _schema_problems(error: ValidationError, table: type[BaseModel] = Suite) -> list[tuple[str, str]]:
+    details = error.errors()
+    wrong = {detail["loc"][:depth] for detail in details for depth in range(len(detail["loc"]))}
+    return [
+        (_where(detail["loc"]), _what(detail, table))
+        for detail in details
+        # Pydantic counts a list's good entries: with a bad one reported, "too short" says nothing.
+        if not (detail["type"] == "too_short" and detail["loc"] in wrong)
+    ]
+
+
+def _what(detail: Mapping[str, Any], table: type[BaseModel]) -> str:
     what = explain(detail)
     if detail["type"] != "extra_forbidden":
         return what
-    table: Any = Suite
     for part in detail["loc"][:-1]:
-        table = _TABLES.get(str(part), table)
+        table = _TABLES.get((table, part), table)
     return what + did_you_mean(str(detail["loc"][-1]), table.model_fields)
 
 
-_TABLES = {
-    "data": schema.Data,
-    "recipe": Recipe,
-    "pairs": schema.Pair,
-    "methods": schema.Method,
-    "teachers": schema.Teacher,
+_TABLES: dict[tuple[type[BaseModel], int | str], type[BaseModel]] = {
+    (Suite, "data"): schema.Data,
+    (Suite, "recipe"): Recipe,
+    (Suite, "pairs"): schema.Pair,
+    (Suite, "methods"): schema.Method,
+    (Suite, "teachers"): schema.Teacher,
+    **{(Recipe, get_args(a.model_fields["name"].annotation)[0]): a for a in get_args(get_args(Augmentation)[0])},
 }
 
 
-def _pair_problems(suite: Suite) -> Iterable[tuple[str, str]]:
-    labels = {method.shown for method in suite.methods}
-    for index, pair in enumerate(suite.pairs):
-        yield from _recipe_problems(suite, f"pairs[{index}].recipe", pair.recipe)
-        for label in pair.methods:
+def _pair_problems(tables: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """What pairs and teachers change, and whether it goes together; also where other parts are wrong."""
+    recipe, pairs, teachers = _table(tables.get("recipe")), _rows(tables, "pairs"), _table(tables.get("teachers"))
+    labels = {str(row.get("label") or row["name"]) for row in _rows(tables, "methods") if "name" in row}
+    for index, pair in enumerate(pairs):
+        yield from _recipe_problems(recipe, f"pairs[{index}].recipe", _table(pair.get("recipe")))
+        for label in _table(pair.get("methods")) if labels else ():
             if label not in labels:
-                yield (
-                    f"pairs[{index}].methods.{label}",
-                    f"is no method of this suite{did_you_mean(label, labels)}",
-                )
-    used = {pair.teacher for pair in suite.pairs}
-    for name, teacher in suite.teachers.items():
-        if name not in used:
+                yield f"pairs[{index}].methods.{label}", f"is no method of this suite{did_you_mean(label, labels)}"
+    used = {str(pair["teacher"]) for pair in pairs if "teacher" in pair}
+    for name, teacher in teachers.items():
+        if used and name not in used:
             yield f"teachers.{name}", f"no pair has this teacher{did_you_mean(name, used)}"
-        yield from _recipe_problems(suite, f"teachers.{name}.recipe", teacher.recipe)
-    recipes = [suite.recipe, *(pair_recipe_or(suite, pair.recipe) for pair in suite.pairs)]
-    if any(recipe.selection == "validation" for recipe in recipes) and not suite.data.validation:
+        yield from _recipe_problems(recipe, f"teachers.{name}.recipe", _table(_table(teacher).get("recipe")))
+    recipes = [recipe, *(_table(pair.get("recipe")) for pair in pairs)]
+    if any(r.get("selection") == "validation" for r in recipes) and not _table(tables.get("data")).get("validation"):
         yield (
             "recipe.selection",
             "'validation' needs data.validation, the images to cut from the training set",
         )
 
 
-def pair_recipe_or(suite: Suite, override: Mapping[str, Any]) -> Recipe:
-    """:func:`pair_recipe`, or the suite's own recipe where the override is wrong (and reported elsewhere)."""
+def _recipe_problems(recipe: Mapping[str, Any], key: str, override: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     try:
-        return pair_recipe(suite, override)
-    except ValidationError:
-        return suite.recipe
-
-
-def _recipe_problems(suite: Suite, key: str, override: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    try:
-        pair_recipe(suite, override)
+        _recipe({**recipe, **override})
     except ValidationError as error:
-        for detail in error.errors():
-            where = _where((key, *detail["loc"]))
-            what = explain(detail)
-            if detail["type"] == "extra_forbidden":
-                what += did_you_mean(str(detail["loc"][-1]), Recipe.model_fields)
-            yield where, what
+        for where, what in _schema_problems(error, Recipe):
+            # What is wrong with the suite's own recipe is reported there.
+            if where.partition("[")[0].partition(".")[0] in override or (not where and _is_recipe(recipe)):
+                yield f"{key}.{where}".rstrip("."), what
+
+
+def _is_recipe(table: Mapping[str, Any]) -> bool:
+    try:
+        _recipe(table)
+    except ValidationError:
+        return False
+    return True
 
 
 def _name_problems(tables: Mapping[str, Any], catalogue: Catalogue) -> Iterable[tuple[str, str]]:
@@ -248,19 +279,16 @@ def _name_problems(tables: Mapping[str, Any], catalogue: Catalogue) -> Iterable[
         if not isinstance(table.get("name"), str):
             continue
         settings = {k: v for k, v in table.items() if k not in schema.Method.model_fields}
-        methods[table.get("label") or table["name"]] = table["name"], settings
+        methods[str(table.get("label") or table["name"])] = table["name"], settings
         for key, what in catalogue.method_problems(table["name"], settings):
             yield f"methods[{index}].{key or 'name'}", what
-    teachers = tables.get("teachers")
-    teachers = teachers if isinstance(teachers, dict) else {}
+    teachers = _table(tables.get("teachers"))
     for index, pair in enumerate(_rows(tables, "pairs")):
-        named = teachers.get(pair.get("teacher"), {})
-        model = (named.get("model") if isinstance(named, dict) else None) or pair.get("teacher")
+        model = _table(teachers.get(str(pair.get("teacher")))).get("model") or pair.get("teacher")
         for role, name in (("teacher", model), ("student", pair.get("student"))):
             for _, what in catalogue.model_problems(name) if isinstance(name, str) else ():
                 yield f"pairs[{index}].{role}", what
-        overrides = pair.get("methods")
-        for label, override in overrides.items() if isinstance(overrides, dict) else ():
+        for label, override in _table(pair.get("methods")).items():
             if label in methods and isinstance(override, dict):
                 name, settings = methods[label]
                 known = {key for key, _ in catalogue.method_problems(name, settings)}
@@ -269,6 +297,11 @@ def _name_problems(tables: Mapping[str, Any], catalogue: Catalogue) -> Iterable[
                         yield f"pairs[{index}].methods.{label}.{key}", what
 
 
+# The schema says what is no table and no list; these pass over it.
+def _table(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
 def _rows(tables: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     rows = tables.get(key)
-    return [row if isinstance(row, dict) else {} for row in rows] if isinstance(rows, list) else []
+    return [_table(row) for row in rows] if isinstance(rows, list) else []

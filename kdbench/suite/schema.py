@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from kdbench.recipe import Recipe, Table
 
 Slug = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
+def _count_or_share(value: object) -> object:
+    share = isinstance(value, float) and 0 < value < 1
+    count = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if not (share or count):
+        raise ValueError(f"must be a whole number of images or a share between 0 and 1, got {value!r}")
+    return value
 
 
 class Data(BaseModel):
@@ -22,7 +30,7 @@ class Data(BaseModel):
     train_limit: Annotated[int, Field(gt=0)] | None = None
     """Use this many training images, stratified by class."""
     test_limit: Annotated[int, Field(gt=0)] | None = None
-    validation: Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)] = 0
+    validation: Annotated[int | float, BeforeValidator(_count_or_share)] = 0
     """Images cut from the training set: a number, or a share below 1; stratified by class."""
 
     @property

@@ -1,0 +1,157 @@
+"""What a suite may say: each rule, and the words for breaking it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from pydantic import ValidationError
+
+from kdbench.recipe import Recipe
+from kdbench.suite.schema import Data, Method, Pair, Suite, Teacher
+
+OK = [
+    "name=a-b_c.2",
+    "cost=an hour",
+    "seeds=[7]",
+    "data.train_limit=128",
+    "data.validation=100",
+    "data.validation=0.1",
+    "recipe.lr=1",
+    "recipe.clip_grad_norm=5",
+    "recipe.ema_decay=0.999",
+    "recipe.augmentation=[]",
+    'recipe.augmentation=[{name="mixup"},{name="cutmix",alpha=0.5},{name="random_resized_crop",scale=[0.5,1]}]',
+    "recipe.precision=tf32",
+    "recipe.warmup_epochs=0",
+    "teachers.resnet20={seed=3,expected_top1=97.5,tolerance=0.5}",
+    'methods=[{name="kd"},{name="kd",label="kd2",temperature=2.0}]',
+    "checkpoint_every=1",
+]
+NOK = {
+    "name=a b": ["name: must match pattern '^[A-Za-z0-9][A-Za-z0-9_.-]*$', got 'a b'"],
+    "name=../up": ["name: must match pattern '^[A-Za-z0-9][A-Za-z0-9_.-]*$', got '../up'"],
+    "name=3": ["name: must be a string, got 3"],
+    "nme=x": ["nme: unknown key; did you mean 'name'?"],
+    "question=": ["question: must not be empty"],
+    "seeds=[]": ["seeds: needs at least 1, got []"],
+    "seeds=[1,1]": ["seeds: each seed once, got [1, 1]"],
+    "seeds=[-1]": ["seeds[0]: must be at least 0, got -1"],
+    "seeds=[true]": ["seeds[0]: must be a whole number, got True"],
+    "seeds=3": ["seeds: must be a list, got 3"],
+    "checkpoint_every=0": ["checkpoint_every: must be positive, got 0"],
+    "plugins=loss.py": ["plugins: must be a list, got 'loss.py'"],
+    "plugins=[1]": ["plugins[0]: must be a string, got 1"],
+    "data=digits": ["data: must be a table, got 'digits'"],
+    "data={}": ["data.name: is required"],
+    "data.train_limit=0": ["data.train_limit: must be positive, got 0"],
+    "data.test_limit=2.5": ["data.test_limit: must be a whole number, got 2.5"],
+    "data.validation=-1": ["data.validation: must be a whole number of images or a share between 0 and 1, got -1"],
+    "data.validation=1.0": ["data.validation: must be a whole number of images or a share between 0 and 1, got 1.0"],
+    "data.validation=true": ["data.validation: must be a whole number of images or a share between 0 and 1, got True"],
+    "data.validation=half": [
+        "data.validation: must be a whole number of images or a share between 0 and 1, got 'half'"
+    ],
+    "recipe=3": ["recipe: must be a table, got 3"],
+    "recipe={}": ["recipe.epochs: is required"],
+    "recipe.epoch=3": ["recipe.epoch: unknown key; did you mean 'epochs'?"],
+    "recipe.epochs=0": ["recipe.epochs: must be positive, got 0"],
+    'recipe.epochs="3"': ["recipe.epochs: must be a whole number, got '3'"],
+    "recipe.epochs=2020-01-02": ["recipe.epochs: must be a whole number, got '2020-01-02'"],
+    "recipe.lr=0": ["recipe.lr: must be positive, got 0"],
+    "recipe.lr=inf": ["recipe.lr: must be a finite number, got inf"],
+    "recipe.lr=nan": ["recipe.lr: must be a finite number, got nan"],
+    "recipe.momentum=1.0": ["recipe.momentum: must be less than 1, got 1.0"],
+    "recipe.nesterov=1": ["recipe.nesterov: must be true or false, got 1"],
+    "recipe.optimizer=adam": ["recipe.optimizer: must be 'sgd' or 'adamw', got 'adam'"],
+    "recipe.precision=fp16": ["recipe.precision: must be 'auto', 'float32', 'tf32' or 'bf16', got 'fp16'"],
+    "recipe.schedule=cosine": ["recipe: drops belong to schedule = 'steps', not to 'cosine'"],
+    "recipe.drops=[5,10]": ["recipe: drops must come before epoch 10, got [5, 10]"],
+    "recipe.drops=[8,5]": ["recipe: drops must rise, got [8, 5]"],
+    "recipe.drops=[5,5]": ["recipe: drops must rise, got [5, 5]"],
+    "recipe.augmentation=crop": ["recipe.augmentation: must be a list, got 'crop'"],
+    'recipe.augmentation=["crop"]': ["recipe.augmentation[0]: must be a table, got 'crop'"],
+    "recipe.augmentation=[{padding=4}]": ["recipe.augmentation[0]: needs a name"],
+    'recipe.augmentation=[{name="crp"}]': ["recipe.augmentation[0]: unknown name 'crp'; did you mean 'crop'?"],
+    "recipe.augmentation.crop.pad=4": ["recipe.augmentation[0].pad: unknown key; did you mean 'padding'?"],
+    "recipe.augmentation.flip.p=2": ["recipe.augmentation[1].p: must be at most 1, got 2"],
+    "recipe.selection=validation": [
+        "recipe.selection: 'validation' needs data.validation, the images to cut from the training set"
+    ],
+    "recipe.selection=best": ["recipe.selection: must be 'last' or 'validation', got 'best'"],
+    "pairs=[]": ["pairs: needs at least 1, got []"],
+    "pairs.0.techer=x": ["pairs[0].techer: unknown key; did you mean 'teacher'?"],
+    "pairs.0.recipe.epoch=1": ["pairs[0].recipe.epoch: unknown key; did you mean 'epochs'?"],
+    "pairs.0.recipe.epochs=5": ["pairs[0].recipe: drops must come before epoch 5, got [5, 8]"],
+    'pairs.0.recipe.augmentation=[{name="flip",q=1}]': [
+        "pairs[0].recipe.augmentation[0].q: unknown key; known: name, p"
+    ],
+    "pairs.0.recipe.selection=validation": [
+        "recipe.selection: 'validation' needs data.validation, the images to cut from the training set"
+    ],
+    "pairs.0.methods={kdd={}}": ["pairs[0].methods.kdd: is no method of this suite; did you mean 'kd'?"],
+    "pairs.0.methods.kd=3": ["pairs[0].methods.kd: must be a table, got 3"],
+    'pairs=[{teacher="resnet20",student="resnet8"},{teacher="resnet20",student="resnet8"}]': [
+        "pairs: 'resnet20:resnet8' stands twice"
+    ],
+    "methods=[]": ["methods: needs at least 1, got []"],
+    "methods=[{}]": ["methods[0].name: is required"],
+    'methods=[{name="kd"},{name="kd",temperature=2.0}]': ["methods: 'kd' stands twice; give each its own label"],
+    'methods=[{name="kd"},{name="none",label="kd"}]': ["methods: 'kd' stands twice; give each its own label"],
+    "teachers.resnet20.sed=1": ["teachers.resnet20.sed: unknown key; did you mean 'seed'?"],
+    "teachers.resnet20.expected_top1=101": ["teachers.resnet20.expected_top1: must be at most 100, got 101"],
+    "teachers.resnet20.recipe.lr=0": ["teachers.resnet20.recipe.lr: must be positive, got 0"],
+    "teachers.resnet21={}": ["teachers.resnet21: no pair has this teacher; did you mean 'resnet20'?"],
+    # A teacher may be called like a table of the file.
+    "teachers.data={sed=1}": [
+        "teachers.data.sed: unknown key; did you mean 'seed'?",
+        "teachers.data: no pair has this teacher; known: resnet20",
+    ],
+}
+
+
+@pytest.mark.parametrize("override", OK)
+def test_ok(open_small: Callable[..., Suite], override: str) -> None:
+    assert isinstance(open_small(override), Suite)
+
+
+@pytest.mark.parametrize(("override", "problems"), NOK.items(), ids=NOK)
+def test_nok(problems_of: Callable[..., list[str]], override: str, problems: list[str]) -> None:
+    assert problems_of(override) == problems
+
+
+def test_values_arrive(open_small: Callable[..., Suite]) -> None:
+    suite = open_small()
+    assert (suite.name, suite.question, suite.seeds) == ("small", "Does it work?", (0, 1))
+    assert suite.recipe.drops == (5, 8)
+    assert [augmentation.name for augmentation in suite.recipe.augmentation] == ["crop", "flip"]
+    assert suite.methods[1].settings == {"temperature": 2.0}
+    assert suite.methods[1].shown == "kd"
+    assert suite.pairs[0].name == "resnet20:resnet8"
+
+
+def test_own_settings_are_what_the_schema_does_not_know() -> None:
+    assert Data.model_validate({"name": "x", "train_limit": 3, "root": "there"}).settings == {"root": "there"}
+    assert Method.model_validate({"name": "kd", "label": "a", "temperature": 2}).settings == {"temperature": 2}
+    assert Method(name="kd", label="a").shown == "a"
+
+
+def test_a_teachers_model_is_its_name_unless_told() -> None:
+    suite = Suite(
+        name="x",
+        question="?",
+        data=Data(name="digits"),
+        recipe=Recipe(epochs=1),
+        pairs=(Pair(teacher="big", student="resnet8"), Pair(teacher="resnet20", student="resnet8")),
+        methods=(Method(name="kd"),),
+        seeds=(0,),
+        teachers={"big": Teacher(model="resnet56", seed=4)},
+    )
+    assert suite.teacher("big") == Teacher(model="resnet56", seed=4)
+    assert suite.teacher("resnet20") == Teacher(model="resnet20", seed=0)
+
+
+def test_suites_do_not_change() -> None:
+    recipe = Recipe(epochs=1)
+    with pytest.raises(ValidationError, match="frozen"):
+        recipe.epochs = 2  # type: ignore[misc]
