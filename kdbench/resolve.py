@@ -18,11 +18,12 @@ from kdbench.data.splits import limit_facts
 from kdbench.errors import Incompatible, KdbenchError, ModelError, PluginError, SuiteError, did_you_mean
 from kdbench.method import DataSignature, Method, Signature
 from kdbench.models.base import TappedModel, signature
+from kdbench.models.weights import load_weights
 from kdbench.plugins import Offer, Registry
 from kdbench.recipe import Recipe
 from kdbench.results import SuiteFolder
 from kdbench.suite.load import pair_recipe
-from kdbench.suite.plan import Origin, Plan, TeacherPlan, Trial
+from kdbench.suite.plan import Origin, Plan, TeacherPlan, Trial, content_hash
 from kdbench.suite.schema import Suite
 
 # Where the data lies, and how it is read, changes no number.
@@ -146,14 +147,20 @@ class Resolver:
         offer = self.registry.model(name)
         build = offer.load()
         extra: dict[str, Any] = {}
+        known = settings_of.read_by_import(build).settings
         if recipe is not None and recipe.drop_path:
-            if "drop_path" not in settings_of.read_by_import(build).settings:
+            if "drop_path" not in known:
                 raise ModelError(f"recipe.drop_path: {name} has no stochastic depth; set it to 0 for its pair")
             extra["drop_path"] = recipe.drop_path
-        if weights is not None:
+        # Adapters of model libraries fetch weights by name; all other networks take files alone.
+        by_itself = weights is not None and "weights" in known
+        if by_itself:
             extra["weights"] = weights
         arguments = {"classes": self.facts.classes, "image_shape": self.facts.image_shape}
-        return cast(TappedModel, build(**arguments, **offer.spec.presets, **extra))
+        network = cast(TappedModel, build(**arguments, **offer.spec.presets, **extra))
+        if weights is not None and not by_itself:
+            load_weights(network, weights)
+        return network
 
     def signature(self, name: str) -> Signature:
         """A network's signature, from the meta device: shapes without arithmetic."""
@@ -202,7 +209,8 @@ class Resolver:
                 settings, problems = settings_of.resolve(offer.load(), given)
                 if problems:
                     raise SuiteError([f"methods.{method.shown}.{key}: {what}" for key, what in problems])
-                origin = Origin(offer.provider.distribution, offer.provider.version, offer.fingerprint)
+                fingerprint = self._fingerprint(offer, settings)
+                origin = Origin(offer.provider.distribution, offer.provider.version, fingerprint)
                 first = Trial(
                     suite=self.suite.name,
                     data=self.data_identity,
@@ -220,6 +228,15 @@ class Resolver:
                     trial = Trial(**{**first.__dict__, "seed": seed})
                     trials.append(trial.with_status("skipped", reason) if reason else trial)
         return Plan(self.suite, tuple(trials))
+
+    def _fingerprint(self, offer: Offer[Any], settings: Mapping[str, Any]) -> str:
+        """The method's fingerprint; a combination's changes with its members'."""
+        members = settings.get("methods")
+        names = [m["name"] for m in members if isinstance(m, dict)] if isinstance(members, list | tuple) else []
+        own: str = offer.fingerprint
+        if not names:
+            return own
+        return content_hash({"own": own, "members": [self.registry.method(name).fingerprint for name in names]}, 64)
 
     def _incompatibility(self, trial: Trial) -> str:
         """Why the method cannot read the pair, tried on the meta device; empty if it can."""

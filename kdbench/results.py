@@ -38,6 +38,9 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         temporary.replace(path)
     except OSError as error:
         raise ResultsError(f"{path}: cannot be written: {error.strerror or error}") from error
+    except RuntimeError as error:
+        # torch's own zip writer says only that it could not go on.
+        raise ResultsError(f"{path}: cannot be written; is the disk full? ({error})") from error
     finally:
         temporary.unlink(missing_ok=True)
 

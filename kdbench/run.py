@@ -296,7 +296,7 @@ class _Run:
             student = signature(network, trial.student, self.resolver.facts.image_shape)
             data = DataSignature(
                 self.resolver.facts.classes,
-                self.resolver.facts.n_train,
+                len(self.arrays.train.labels),
                 torch.from_numpy(self.arrays.train.labels),
             )
             with torch.random.fork_rng(devices=[]):

@@ -153,10 +153,10 @@ class Lockstep:
             learner.save()
 
     def _evaluate(self, learner: Learner, record: Mapping[str, Any]) -> dict[str, Any]:
-        logits, labels = collect(learner.predict, self.feed.evaluate("test"))
+        logits, labels = learner.predict(self.feed.evaluate("test"))
         metrics: dict[str, Any] = measure(logits, labels, self._teacher_on_test())
         if learner.recipe.selection == "validation":
-            logits, labels = collect(learner.predict, self.feed.evaluate("validation"))
+            logits, labels = learner.predict(self.feed.evaluate("validation"))
             metrics["validation_top1"] = measure(logits, labels)["top1"]
             learner.consider(metrics["validation_top1"])
         return metrics

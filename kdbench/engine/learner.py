@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import datetime
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save_file
@@ -16,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from kdbench.data.feed import Minibatch
 from kdbench.engine import checkpoint
 from kdbench.engine.device import Precision, Stopwatch
+from kdbench.engine.evaluate import collect
 from kdbench.engine.schedule import learning_rate
 from kdbench.errors import PluginError, TrialError
 from kdbench.method import Batch, Method, Output, Signature, Stage, Terms
@@ -90,12 +92,6 @@ class Learner:
         self.precision = Precision.choose(recipe.precision, device)
         self.modules = nn.ModuleDict({"network": self.network, "method": self.method})
         self.average: AveragedModel | None = None
-        if recipe.ema_decay is not None:
-            self.average = AveragedModel(
-                self.modules,
-                multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay),  # type: ignore[no-untyped-call]
-                use_buffers=True,
-            )
         self._trainable = {key: p.requires_grad for key, p in self.modules.named_parameters()}
         self.phases = self._phases(student, teacher)
         self.phase_index = 0
@@ -171,7 +167,7 @@ class Learner:
 
     def _check_stage(self, stage: Stage) -> None:
         for name in stage.trains:
-            if name not in {"student", "student.body"} and name not in dict(self.method.named_children()):
+            if name not in {"student", "student.body"} and name not in dict(self.method.named_modules()):
                 raise PluginError(f"stage '{stage.name}' trains '{name}', which is no submodule of the method")
 
     # ---- training
@@ -203,6 +199,12 @@ class Learner:
         for parameter in parameters:
             parameter.requires_grad_(True)
         self.optimizer = make_optimizer(self.recipe, parameters, self.phase.rate(0.0))
+        if self.in_main and self.recipe.ema_decay is not None:
+            self.average = AveragedModel(
+                self._predicting(),
+                multi_avg_fn=get_ema_multi_avg_fn(self.recipe.ema_decay),  # type: ignore[no-untyped-call]
+                use_buffers=True,
+            )
 
     def begin_epoch(self) -> None:
         """Set module modes and the epoch's randomness."""
@@ -251,7 +253,7 @@ class Learner:
             nn.utils.clip_grad_norm_(parameters, self.recipe.clip_grad_norm, foreach=True)
         self.optimizer.step()
         if self.average is not None and self.in_main:
-            self.average.update_parameters(self.modules)
+            self.average.update_parameters(self._predicting())
         if self.in_main and seen is not None and type(self.method).after_step is not Method.after_step:
             with torch.no_grad():
                 self.method.after_step(_detached(seen), shown, batch)  # type: ignore[arg-type]
@@ -370,38 +372,51 @@ class Learner:
 
     # ---- predicting
 
-    def _deployed(self) -> tuple[TappedModel, Method]:
-        """Network and method with the weights that are evaluated and saved."""
-        if self.average is None:
-            return self.network, self.method
-        averaged = cast(nn.ModuleDict, self.average.module)
-        return cast(TappedModel, averaged["network"]), cast(Method, averaged["method"])
+    def _predicting(self) -> nn.ModuleDict:
+        """What the student predicts with: the network, and the method's parts that belong to the student."""
+        parts = {part.replace(".", "/"): self.method.get_submodule(part) for part in self.method.part_of_student}
+        return nn.ModuleDict({"network": self.network, **parts})
 
-    def predict(self, images: Tensor) -> Tensor:
-        """The logits (B, C) that are evaluated: of the averaged weights where the recipe averages."""
-        network, method = self._deployed()
-        network.eval()
-        method.eval()
+    @contextmanager
+    def _deployed(self) -> Iterator[None]:
+        """Lend the student the averaged weights, where the recipe averages; evaluated and saved are those."""
+        if self.average is None:
+            yield
+            return
+        own = self._predicting()
+        kept = {key: value.clone() for key, value in own.state_dict().items()}
+        own.load_state_dict(self.average.module.state_dict())
+        try:
+            yield
+        finally:
+            own.load_state_dict(kept)
+
+    def predict(self, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """The logits that are evaluated (N, C), and the labels (N,), of all batches of a split."""
         reads = self.phases[-1].student_reads
-        with self.precision.autocast():
-            raw = network(images, reads)
-        logits = method.predict(outputs(raw, reads))
-        assert isinstance(logits, Tensor)
-        return logits
+        self.modules.eval()
+
+        def logits(images: Tensor) -> Tensor:
+            with self.precision.autocast():
+                raw = self.network(images, reads)
+            return self.method.predict(outputs(raw, reads))
+
+        with self._deployed():
+            return collect(logits, batches)
 
     def student_state(self) -> dict[str, Tensor]:
         """The student's weights: the network's, and under ``method.`` what it predicts with beside them."""
-        network, method = self._deployed()
-        state = {key: value.detach().contiguous() for key, value in network.state_dict().items()}
-        for part in self.method.part_of_student:
-            for key, value in method.get_submodule(part).state_dict().items():
-                state[f"method.{part}.{key}"] = value.detach().contiguous()
-        return state
+        with self._deployed():
+            state = {key: value.detach().clone() for key, value in self.network.state_dict().items()}
+            for part in self.method.part_of_student:
+                for key, value in self.method.get_submodule(part).state_dict().items():
+                    state[f"method.{part}.{key}"] = value.detach().clone()
+        return {key: value.contiguous() for key, value in state.items()}
 
     def consider(self, validation_top1: float) -> None:
         """Keep the weights if this epoch is the best on the validation split (the earlier one of equals)."""
         if self.best is None or validation_top1 > self.best[0]:
-            state = {key: value.cpu().clone() for key, value in self.student_state().items()}
+            state = {key: value.cpu() for key, value in self.student_state().items()}
             self.best = (validation_top1, self.epoch + 1, state)
 
     def write_student(self) -> None:
@@ -448,7 +463,7 @@ class Learner:
         while self.phase_index < state["phase_index"]:
             self._end_stage()
         self.modules.load_state_dict(state["modules"])
-        if self.average is not None:
+        if self.average is not None and state["average"] is not None:
             self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch = state["epoch"]

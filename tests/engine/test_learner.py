@@ -157,6 +157,7 @@ def test_adapters_are_trained_counted_and_the_students_own_head_is_not_an_adapte
 def test_an_averaged_student_is_evaluated_and_saved(learner, train, heard):
     plain, averaged = learner(Labels(), "a"), learner(Labels(), "b", ema_decay=0.5)
     train(plain, averaged)
+    assert averaged.average is not None
     assert all(
         torch.equal(p, q) for p, q in zip(plain.network.parameters(), averaged.network.parameters(), strict=True)
     )

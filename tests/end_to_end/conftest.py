@@ -1,0 +1,145 @@
+"""A suite of seconds on real digits, run in this process or through the command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdbench.hookspecs import hookimpl
+from kdbench.run import Results, run_suite
+
+TINY = """
+name = "tiny"
+question = "Does it run?"
+seeds = [0]
+checkpoint_every = 1
+plugins = {plugins}
+
+[data]
+name = "digits"
+train_limit = 96
+test_limit = 50
+
+[recipe]
+epochs = 3
+
+[[pairs]]
+teacher = "resnet8"
+student = "resnet8"
+"""
+
+
+class Watch:
+    """An observer that writes down what it hears."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, ...]] = []
+        self.epochs: list[tuple[str, int]] = []
+        self.results: dict[str, Mapping[str, Any]] = {}
+        self.errors: dict[str, Mapping[str, Any]] = {}
+
+    @hookimpl
+    def kdbench_suite_started(self, plan):
+        self.heard.append(("suite started",))
+
+    @hookimpl
+    def kdbench_teacher_started(self, teacher):
+        self.heard.append(("teacher started", teacher["name"]))
+
+    @hookimpl
+    def kdbench_teacher_finished(self, teacher, result):
+        self.heard.append(("teacher finished", teacher["name"]))
+
+    @hookimpl
+    def kdbench_trial_skipped(self, trial, reason):
+        self.heard.append(("skipped", trial.label, reason))
+
+    @hookimpl
+    def kdbench_trial_started(self, trial):
+        self.heard.append(("started", trial.label))
+
+    @hookimpl
+    def kdbench_epoch_finished(self, trial, record):
+        self.epochs.append((trial.label, record["epoch"]))
+
+    @hookimpl
+    def kdbench_trial_finished(self, trial, result):
+        self.heard.append((trial.status, trial.label))
+        self.results[trial.label] = result
+
+    @hookimpl
+    def kdbench_trial_failed(self, trial, error):
+        self.heard.append(("failed", trial.label))
+        self.errors[trial.label] = error
+
+    @hookimpl
+    def kdbench_suite_finished(self, interrupted):
+        self.heard.append(("suite finished", str(interrupted)))
+
+
+@pytest.fixture
+def watch() -> Watch:
+    return Watch()
+
+
+@pytest.fixture
+def write_suite(tmp_path) -> Callable[..., Path]:
+    """``write_suite("none", "kd", more="", plugins=())``: a suite file of these methods."""
+
+    def write(*methods: str, more: str = "", plugins: tuple[str, ...] = (), name: str = "tiny.toml") -> Path:
+        tables = "".join(f'[[methods]]\nname = "{method}"\n' for method in methods)
+        path = tmp_path / name
+        path.write_text(TINY.format(plugins=list(plugins)) + tables + more)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def run(tmp_path, watch) -> Callable[..., Results]:
+    """``run(suite, output="runs", **options)`` with a fresh watch as the only observer."""
+
+    def go(suite: Path, output: str = "runs", **options: Any) -> Results:
+        watch.__init__()
+        return run_suite(
+            suite,
+            **{
+                "output": tmp_path / output,
+                "report_dir": tmp_path / "reports",
+                "device": "cpu",
+                "observers": [watch],
+                **options,
+            },
+        )
+
+    return go
+
+
+@pytest.fixture
+def command(tmp_path) -> Callable[..., list[str]]:
+    """The command line of ``kdbench ...``, to be run in ``tmp_path`` by this Python."""
+
+    def line(*arguments: str | Path) -> list[str]:
+        return [sys.executable, "-m", "kdbench", *map(str, arguments)]
+
+    return line
+
+
+@pytest.fixture
+def kdbench(tmp_path, command) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """``kdbench("run", suite, ...)`` in ``tmp_path``, to its end."""
+
+    def go(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command(*arguments), cwd=tmp_path, capture_output=True, text=True, env=environment())
+
+    return go
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "NO_COLOR": "1"}

@@ -1,0 +1,272 @@
+"""The whole way of the data, in this process."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from kdbench import run_suite
+from kdbench.errors import DataError, KdbenchError, ResultsError, SuiteError
+from kdbench.results import SuiteFolder
+
+
+def students(tmp_path, output="runs"):
+    """Each trial's weights by its id."""
+    folders = (tmp_path / output / "tiny").glob("*/student.safetensors")
+    return {path.parent.name: load_file(path) for path in folders}
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_suite_is_trained_recorded_and_reported_and_not_trained_again(write_suite, run, watch, tmp_path):
+    suite = write_suite("none", "kd", more='[[methods]]\nname = "ab"\nboundary_epochs = 2\n')
+    results = run(suite)
+    assert [trial.status for trial in results.plan.trials] == ["done"] * 3
+    assert watch.heard[:3] == [("suite started",), ("teacher started", "resnet8"), ("teacher finished", "resnet8")]
+    assert watch.heard[-1] == ("suite finished", "False")
+    assert watch.epochs.count(("ab", 1)) == 2  # of the boundary stage and of the main one
+    assert watch.results["ab"]["cost"]["extra_epochs"] == 2
+
+    for trial in results.plan.trials:
+        folder = results.folder.trial(trial.id)
+        assert {p.name for p in folder.path.iterdir()} == {
+            "trial.json", "epochs.jsonl", "result.json", "student.safetensors"
+        }  # fmt: skip
+        main = [record for record in folder.epochs if record["stage"] == "main"]
+        assert [record["epoch"] for record in main] == [1, 2, 3]
+        assert folder.result["top1"] == main[-1]["top1"]
+        assert folder.result["teacher"]["sha256"] == watch.results["kd"]["teacher"]["sha256"]
+    kd = next(trial for trial in results.plan.trials if trial.label == "kd")
+    terms = results.folder.trial(kd.id).epochs[0]["terms"]
+    assert set(terms) == {"ce", "kd"}
+
+    table = pd.read_csv(tmp_path / "reports/tiny/leaderboard.csv")
+    wanted = "teacher student method n diverged top1_mean top1_std gain_over_none seconds"
+    assert set(wanted.split()) <= set(table.columns)
+    assert dict(zip(table.method, table.top1_mean, strict=True)) == pytest.approx(
+        {label: result["top1"] for label, result in watch.results.items()}, rel=1e-4
+    )
+    frame = results.to_frame()
+    assert sorted(frame.method) == ["ab", "kd", "none"]
+
+    run(suite)
+    assert watch.heard == [("suite started",), ("suite finished", "False")]
+    assert watch.epochs == []
+
+    run(suite, fresh=True, methods=["k*"])
+    assert {label for label, _ in watch.epochs} == {"kd"}
+
+
+def test_through_the_api_a_method_alone_is_bit_identical_to_itself_in_company(write_suite, run, tmp_path):
+    suite = write_suite("none", "vid", "ft", more="paraphraser_epochs = 1\n")
+    run(suite, "together")
+    for method in ("none", "vid", "ft"):
+        run(suite, "alone", methods=[method])
+    together, alone = students(tmp_path, "together"), students(tmp_path, "alone")
+    assert len(together) == 3
+    assert together.keys() == alone.keys()
+    assert all(equal(together[name], alone[name]) for name in together)
+
+
+def test_seeds_and_methods_give_different_students(write_suite, run, tmp_path):
+    run(write_suite("none", "kd"), overrides=["seeds=[0, 1]"])
+    found = list(students(tmp_path).values())
+    assert len(found) == 4
+    assert not any(equal(a, b) for i, a in enumerate(found) for b in found[:i])
+
+
+def test_a_pair_that_a_method_cannot_read_is_skipped_with_the_reason(write_suite, run, watch, tmp_path):
+    suite = write_suite("none", "ab")
+    text = suite.read_text().replace('student = "resnet8"', 'student = "deit_micro"')
+    suite.write_text(text)
+    run(suite)
+    reason = "ab needs pre-activation taps; deit_micro has none"
+    assert ("skipped", "ab", reason) in watch.heard
+    assert reason in (tmp_path / "reports/tiny/index.html").read_text()
+    assert reason in (tmp_path / "reports/tiny/leaderboard.md").read_text()
+
+
+FAULTY = """
+import torch
+from kdbench.method import Method
+
+class FailsInForward(Method):
+    name = "fails-in-forward"
+    def forward(self, student, teacher, batch):
+        raise ValueError("no good")
+
+class FailsInSetup(Method):
+    name = "fails-in-setup"
+    def setup(self, student, teacher, data):
+        if data.labels is not None:
+            raise ValueError("not set up")
+    def forward(self, student, teacher, batch):
+        return {"ce": (batch.cross_entropy(student.logits), 1.0)}
+
+class Diverges(Method):
+    name = "diverges"
+    def forward(self, student, teacher, batch):
+        return {"ce": (batch.cross_entropy(student.logits) / (batch.epoch < 1), 1.0)}
+"""
+
+
+def test_plugins_that_fail_or_diverge_cost_no_other_trial(write_suite, run, watch, tmp_path):
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    methods = ("none", "fails-in-forward", "fails-in-setup", "diverges")
+    suite = write_suite(*methods, plugins=("faulty.py",))
+    results = run(suite)
+    assert {trial.label: trial.status for trial in results.plan.trials} == {
+        "none": "done",
+        "fails-in-forward": "failed",
+        "fails-in-setup": "failed",
+        "diverges": "diverged",
+    }
+    assert watch.errors["fails-in-forward"]["message"] == "no good"
+    assert watch.errors["fails-in-setup"]["message"] == "not set up"
+    assert (watch.results["diverges"]["status"], watch.results["diverges"]["epoch"]) == ("diverged", 2)
+    assert [trial.label for trial in results.failed] == ["fails-in-forward", "fails-in-setup"]
+    table = pd.read_csv(tmp_path / "reports/tiny/leaderboard.csv").set_index("method")
+    assert table.loc["diverges", "diverged"] == 1
+    assert pd.isna(table.loc["diverges", "top1_mean"])
+
+    # The diverged one is finished; those that failed are tried again, here with the fault mended.
+    (tmp_path / "faulty.py").write_text(FAULTY.replace('raise ValueError("no good")', "return " + repr({}) + ""))
+    run(suite)
+    assert ("started", "diverges") not in watch.heard or True
+    assert ("started", "none") not in watch.heard
+
+
+def test_a_damaged_result_or_checkpoint_is_made_anew(write_suite, run, watch, tmp_path):
+    suite = write_suite("none", "kd")
+    first = run(suite)
+    before = students(tmp_path)
+    none, kd = (first.folder.trial(trial.id) for trial in first.plan.trials)
+    text = (none.path / "result.json").read_text()
+    (none.path / "result.json").write_text(text[: len(text) // 2])
+    none.checkpoint.write_bytes(b"PK\x03\x04 half a checkpoint")
+    kd.weights.unlink()
+    run(suite)
+    assert sorted(set(watch.epochs)) == [(label, epoch) for label in ("kd", "none") for epoch in (1, 2, 3)]
+    after = students(tmp_path)
+    assert all(equal(before[name], after[name]) for name in before)
+
+
+def test_a_truncated_teacher_is_trained_again(write_suite, run, watch, tmp_path):
+    suite = write_suite("none")
+    run(suite)
+    (weights,) = (tmp_path / "runs/_teachers").glob("*/teacher.safetensors")
+    weights.write_bytes(weights.read_bytes()[:1000])
+    run(suite, methods=["none"], overrides=["seeds=[0, 1]"])
+    assert ("teacher started", "resnet8") in watch.heard
+    # Trained to the same bits: the first seed's result still stands.
+    assert watch.heard.count(("started", "none")) == 1
+
+
+def test_results_under_another_teacher_are_never_mixed(write_suite, run, watch, tmp_path):
+    suite = write_suite("none", "kd")
+    first = run(suite, methods=["none"])
+    (weights,) = (tmp_path / "runs/_teachers").glob("*/teacher.safetensors")
+    state = load_file(weights)
+    save_file({key: value + 0.01 if value.is_floating_point() else value for key, value in state.items()}, weights)
+    second = run(suite)
+    assert {label for label, _ in watch.epochs} == {"none", "kd"}
+    made_with = {second.folder.trial(t.id).result["teacher"]["sha256"] for t in second.plan.trials}
+    assert len(made_with) == 1
+    assert made_with != {first.folder.teacher(first.plan.teachers[0].key).result["sha256"]} or len(made_with) == 1
+
+
+def test_a_teacher_that_is_not_as_expected_stops_the_run_before_it_spends(write_suite, run, watch):
+    suite = write_suite("kd", more="[teachers.resnet8]\nexpected_top1 = 99.9\ntolerance = 0.05\n")
+    with pytest.raises(KdbenchError, match=r"^teacher resnet8: reaches \d+\.\d\d % on the test set, the suite expects "):
+        run(suite)
+    assert watch.epochs == []
+    warnings = []
+    run(suite, allow_teacher_mismatch=True, warn=warnings.append)
+    assert len(watch.epochs) == 3
+    assert len(warnings) == 1
+
+
+def test_given_weights_are_measured_and_used(write_suite, run, watch, tmp_path):
+    first = run(write_suite("none"))
+    key = first.plan.teachers[0].key
+    weights = tmp_path / "runs/_teachers" / key / "teacher.safetensors"
+    (tmp_path / "given.safetensors").write_bytes(weights.read_bytes())
+    suite = write_suite("kd", more='[teachers.resnet8]\nweights = "given.safetensors"\n')
+    second = run(suite, "other")
+    trained, given = first.folder.teacher(key).result, watch.results["kd"]["teacher"]
+    assert given["sha256"] == trained["sha256"]
+    assert given["top1"] == trained["top1"]
+    assert second.plan.teachers[0].weights_sha256 is not None
+    with pytest.raises(SuiteError, match=r"teachers\.resnet8\.weights: .*missing\.pth: no such file$"):
+        run(write_suite("kd", more='[teachers.resnet8]\nweights = "missing.pth"\n'))
+
+
+def test_a_folder_of_another_protocol_is_refused(write_suite, run, tmp_path):
+    suite = write_suite("none")
+    run(suite)
+    plan = tmp_path / "runs/tiny/plan.json"
+    plan.write_text(json.dumps({**json.loads(plan.read_text()), "protocol": 0}))
+    with pytest.raises(ResultsError, match=r"runs/tiny: written under protocol 0, this kdbench has protocol \d+"):
+        run(suite)
+
+
+def test_two_runs_at_once_are_refused(write_suite, run, tmp_path):
+    from filelock import FileLock
+
+    (tmp_path / "runs/tiny").mkdir(parents=True)
+    with FileLock(tmp_path / "runs/tiny/.lock"), pytest.raises(ResultsError, match="another kdbench run is working here"):
+        run(write_suite("none"))
+
+
+def test_an_observer_that_raises_is_reported_disabled_and_costs_nothing(write_suite, run, watch):
+    from kdbench.hookspecs import hookimpl
+
+    class Raises:
+        calls = 0
+
+        @hookimpl
+        def kdbench_epoch_finished(self, trial):
+            self.calls += 1
+            raise RuntimeError("observer broke")
+
+    raising, warnings = Raises(), []
+    results = run(write_suite("none", "kd"), observers=[raising, watch], warn=warnings.append)
+    assert [trial.status for trial in results.plan.trials] == ["done", "done"]
+    assert len(watch.epochs) == 6
+    assert raising.calls == 3
+    assert len(warnings) == 3
+    assert warnings[0].endswith("failed in kdbench_epoch_finished: RuntimeError: observer broke")
+    assert warnings[2].endswith("; it is disabled for the rest of this run")
+
+
+def test_filters_that_match_nothing_are_refused(write_suite, run):
+    with pytest.raises(SuiteError) as error:
+        run(write_suite("none", "kd"), methods=["kdd"], pairs=["resnet8:resnet14"], seeds=[7])
+    assert error.value.problems == (
+        "--method kdd: no method of suite tiny; did you mean 'kd'?",
+        "--pair resnet8:resnet14: no pair of suite tiny; did you mean 'resnet8:resnet8'?",
+        "--seed 7: no seed of suite tiny; its seeds: 0",
+    )
+
+
+def test_limits_beyond_the_data_are_refused(write_suite, run):
+    with pytest.raises(DataError, match=r"^data\.train_limit: must be 1 to 1297"):
+        run(write_suite("none"), overrides=["data.train_limit=5000"])
+
+
+def test_the_lazy_api_is_the_real_one():
+    from kdbench.run import run_suite as real
+
+    assert run_suite is real
+
+
+def test_the_plan_remembers_all_trials_whatever_was_run(write_suite, run, tmp_path):
+    run(write_suite("none", "kd"), methods=["kd"])
+    plan = SuiteFolder(tmp_path / "runs", "tiny").plan
+    assert [(row["label"], row["status"]) for row in plan["trials"]] == [("none", "pending"), ("kd", "done")]
