@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -48,6 +48,12 @@ class TappedModel(nn.Module):
         for theirs, ours in self.published_names.items():
             name = name.replace(f".{theirs}.", f".{ours}.")
         return name.strip(".")
+
+    def accept_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Hear with which channel ``mean`` and ``std`` (of values in 0..1) the images come normalised.
+
+        A network whose weights were trained elsewhere converts them to what it knows; others need nothing.
+        """
 
     def batch_norm_before(self, tap: str) -> nn.BatchNorm2d | None:
         """The last batch normalisation before the activation of pre-activation tap ``tap``, if there is one.

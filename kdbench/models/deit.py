@@ -13,12 +13,11 @@ from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor
 
 from kdbench.errors import ModelError
-from kdbench.models.base import SIGNED, Recorder, TappedModel, check_image
+from kdbench.models.base import SIGNED, Recorder, check_image
+from kdbench.models.library import STAGES, LibraryModel
 
-STAGES = 4
 
-
-class TappedDeiT(TappedModel):
+class TappedDeiT(LibraryModel):
     """timm's two-headed vision transformer, with its taps.
 
     ``stageI``: the patch tokens after the I-th quarter of the blocks, as a (B, D, h, w) map. ``embedding``:
@@ -44,7 +43,7 @@ class TappedDeiT(TappedModel):
         record = Recorder(self, reads)
         network = self.network
         height, width = network.patch_embed.dynamic_feat_size(images.shape[2:])
-        tokens = network._pos_embed(network.patch_embed(images))
+        tokens = network._pos_embed(network.patch_embed(self.prepare(images)))
         tokens = network.norm_pre(network.patch_drop(tokens))
         for index, block in enumerate(network.blocks):
             tokens = block(tokens)

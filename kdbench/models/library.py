@@ -1,0 +1,104 @@
+"""What networks from torchvision and timm have in common."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.errors import ModelError
+from kdbench.models.base import TappedModel
+
+STAGES = 4
+"""A hierarchical network's stages are its last four resolutions, a transformer's the quarters of its blocks."""
+
+RECTIFIERS = (nn.ReLU, nn.ReLU6)
+PASSING = (nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveMaxPool2d, nn.Flatten, nn.Dropout, nn.Identity)
+"""Layers that leave nonnegative values nonnegative, and are not what a stage ends in."""
+
+_FAMILIES = {
+    "wide": "resnet",
+    "resnext": "resnet",
+    "deit": "vit",
+    "regnetv": "regnet",
+    "regnetx": "regnet",
+    "regnety": "regnet",
+    "regnetz": "regnet",
+}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What pretrained weights expect of their images.
+
+    ``size``: (height, width) in pixels. ``mean`` and ``std``: per channel, of values scaled to 0..1.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class LibraryModel(TappedModel):
+    """A network of another library, kept under ``network``.
+
+    ``preprocessing`` is set where its weights come from elsewhere: then images are converted from the data
+    set's normalisation (see :meth:`accept_normalisation`) to that of the weights.
+    """
+
+    network: Any
+    preprocessing: Preprocessing | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("_scale", None, persistent=False)
+        self.register_buffer("_shift", None, persistent=False)
+
+    def accept_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """See :meth:`TappedModel.accept_normalisation`."""
+        own = self.preprocessing
+        if own is None or (tuple(mean), tuple(std)) == (own.mean, own.std):
+            return
+        # x * std + mean undoes the data set's normalisation, (.. - own mean) / own std is the weights'.
+        shape = (1, -1, 1, 1)
+        given_mean, given_std = torch.tensor(mean).view(shape), torch.tensor(std).view(shape)
+        own_mean, own_std = torch.tensor(own.mean).view(shape), torch.tensor(own.std).view(shape)
+        self._scale = given_std / own_std
+        self._shift = (given_mean - own_mean) / own_std
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Images (B, channels, H, W) as the network wants them."""
+        if self._scale is None or self._shift is None:
+            return images
+        return images * self._scale + self._shift
+
+    def parameter_name(self, published: str) -> str:
+        """See :meth:`TappedModel.parameter_name`; the library's own files do not have the ``network.``."""
+        return f"network.{published}"
+
+
+def family(name: str) -> str:
+    """The architecture's family, from what its name begins with: ``resnet`` for ``wide_resnet50_2``."""
+    letters = re.match(r"[a-z]+?(?=v?\d|_|$)", name.lower())
+    prefix = letters.group() if letters else name
+    return _FAMILIES.get(prefix, prefix)
+
+
+def forbid_in_place(network: nn.Module) -> None:
+    """Make every activation work out of place, as taps before it require."""
+    for module in network.modules():
+        if getattr(module, "inplace", False):
+            module.inplace = False  # type: ignore[assignment]
+
+
+def weights_not_fetched(model: str, error: Exception) -> ModelError:
+    """The error for weights that could not be downloaded."""
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return ModelError(
+        f"{model}: its weights could not be downloaded ({reason}); fetch them on a machine with network, "
+        "and give the file: weights = 'file.pth'"
+    )
