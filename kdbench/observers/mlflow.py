@@ -86,10 +86,14 @@ class MlflowStore:
 
     def __init__(self, client: Any) -> None:
         self._client = client
+        self._artifacts: dict[str, str] = {}
         self.answers = 0
 
     def _ask(self, call: str, *arguments: Any, **options: Any) -> Any:
-        answer = getattr(self._client, call)(*arguments, **options)
+        return self._answer(getattr(self._client, call), *arguments, **options)
+
+    def _answer(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        answer = function(*arguments, **options)
         self.answers += 1
         return answer
 
@@ -112,6 +116,7 @@ class MlflowStore:
             page = self._ask("search_runs", [experiment], max_results=1000, page_token=token)
             for run in page:
                 info, data = run.info, run.data
+                self._artifacts[info.run_id] = info.artifact_uri
                 tags, parameters, metrics = dict(data.tags), set(data.params), tuple(data.metrics)
                 yield Run(info.run_id, info.start_time, info.status, tags, parameters, metrics)
             token = page.token
@@ -124,7 +129,9 @@ class MlflowStore:
 
     def create_run(self, experiment: str, started: int, tags: Mapping[str, str]) -> str:
         """The id of a new run, which is running."""
-        return str(self._ask("create_run", experiment, start_time=started, tags=tags).info.run_id)
+        info = self._ask("create_run", experiment, start_time=started, tags=tags).info
+        self._artifacts[info.run_id] = info.artifact_uri
+        return str(info.run_id)
 
     def log(
         self, run: str, values: Sequence[Value], parameters: Mapping[str, str], tags: Mapping[str, str]
@@ -148,7 +155,14 @@ class MlflowStore:
 
     def upload(self, run: str, path: Path, place: str = "") -> None:
         """Keep a file, in the folder ``place`` of the run's artifacts."""
-        self._ask("log_artifact", run, str(path), place or None)
+        if not self._artifacts[run].startswith("mlflow-artifacts:"):
+            self._ask("log_artifact", run, str(path), place or None)
+            return
+        # Through the server. Older clients look for it at the process's tracking URI, not at their own.
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        repository = get_artifact_repository(self._artifacts[run], tracking_uri=self._client.tracking_uri)
+        self._answer(repository.log_artifact, str(path), place or None)
 
     def reopen(self, run: str) -> None:
         """Make an ended run running."""
