@@ -145,7 +145,15 @@ def _accuracy_panel(axes: Axes, study: Study, pair: str, labels: Sequence[str]) 
         style, cell = study.styles[label], cells.loc[label]
         if cell["n"] == 0:
             states = [s for s in ("diverged", "failed", "skipped", "stale", "pending") if cell[s]]
-            axes.text(low, row, f"  {' and '.join(states)}", va="center", color=SOFT, fontsize=7)
+            axes.annotate(
+                " and ".join(states),
+                (low, row),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                color=SOFT,
+                fontsize=7,
+            )
             continue
         mean = float(cell["top1_mean"])
         values = done.loc[done["label"] == label, "top1"]

@@ -85,22 +85,22 @@ def ranks(scores: Array) -> Array:
 
 
 def complete_block(present: NDArray[np.bool_]) -> tuple[list[int], list[int]]:
-    """Rows and columns of a block without gaps, found by leaving out whichever lacks most, one at a time.
+    """Rows and columns of a block without gaps; ``present``: (methods, pairs).
 
-    ``present``: (methods, pairs). Where a method and a pair lack the same share, the method is left out.
-    Comparing methods over pairs needs every method on every pair; nothing is filled in.
+    Comparing methods over pairs needs every method on every pair, and nothing is filled in. So a pair that most
+    methods lack is left out, and otherwise the method that lacks most pairs, one at a time.
     """
     rows, columns = list(range(present.shape[0])), list(range(present.shape[1]))
     while rows and columns:
         block = present[np.ix_(rows, columns)]
         if block.all():
-            break
-        row_gaps, column_gaps = 1 - block.mean(axis=1), 1 - block.mean(axis=0)
-        if row_gaps.max() >= column_gaps.max():
-            rows.pop(int(row_gaps.argmax()))
+            return rows, columns
+        gaps = 1 - block.mean(axis=0)
+        if len(columns) > 1 and gaps.max() > 0.5:
+            columns.pop(int(gaps.argmax()))
         else:
-            columns.pop(int(column_gaps.argmax()))
-    return (rows, columns) if rows and columns else ([], [])
+            rows.pop(int((1 - block.mean(axis=1)).argmax()))
+    return [], []
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from kdbench.report.frame import Filters
+from kdbench.report.leaderboard import COLUMNS, leaderboard
+from kdbench.report.study import Study, read_study
+from kdbench.results import SuiteFolder
+
+NONE, KD, VID = (70.0, 71.0, 72.0), (72.0, 72.5, 73.5), (72.1, 72.3, 73.9)
+
+
+def cell(study: Study, label: str, pair: str = "resnet20:resnet8") -> pd.Series:
+    rows = study.cells[(study.cells["label"] == label) & (study.cells["pair"] == pair)]
+    assert len(rows) == 1
+    return rows.iloc[0]
+
+
+@pytest.fixture
+def read(study: SuiteFolder) -> Study:
+    return read_study(study)
+
+
+def test_columns(read: Study) -> None:
+    assert tuple(read.cells.columns) == COLUMNS
+    assert COLUMNS[:9] == (
+        "teacher", "student", "method", "n", "diverged", "top1_mean", "top1_std", "gain_over_none", "seconds",
+    )  # fmt: skip
+
+
+def test_mean_and_standard_deviation_with_n(read: Study) -> None:
+    row = cell(read, "vid")
+    assert row["n"] == 3
+    assert row["top1_mean"] == pytest.approx(np.mean(VID))
+    assert row["top1_std"] == pytest.approx(np.std(VID, ddof=1))
+    assert row["seconds"] == 11.0
+
+
+@pytest.mark.parametrize(("label", "reference", "values", "base"), [
+    ("vid", "none", VID, NONE), ("vid", "kd", VID, KD), ("kd", "none", KD, NONE), ("none", "kd", NONE, KD),
+])  # fmt: skip
+def test_gains_are_paired_by_seed(
+    read: Study, label: str, reference: str, values: tuple[float, ...], base: tuple[float, ...]
+) -> None:
+    row = cell(read, label)
+    oracle = stats.ttest_rel(values, base).confidence_interval(0.95)
+    assert row[f"gain_over_{reference}_n"] == 3
+    assert row[f"gain_over_{reference}"] == pytest.approx(np.mean(values) - np.mean(base))
+    assert row[f"gain_over_{reference}_low"] == pytest.approx(oracle.low)
+    assert row[f"gain_over_{reference}_high"] == pytest.approx(oracle.high)
+    assert row[f"tied_with_{reference}"] == (oracle.low <= 0 <= oracle.high)
+
+
+def test_the_baseline_gains_nothing_over_itself(read: Study) -> None:
+    assert pd.isna(cell(read, "none")["gain_over_none"])
+    assert pd.isna(cell(read, "kd")["gain_over_kd"])
+    assert cell(read, "none")["gain_over_none_n"] == 0
+
+
+def test_diverged_are_counted_and_ranked_last(read: Study) -> None:
+    row = cell(read, "pkt")
+    assert (row["n"], row["diverged"], row["planned"]) == (2, 1, 3)
+    assert row["top1_mean"] == 75.5  # the best of all, if one only looked at what is left
+    assert row["rank"] == 7
+    assert not row["tied_with_best"]
+    assert row["gain_over_none_n"] == 2
+
+
+def test_ranks_follow_the_means(read: Study) -> None:
+    ranks = {label: cell(read, label)["rank"] for label in ("vid", "kd", "ft", "none", "rkd", "deit")}
+    # 72.77, 72.67, 71.5, and three of 71.0 each.
+    assert ranks == {"vid": 1, "kd": 2, "ft": 3, "none": 5, "rkd": 5, "deit": 5}
+
+
+def test_missing_trials_are_counted_not_filled_in(read: Study) -> None:
+    assert tuple(cell(read, "ft")[["n", "failed", "planned"]]) == (2, 1, 3)
+    assert tuple(cell(read, "deit")[["n", "pending", "planned"]]) == (2, 1, 3)
+    assert tuple(cell(read, "ab")[["n", "skipped", "planned"]]) == (0, 3, 3)
+    assert pd.isna(cell(read, "ab")["rank"])
+    assert cell(read, "ab")["reason"] == "ab needs pre-activation taps; resnet8 has none"
+    # Against the baseline only where both have the seed: 71 - 70 and 72 - 71.
+    assert (cell(read, "ft")["gain_over_none"], cell(read, "ft")["gain_over_none_n"]) == (1.0, 2)
+
+
+def test_rows_stand_best_first_and_those_without_a_result_last(read: Study) -> None:
+    labels = list(read.pair("resnet20:resnet8")["label"])
+    assert labels == ["vid", "kd", "ft", "none", "rkd", "deit", "pkt", "ab"]
+
+
+def test_tied_with_the_best(read: Study) -> None:
+    interval = stats.ttest_rel(KD, VID).confidence_interval(0.95)
+    row = cell(read, "kd")
+    assert (row["behind_best_low"], row["behind_best_high"]) == pytest.approx((interval.low, interval.high))
+    assert row["tied_with_best"]
+    assert not cell(read, "none")["tied_with_best"]
+    assert pd.isna(cell(read, "vid")["tied_with_best"])
+
+
+def test_one_seed_decides_nothing(read: Study) -> None:
+    row = cell(read, "kd", "resnet20:resnet14")
+    assert (row["n"], row["gain_over_none"]) == (1, 1.0)
+    assert row[["top1_std", "gain_over_none_low", "gain_over_none_high", "tied_with_none"]].isna().all()
+
+
+def test_a_filtered_baseline_still_is_the_baseline(study: SuiteFolder) -> None:
+    read = read_study(study, Filters(methods=["vid", "rkd"]))
+    assert set(read.cells["label"]) == {"vid", "rkd"}
+    assert cell(read, "vid")["gain_over_none"] == pytest.approx(np.mean(VID) - np.mean(NONE))
+    assert cell(read, "rkd")["rank"] == 2
+    assert read.none == "none"
+
+
+def test_stale_results_stand_in_no_mean(runs: Callable[..., Any]) -> None:
+    suite = runs()
+    suite.teacher("resnet20", 80.0, sha256="b" * 64)
+    suite.done("resnet20", "resnet8", "kd", 0, 72.0)
+    suite.done("resnet20", "resnet8", "kd", 1, 10.0, sha256="c" * 64)
+    row = cell(read_study(suite.write()), "kd")
+    assert (row["n"], row["stale"], row["top1_mean"]) == (1, 1, 72.0)
+
+
+def test_a_labelled_baseline_is_found_by_its_method(runs: Callable[..., Any]) -> None:
+    suite = runs()
+    suite.teacher("resnet20", 80.0)
+    suite.done("resnet20", "resnet8", "alone", 0, 70.0, method="none")
+    suite.done("resnet20", "resnet8", "kd", 0, 72.0)
+    read = read_study(suite.write())
+    assert read.none == "alone"
+    assert cell(read, "kd")["gain_over_none"] == 2.0
+    assert pd.isna(cell(read, "alone")["gain_over_none"])
+
+
+@pytest.fixture
+def six_pairs(runs: Callable[..., Any]) -> SuiteFolder:
+    """Six pairs, two seeds. Gains over none: kd 1 to 6 points, vid always 0.5 more than kd; fsp cannot read the first
+    pair, and rkd diverges on the last."""
+    suite = runs("many")
+    for index in range(6):
+        teacher = f"teacher{index}"
+        suite.teacher(teacher, 90.0)
+        for seed in range(2):
+            base = 60.0 + index + 0.1 * seed
+            suite.done(teacher, "resnet8", "none", seed, base)
+            suite.done(teacher, "resnet8", "kd", seed, base + index + 1, cost={"seconds": 2 * (10.0 + seed)})
+            suite.done(teacher, "resnet8", "vid", seed, base + index + 1.5)
+            if index == 5 and seed == 1:
+                suite.diverged(teacher, "resnet8", "rkd", seed, epoch=1)
+            else:
+                suite.done(teacher, "resnet8", "rkd", seed, base + 10)
+            if index == 0:
+                suite.plan_trial(teacher, "resnet8", "fsp", seed, status="skipped", reason="shapes differ")
+            else:
+                suite.done(teacher, "resnet8", "fsp", seed, base - 1)
+    return suite.write()
+
+
+def test_over_pairs(six_pairs: SuiteFolder) -> None:
+    whole = read_study(six_pairs).overall
+    found = {standing.label: standing for standing in whole.standings}
+    assert whole.methods == ("none", "kd", "vid", "rkd")
+    assert len(whole.pairs) == 6
+    assert not whole.partial
+    ranks = {label: found[label].rank.mean for label in whole.methods if found[label].rank is not None}
+    # rkd first but on the last pair, where it is last.
+    assert ranks == pytest.approx({
+        "rkd": (5 * 1 + 4) / 6, "vid": (5 * 2 + 1) / 6, "kd": (5 * 3 + 2) / 6, "none": (5 * 4 + 3) / 6,
+    })  # fmt: skip
+    gains = [1, 2, 3, 4, 5, 6]
+    interval = stats.ttest_1samp(gains, 0).confidence_interval(0.95)
+    kd = found["kd"].gain_over_none
+    assert (kd.n, kd.mean, kd.low, kd.high) == pytest.approx((6, 3.5, interval.low, interval.high))
+    assert found["kd"].seconds_over_none == pytest.approx(2.0)
+    assert (found["rkd"].diverged, found["rkd"].finished) == (1, 12)
+    assert found["vid"].best == 1
+    assert [standing.label for standing in whole.standings] == ["rkd", "vid", "kd", "none", "fsp"]
+
+
+def test_a_method_that_misses_a_pair_is_not_ranked(six_pairs: SuiteFolder) -> None:
+    fsp = read_study(six_pairs).overall.standings[-1]
+    assert (fsp.label, fsp.rank, fsp.pairs) == ("fsp", None, 5)
+    assert fsp.why_unranked == "skipped on 1 of the compared pairs"
+    assert fsp.gain_over_none.mean == pytest.approx(-1.0)
+
+
+def test_friedmans_test_over_complete_pairs(six_pairs: SuiteFolder) -> None:
+    comparison = read_study(six_pairs).overall.comparison
+    assert comparison is not None
+    oracle = stats.friedmanchisquare([1] * 6, [2] * 5 + [3], [3] * 5 + [4], [4] * 5 + [0])
+    assert (comparison.pairs, comparison.methods) == (6, 4)
+    assert comparison.statistic == pytest.approx(oracle.statistic)
+    assert comparison.p_value == pytest.approx(oracle.pvalue)
+
+
+def test_a_run_that_has_just_begun_is_ranked_provisionally(runs: Callable[..., Any]) -> None:
+    suite = runs()
+    suite.teacher("resnet20", 80.0)
+    for label, top1 in (("none", 70.0), ("kd", 71.0)):
+        suite.done("resnet20", "resnet8", label, 0, top1)
+        suite.plan_trial("resnet20", "resnet8", label, 1)
+    whole = read_study(suite.write()).overall
+    assert whole.partial
+    assert [(s.label, s.rank.mean if s.rank else None) for s in whole.standings] == [("kd", 1.0), ("none", 2.0)]
+    assert whole.comparison is None
+
+
+def test_nothing_done_is_nothing_ranked(runs: Callable[..., Any]) -> None:
+    suite = runs()
+    suite.teacher("resnet20", 80.0)
+    suite.plan_trial("resnet20", "resnet8", "kd", 0)
+    read = read_study(suite.write())
+    assert read.overall.methods == ()
+    assert read.cells["rank"].isna().all()
+    assert len(leaderboard(read.trials)) == 1
