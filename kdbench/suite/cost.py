@@ -20,18 +20,20 @@ def hours(trials: Iterable[Trial], earlier: Iterable[Trial], folder: SuiteFolder
 
     A trial is taken to cost per epoch what its method did on the pair, or else what the pair's methods did.
     """
-    measured: dict[tuple[str, str], list[float]] = {}
+    # Seconds an epoch, and epochs of stages before the main one.
+    measured: dict[tuple[str, str], list[tuple[float, int]]] = {}
     for trial in earlier:
         result = folder.trial(trial.id).result
         if result is not None and result["status"] == "done":
             cost: Mapping[str, float] = result["cost"]
-            epochs = trial.recipe.epochs + cost["extra_epochs"]
+            extra = int(cost["extra_epochs"])
+            seconds = (cost["seconds"] + cost["teacher_seconds"]) / (trial.recipe.epochs + extra)
             for key in ((trial.pair, trial.method), (trial.pair, "")):
-                measured.setdefault(key, []).append((cost["seconds"] + cost["teacher_seconds"]) / epochs)
+                measured.setdefault(key, []).append((seconds, extra))
     total = 0.0
     for trial in trials:
         known = measured.get((trial.pair, trial.method)) or measured.get((trial.pair, ""))
         if known is None:
             return None
-        total += mean(known) * trial.recipe.epochs
+        total += mean(seconds * (trial.recipe.epochs + extra) for seconds, extra in known)
     return total / 3600

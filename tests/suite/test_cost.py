@@ -1,0 +1,73 @@
+"""What a plan costs: counted by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kdbench.recipe import Recipe
+from kdbench.results import SuiteFolder
+from kdbench.suite.cost import hours, steps
+from kdbench.suite.plan import Origin, TeacherPlan, Trial
+
+RECIPE = Recipe(epochs=10, batch_size=64)
+TEACHER = TeacherPlan("big", "resnet20", {"name": "digits"}, RECIPE, None, None, 0)
+TRIAL = Trial("s", {}, TEACHER, "resnet8", "kd", "kd", 0, {}, RECIPE, Origin("kdbench", "1", "1"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> SuiteFolder:
+    return SuiteFolder(tmp_path, "s")
+
+
+def finish(folder: SuiteFolder, trial: Trial, *, status: str = "done", **cost: float) -> None:
+    place = folder.trial(trial.id)
+    place.begin(trial.to_json())
+    place.weights.write_bytes(b"")
+    place.finish({"status": status, "epoch": 3, "cost": {"extra_epochs": 0, "teacher_seconds": 0.0, **cost}})
+
+
+def test_steps_round_each_epoch_up() -> None:
+    assert steps([TRIAL], 1297) == 21 * 10
+    assert steps([TRIAL], 1280) == 20 * 10
+    small = replace(TRIAL, recipe=Recipe(epochs=3, batch_size=1000))
+    assert steps([TRIAL, small, small], 1297) == 21 * 10 + 2 * 2 * 3
+    assert steps([], 1297) == 0
+
+
+def test_hours_are_unknown_without_a_result_of_the_pair(folder: SuiteFolder) -> None:
+    assert hours([TRIAL], [TRIAL], folder) is None
+    finish(folder, TRIAL, seconds=3600.0)
+    other = replace(TRIAL, student="resnet14")
+    assert hours([other], [TRIAL, other], folder) is None
+    assert hours([], [TRIAL], folder) == 0.0
+
+
+def test_hours_follow_the_method_and_the_epochs(folder: SuiteFolder) -> None:
+    finish(folder, TRIAL, seconds=1800.0, teacher_seconds=1800.0)
+    second = replace(TRIAL, seed=1)
+    finish(folder, second, seconds=7200.0)
+    slow = replace(TRIAL, method="crd", label="crd")
+    finish(folder, slow, seconds=36000.0)
+    earlier = [TRIAL, second, slow]
+    # 360 and 720 seconds an epoch; over ten epochs that is an hour and two: 1.5 on average.
+    assert hours([replace(TRIAL, seed=2)], earlier, folder) == pytest.approx(1.5)
+    assert hours([replace(TRIAL, seed=2, recipe=Recipe(epochs=20))], earlier, folder) == pytest.approx(3.0)
+    assert hours([replace(slow, seed=2)], earlier, folder) == pytest.approx(10.0)
+    # A method without results costs what the pair's methods do.
+    assert hours([replace(TRIAL, method="rkd")], earlier, folder) == pytest.approx(13 / 3)
+    assert hours([replace(TRIAL, seed=2), replace(slow, seed=2)], earlier, folder) == pytest.approx(11.5)
+
+
+def test_epochs_of_earlier_stages_count(folder: SuiteFolder) -> None:
+    staged = replace(TRIAL, method="ab", label="ab")
+    finish(folder, staged, seconds=3600.0, extra_epochs=10)
+    # 20 epochs took an hour, and the next one will train its 10 extra epochs too.
+    assert hours([replace(staged, seed=1)], [staged], folder) == pytest.approx(1.0)
+
+
+def test_what_ended_early_tells_nothing(folder: SuiteFolder) -> None:
+    finish(folder, TRIAL, status="diverged", seconds=1.0)
+    assert hours([replace(TRIAL, seed=1)], [TRIAL], folder) is None

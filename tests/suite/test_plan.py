@@ -1,0 +1,327 @@
+"""Trials and cohorts: what decides an id, what shares a feed, what is skipped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdbench.recipe import Crop, Recipe
+from kdbench.run import open_suite
+from kdbench.suite.plan import PROTOCOL, Origin, Plan, TeacherPlan, Trial, content_hash, count, feed_key
+from kdbench.suite.schema import Suite
+
+RECIPE = Recipe(epochs=10, drops=(5,))
+TEACHER = TeacherPlan(
+    name="big", model="resnet20", data={"name": "digits"}, recipe=RECIPE, weights=None, weights_sha256=None, seed=0
+)
+TRIAL = Trial(
+    suite="small",
+    data={"name": "digits", "train_limit": 128},
+    teacher=TEACHER,
+    student="resnet8",
+    method="kd",
+    label="kd",
+    seed=1,
+    settings={"temperature": 4.0},
+    recipe=RECIPE,
+    origin=Origin("kdbench", "1.0", "abc"),
+)
+
+
+def recipe(**changes: Any) -> Recipe:
+    return Recipe.model_validate({**RECIPE.model_dump(), **changes})
+
+
+# ---- identity
+
+
+def test_content_hash_is_that_of_sorted_json() -> None:
+    text = '{"a":[1,2.5],"b":{"c":null,"d":"x"}}'
+    expected = hashlib.sha256(text.encode()).hexdigest()
+    assert content_hash({"b": {"d": "x", "c": None}, "a": [1, 2.5]}) == expected[:16]
+    assert content_hash({"a": (1, 2.5), "b": {"c": None, "d": "x"}}, 10) == expected[:10]
+
+
+def test_an_id_is_readable_and_ends_in_the_hash_of_the_identity() -> None:
+    identity = {
+        "protocol": PROTOCOL,
+        "data": {"name": "digits", "train_limit": 128},
+        "teacher": TEACHER.key,
+        "student": "resnet8",
+        "method": "kd",
+        "settings": {"temperature": 4.0},
+        "seed": 1,
+        "recipe": RECIPE.model_dump(mode="json"),
+        "fingerprint": "abc",
+    }
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    assert TRIAL.id == f"big-resnet8-kd-seed1-{digest[:10]}"
+
+
+def test_an_id_is_a_folder_name() -> None:
+    trial = replace(TRIAL, label="kd/keras (T=3)", student="timm:vit/tiny", teacher=replace(TEACHER, name="../up"))
+    assert trial.id.startswith(".._up-timm_vit_tiny-kd_keras__T_3_-seed1-")
+    assert Path(trial.id).name == trial.id
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"suite": "other"},
+        {"label": "soft targets"},
+        {"status": "done", "reason": "because"},
+        {"teacher": replace(TEACHER, name="other name", expected_top1=97.0, tolerance=3.0)},
+        {"origin": Origin("another", "2.0", "abc")},
+        {"data": {"train_limit": 128, "name": "digits"}},
+    ],
+    ids=["suite", "label", "status", "names and expectations", "who says it", "order of keys"],
+)
+def test_what_does_not_change_the_hash(changes: dict[str, Any]) -> None:
+    other = replace(TRIAL, **changes)
+    assert other.id.rpartition("-")[2] == TRIAL.id.rpartition("-")[2]
+    assert other.identity == TRIAL.identity
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"settings": {"temperature": 5.0}},
+        {"settings": {"temperature": 4.0, "weight": 1}},
+        {"recipe": recipe(lr=0.1)},
+        {"recipe": recipe(augmentation=(Crop(name="crop"),))},
+        {"seed": 2},
+        {"origin": Origin("kdbench", "1.0", "abd")},
+        {"data": {"name": "digits", "train_limit": 129}},
+        {"student": "resnet14"},
+        {"method": "kdbench:kd"},
+        {"teacher": replace(TEACHER, model="resnet32")},
+        {"teacher": replace(TEACHER, seed=1)},
+        {"teacher": replace(TEACHER, recipe=recipe(lr=0.1))},
+        {"teacher": replace(TEACHER, data={"name": "digits", "train_limit": 64})},
+        {"teacher": replace(TEACHER, recipe=None, weights="IMAGENET1K_V1")},
+        {"teacher": replace(TEACHER, recipe=None, weights="a.pth", weights_sha256="12")},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_what_changes_the_id(changes: dict[str, Any]) -> None:
+    assert replace(TRIAL, **changes).id.rpartition("-")[2] != TRIAL.id.rpartition("-")[2]
+
+
+def test_given_weights_are_known_by_their_content() -> None:
+    here = replace(TEACHER, recipe=None, weights="here/a.pth", weights_sha256="12")
+    there = replace(here, weights="there/b.pth")
+    assert here.key == there.key
+    assert replace(here, weights_sha256="13").key != here.key
+    named = replace(here, weights="IMAGENET1K_V1", weights_sha256=None)
+    assert named.key != replace(named, weights="IMAGENET1K_V2").key
+
+
+def test_ids_are_the_same_in_every_process(suite_file: Path) -> None:
+    program = (
+        "from kdbench.run import open_suite\n"
+        f"for trial in open_suite({str(suite_file)!r}).plan.trials: print(trial.id, trial.teacher.key)\n"
+    )
+    here = [f"{trial.id} {trial.teacher.key}" for trial in open_suite(suite_file).plan.trials]
+    # Another order of sets and another working folder.
+    environment = {**os.environ, "PYTHONHASHSEED": "1"}
+    there = subprocess.run(
+        [sys.executable, "-c", program],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=suite_file.parent,
+    )
+    assert there.stdout.splitlines() == here
+
+
+def test_what_a_suite_is_called_and_where_it_lies_changes_no_id(suite_file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "elsewhere" / "other.toml"
+    other.parent.mkdir()
+    other.write_text(suite_file.read_text().replace('name = "small"', 'name = "other"'))
+    assert [t.id for t in open_suite(other).plan.trials] == [t.id for t in open_suite(suite_file).plan.trials]
+
+
+def test_a_setting_written_out_is_the_default(suite_file: Path) -> None:
+    plain = open_suite(suite_file, overrides=['methods=[{name="kd"}]']).plan.trials
+    written = open_suite(suite_file, overrides=['methods=[{name="kd",temperature=4,ce_weight=0.1}]']).plan.trials
+    other = open_suite(suite_file, overrides=['methods=[{name="kd",temperature=5}]']).plan.trials
+    assert [t.id for t in plain] == [t.id for t in written]
+    assert not {t.id for t in plain} & {t.id for t in other}
+
+
+def test_where_data_lies_changes_no_id(suite_file: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    ids = []
+    for root in (tmp_path / "here", tmp_path / "there"):
+        for split in ("train", "test"):
+            for name in ("cat", "dog"):
+                (root / split / name).mkdir(parents=True)
+                for i in range(3):
+                    Image.new("RGB", (16, 16), (i, i, i)).save(root / split / name / f"{i}.png")
+        overrides = [f'data={{name="image_folder",root="{root}"}}']
+        ids.append([t.id for t in open_suite(suite_file, overrides=overrides).plan.trials])
+    assert ids[0] == ids[1]
+
+
+# ---- what a plan says
+
+
+def test_order_of_trials_and_rows(suite_file: Path) -> None:
+    plan = open_suite(suite_file).plan
+    rows = [(t.teacher.name, t.student, t.method, t.seed) for t in plan.trials]
+    assert rows == [("resnet20", "resnet8", method, seed) for method in ("none", "kd") for seed in (0, 1)]
+    described = plan.describe()
+    assert described["suite"] == "small"
+    assert described["trials"][2] == {
+        "id": plan.trials[2].id,
+        "teacher": "resnet20",
+        "student": "resnet8",
+        "method": "kd",
+        "label": "kd",
+        "seed": 0,
+        "status": "pending",
+        "reason": "",
+    }
+    assert described["cohorts"] == [
+        {
+            "teacher": "resnet20",
+            "seed": seed,
+            "epochs": 10,
+            "batch_size": 64,
+            "trials": [t.id for t in plan.trials if t.seed == seed],
+        }
+        for seed in (0, 1)
+    ]
+    json.dumps(described)
+
+
+def test_settings_of_pairs_and_methods_meet(suite_file: Path) -> None:
+    overrides = [
+        'pairs=[{teacher="resnet20",student="resnet8"},'
+        '{teacher="resnet20",student="resnet14",recipe={lr=0.01},methods={soft={temperature=8.0}}}]',
+        'methods=[{name="kd"},{name="kd",label="soft",temperature=2.0,kd_weight=0.5}]',
+        "seeds=[0]",
+    ]
+    trials = open_suite(suite_file, overrides=overrides).plan.trials
+    found = {(t.student, t.label): (t.settings["temperature"], t.settings["kd_weight"], t.recipe.lr) for t in trials}
+    assert found == {
+        ("resnet8", "kd"): (4.0, 0.9, 0.05),
+        ("resnet8", "soft"): (2.0, 0.5, 0.05),
+        ("resnet14", "kd"): (4.0, 0.9, 0.01),
+        ("resnet14", "soft"): (8.0, 0.5, 0.01),
+    }
+    assert {t.method for t in trials} == {"kd"}
+    # One teacher, though two pairs have it.
+    assert len({t.teacher.key for t in trials}) == 1
+
+
+def test_teachers_are_named_once_in_the_order_of_pairs(suite_file: Path) -> None:
+    pairs = ["resnet32", "resnet20", "resnet32"]
+    students = ["resnet8", "resnet8", "resnet14"]
+    text = ",".join(f'{{teacher="{t}",student="{s}"}}' for t, s in zip(pairs, students, strict=True))
+    plan = open_suite(suite_file, overrides=[f"pairs=[{text}]"]).plan
+    assert [teacher.name for teacher in plan.teachers] == ["resnet32", "resnet20"]
+
+
+def test_what_a_method_cannot_read_is_skipped_with_the_reason(suite_file: Path) -> None:
+    overrides = [
+        'pairs=[{teacher="resnet20",student="resnet8"},{teacher="resnet20",student="deit_micro"}]',
+        'methods=[{name="kd"},{name="ab"}]',
+    ]
+    plan = open_suite(suite_file, overrides=overrides).plan
+    states = {(t.student, t.label): (t.status, t.reason) for t in plan.trials}
+    assert states == {
+        ("resnet8", "kd"): ("pending", ""),
+        ("resnet8", "ab"): ("pending", ""),
+        ("deit_micro", "kd"): ("pending", ""),
+        ("deit_micro", "ab"): ("skipped", "ab needs pre-activation taps; deit_micro has none"),
+    }
+    assert count(plan.trials) == {"pending": 6, "skipped": 2}
+    trained = {identifier for cohort in plan.describe()["cohorts"] for identifier in cohort["trials"]}
+    assert trained == {t.id for t in plan.trials if t.status == "pending"}
+
+
+# ---- cohorts
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"recipe": recipe(lr=0.1)},
+        {"recipe": recipe(optimizer="adamw", weight_decay=0.1, clip_grad_norm=1.0)},
+        {"recipe": recipe(drops=(7,), drop_factor=0.5)},
+        {"recipe": recipe(drops=(), schedule="cosine", warmup_epochs=2)},
+        {"recipe": recipe(label_smoothing=0.1, ema_decay=0.9)},
+        {"method": "rkd", "label": "rkd", "settings": {}},
+        {"student": "resnet14"},
+        {"suite": "other"},
+    ],
+    ids=str,
+)
+def test_what_shares_a_feed(changes: dict[str, Any]) -> None:
+    assert feed_key(replace(TRIAL, **changes)) == feed_key(TRIAL)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"recipe": recipe(batch_size=32)},
+        {"recipe": recipe(epochs=11)},
+        {"recipe": recipe(augmentation=(Crop(name="crop"),))},
+        {"recipe": recipe(precision="float32")},
+        {"seed": 2},
+        {"data": {"name": "digits"}},
+        {"teacher": replace(TEACHER, model="resnet32")},
+        {"teacher": replace(TEACHER, seed=1)},
+    ],
+    ids=str,
+)
+def test_what_splits_a_cohort(changes: dict[str, Any]) -> None:
+    assert feed_key(replace(TRIAL, **changes)) != feed_key(TRIAL)
+
+
+def test_cohorts_hold_every_trial_but_the_skipped_once(open_small: Callable[..., Suite]) -> None:
+    slow = replace(TRIAL, label="slow", recipe=recipe(lr=0.001))
+    large = replace(TRIAL, label="large", recipe=recipe(batch_size=128, epochs=20))
+    skipped = replace(TRIAL, label="no", method="ab").with_status("skipped", "no taps")
+    done = replace(TRIAL, label="done", method="rkd").with_status("done")
+    later = replace(TRIAL, seed=2)
+    plan = Plan(open_small(), (TRIAL, later, slow, large, skipped, done))
+    assert [[t.label for t in cohort.trials] for cohort in plan.cohorts] == [["kd", "slow", "done"], ["kd"], ["large"]]
+    assert [(c.seed, c.epochs, c.batch_size) for c in plan.cohorts] == [(1, 10, 64), (2, 10, 64), (1, 20, 128)]
+    assert plan.cohorts[0].name == "big, seed 1"
+    fewer = plan.with_trials([skipped, later])
+    assert [cohort.trials for cohort in fewer.cohorts] == [(later,)]
+
+
+def test_cohorts_of_a_suite_with_a_slower_student(suite_file: Path) -> None:
+    pairs = (
+        'pairs=[{teacher="resnet20",student="resnet8"},'
+        '{teacher="resnet20",student="resnet14",recipe={lr=0.01}},'
+        '{teacher="resnet20",student="deit_micro",recipe={batch_size=32}}]'
+    )
+    plan = open_suite(suite_file, overrides=[pairs, "seeds=[0]"]).plan
+    students = [sorted({t.student for t in cohort.trials}) for cohort in plan.cohorts]
+    assert students == [["resnet14", "resnet8"], ["deit_micro"]]
+
+
+def test_trial_json_tells_identity_and_names() -> None:
+    content = replace(TRIAL, label="soft").to_json()
+    assert content["suite"] == "small"
+    assert content["teacher"] == "big"
+    assert content["teacher_key"] == TEACHER.key
+    assert content["label"] == "soft"
+    assert content["plugin"] == {"distribution": "kdbench", "version": "1.0"}
+    assert content["id"] == replace(TRIAL, label="soft").id
+    assert json.loads(json.dumps(content)) == content
