@@ -81,9 +81,9 @@ class Stopwatch:
     def start(self) -> None:
         """Begin a stretch."""
         if self.device.type == "cuda":
-            begin = torch.cuda.Event(enable_timing=True)
+            begin = _event()
             begin.record()
-            self._events.append((begin, torch.cuda.Event(enable_timing=True)))
+            self._events.append((begin, _event()))
         else:
             self._began = time.perf_counter()
 
@@ -102,3 +102,7 @@ class Stopwatch:
             self._events.clear()
         seconds, self.seconds = self.seconds, 0.0
         return seconds
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
