@@ -34,6 +34,8 @@ class TappedModel(nn.Module):
     """Name of the linear layer that gives the logits."""
     published_names: ClassVar[Mapping[str, str]] = {}
     """Parts of parameter names in published checkpoints, and what they are called here."""
+    optional_entries: ClassVar[frozenset[str]] = frozenset()
+    """Entries that a state dictionary of this network may have or lack."""
 
     def forward(self, images: Tensor, reads: Collection[str] = ()) -> dict[str, Tensor]:
         """``logits`` (B, C) and the taps named in ``reads``, for images (B, channels, H, W)."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from kdbench.errors import ModelError
 from kdbench.models.base import TappedModel
+from kdbench.models.weights import assign_weights, read_state_dict
 
 STAGES = 4
 """A hierarchical network's stages are its last four resolutions, a transformer's the quarters of its blocks."""
@@ -47,16 +49,20 @@ class LibraryModel(TappedModel):
     """A network of another library, kept under ``network``.
 
     ``preprocessing`` is set where its weights come from elsewhere: then images are converted from the data
-    set's normalisation (see :meth:`accept_normalisation`) to that of the weights.
+    set's normalisation (see :meth:`accept_normalisation`) to that of the weights. The conversion is part of
+    the state dictionary, so that saved weights stay right wherever they are loaded.
     """
 
     network: Any
     preprocessing: Preprocessing | None = None
+    input_scale: Tensor | None
+    input_shift: Tensor | None
+    optional_entries: ClassVar[frozenset[str]] = frozenset({"input_scale", "input_shift"})
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("_scale", None, persistent=False)
-        self.register_buffer("_shift", None, persistent=False)
+        self.register_buffer("input_scale", None)
+        self.register_buffer("input_shift", None)
 
     def accept_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """See :meth:`TappedModel.accept_normalisation`."""
@@ -67,18 +73,36 @@ class LibraryModel(TappedModel):
         shape = (1, -1, 1, 1)
         given_mean, given_std = torch.tensor(mean).view(shape), torch.tensor(std).view(shape)
         own_mean, own_std = torch.tensor(own.mean).view(shape), torch.tensor(own.std).view(shape)
-        self._scale = given_std / own_std
-        self._shift = (given_mean - own_mean) / own_std
+        self.input_scale = given_std / own_std
+        self.input_shift = (given_mean - own_mean) / own_std
 
     def prepare(self, images: Tensor) -> Tensor:
         """Images (B, channels, H, W) as the network wants them."""
-        if self._scale is None or self._shift is None:
+        if self.input_scale is None or self.input_shift is None:
             return images
-        return images * self._scale + self._shift
+        return images * self.input_scale + self.input_shift
+
+    def load_file(self, path: str | Path, preprocessing: Preprocessing) -> None:
+        """Load weights from a file; ``preprocessing`` is that of the library's files.
+
+        A file that was saved from here says itself how its images were normalised.
+        """
+        state = read_state_dict(Path(path))
+        assign_weights(self, state, Path(path))
+        if not any(name.startswith("network.") for name in state):
+            self.preprocessing = preprocessing
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        # A buffer that is None takes no entry: make room for those that the file has.
+        for name in self.optional_entries:
+            entry = state_dict.get(f"{prefix}{name}")
+            if entry is not None and getattr(self, name) is None:
+                setattr(self, name, torch.empty_like(entry))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def parameter_name(self, published: str) -> str:
         """See :meth:`TappedModel.parameter_name`; the library's own files do not have the ``network.``."""
-        return f"network.{published}"
+        return published if published.startswith("network.") else f"network.{published}"
 
 
 def family(name: str) -> str:

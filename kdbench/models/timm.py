@@ -36,7 +36,6 @@ from kdbench.models.library import (
     forbid_in_place,
     weights_not_fetched,
 )
-from kdbench.models.weights import load_weights
 
 Network: TypeAlias = Any
 """A network of timm, which ships no types."""
@@ -240,9 +239,13 @@ def _create(
     return timm.create_model(name, pretrained=pretrained, **settings)
 
 
-def _preprocessing(network: Network) -> Preprocessing:
-    config: dict[str, Any] = network.pretrained_cfg
-    return Preprocessing(tuple(config["input_size"][1:]), tuple(config["mean"]), tuple(config["std"]))
+def _preprocessing(network: Network, channels: int) -> Preprocessing:
+    config = network.pretrained_cfg
+    mean, std = tuple(config["mean"]), tuple(config["std"])
+    if channels != len(mean):
+        # timm then folds or repeats the first layer's weights over the channels.
+        mean, std = (sum(mean) / len(mean),) * channels, (sum(std) / len(std),) * channels
+    return Preprocessing(tuple(config["input_size"][1:]), mean, std)
 
 
 def build(
@@ -281,10 +284,10 @@ def build(
     model: TimmModel | TappedDeiT
     two_tokens = isinstance(network, VisionTransformerDistilled)
     model = TappedDeiT(network) if two_tokens else TimmModel(name, network, plan)
-    if weights is not None:
-        if not pretrained:
-            load_weights(model, weights)
-        model.preprocessing = _preprocessing(network)
+    if pretrained:
+        model.preprocessing = _preprocessing(network, image_shape[0])
+    elif weights is not None:
+        model.load_file(weights, _preprocessing(network, image_shape[0]))
     return model
 
 

@@ -35,7 +35,6 @@ from kdbench.models.library import (
     forbid_in_place,
     weights_not_fetched,
 )
-from kdbench.models.weights import load_weights
 
 PROBE_PIXELS = 224
 """Stages are told apart at this size, whatever the images: small ones would end at one pixel early."""
@@ -367,7 +366,9 @@ def build(
         raise weights_not_fetched(f"torchvision:{name}", error) from error
     model = TorchvisionModel(name, network, _plan(name))
     if weights is not None:
+        preprocessing = _preprocessing(pretrained or models.get_model_weights(name)["DEFAULT"])
         if is_file:
-            load_weights(model, weights)
-        model.preprocessing = _preprocessing(pretrained or models.get_model_weights(name)["DEFAULT"])
+            model.load_file(weights, preprocessing)
+        else:
+            model.preprocessing = preprocessing
     return model

@@ -50,22 +50,31 @@ def load_weights(model: TappedModel, path: str | Path) -> None:
     Raises :class:`ModelError` where the file is missing, damaged, no checkpoint, or one of another network
     or number of classes. The model is not changed then.
     """
-    path = Path(path)
+    assign_weights(model, read_state_dict(Path(path)), Path(path))
+
+
+def assign_weights(model: TappedModel, state: Mapping[str, Tensor], path: Path) -> None:
+    """Load a state dictionary that was read from ``path``; see :func:`load_weights`."""
     own = model.state_dict()
-    given = {_own_name(model, name, own): tensor for name, tensor in read_state_dict(path).items()}
+    known = {*own, *model.optional_entries}
+    given = {name if name in known else model.parameter_name(name): tensor for name, tensor in state.items()}
     classifier = f"{model.classifier}.weight"
     if classifier in given and given[classifier].shape[:1] != own[classifier].shape[:1]:
         theirs, ours = len(given[classifier]), len(own[classifier])
         raise ModelError(f"{path}: its classifier has {theirs} classes, the data has {ours}")
     # Checkpoints from before torch 0.4.1 do not count batches; the count changes no result.
-    missing = [name for name in own if name not in given and not name.endswith(".num_batches_tracked")]
-    unexpected = [name for name in given if name not in own]
+    missing = [
+        name
+        for name in own
+        if name not in given and name not in model.optional_entries and not name.endswith(".num_batches_tracked")
+    ]
+    unexpected = [name for name in given if name not in known]
     if missing or unexpected:
         parts = [("missing", missing), ("unexpected", unexpected)]
         found = ", ".join(f"{what} {_some(names)}" for what, names in parts if names)
         raise ModelError(f"{path}: the weights are not those of this {type(model).__name__}: {found}")
     for name, tensor in given.items():
-        if tensor.shape != own[name].shape:
+        if name in own and tensor.shape != own[name].shape:
             raise ModelError(
                 f"{path}: the weights are not those of this {type(model).__name__}: {name} is "
                 f"{_shape(tensor)}, the model needs {_shape(own[name])}"
@@ -123,10 +132,6 @@ def _find_state(content: Any) -> dict[str, Tensor] | None:
     if not content or not all(isinstance(value, Tensor) for value in content.values()):
         return None
     return dict(content)
-
-
-def _own_name(model: TappedModel, name: str, own: Mapping[str, Tensor]) -> str:
-    return name if name in own else model.parameter_name(name)
 
 
 def _some(names: Sequence[str]) -> str:

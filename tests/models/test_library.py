@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from kdbench.models.library import LibraryModel, Preprocessing, family
+from kdbench.models.torchvision import build
+from kdbench.models.weights import weights_sha256
 
 
 @pytest.mark.parametrize(
@@ -43,7 +46,10 @@ def test_images_are_converted_from_the_datas_normalisation_to_the_weights():
     model.preprocessing = theirs
     model.accept_normalisation(mean, std)
     torch.testing.assert_close(model.prepare(images), normalise(theirs.mean, theirs.std))
-    assert model.state_dict() == {}
+    # The conversion travels with the weights, to a network that knows nothing of it.
+    loaded = LibraryModel()
+    loaded.load_state_dict(model.state_dict())
+    torch.testing.assert_close(loaded.prepare(images), normalise(theirs.mean, theirs.std))
 
 
 def test_equal_normalisations_leave_images_alone():
@@ -52,3 +58,22 @@ def test_equal_normalisations_leave_images_alone():
     model.accept_normalisation([0.5], [0.2])
     images = torch.ones(1, 1, 4, 4)
     assert model.prepare(images) is images
+
+
+def test_a_file_saved_here_keeps_its_own_normalisation(tmp_path):
+    """Weights trained here on images as the data set gives them must not be fed the library's."""
+    trained = build(name="resnet18", classes=10, image_shape=(3, 32, 32))
+    save_file(trained.state_dict(), tmp_path / "trained.safetensors")
+    again = build(name="resnet18", classes=10, image_shape=(3, 32, 32), weights=str(tmp_path / "trained.safetensors"))
+    again.accept_normalisation((0.1, 0.2, 0.3), (1.0, 1.0, 1.0))
+    assert again.input_scale is None
+    assert weights_sha256(again) == weights_sha256(trained)
+
+    published = build(name="resnet18", classes=10, image_shape=(3, 32, 32))
+    published.preprocessing = Preprocessing((224, 224), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    published.accept_normalisation((0.1, 0.2, 0.3), (1.0, 1.0, 1.0))
+    save_file(published.state_dict(), tmp_path / "published.safetensors")
+    again = build(name="resnet18", classes=10, image_shape=(3, 32, 32), weights=str(tmp_path / "published.safetensors"))
+    assert again.input_scale.flatten().tolist() == pytest.approx([5.0] * 3)
+    assert again.input_shift.flatten().tolist() == pytest.approx([-2.0, -1.5, -1.0])
+    assert weights_sha256(again) == weights_sha256(published)

@@ -164,6 +164,20 @@ def test_weights_from_a_file_in_timms_names(tmp_path, images):
     assert model.preprocessing.size == (224, 224)
 
 
+def test_weights_for_grey_images_expect_the_mean_normalisation(monkeypatch, images):
+    torch.manual_seed(5)
+    reference = timm.create_model("resnet18")
+    state = reference.state_dict()
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *args, **kwargs: dict(state))
+    model = build(name="resnet18", classes=1000, image_shape=(1, 32, 32), weights="timm").eval()
+    assert model.preprocessing.mean == pytest.approx(((0.485 + 0.456 + 0.406) / 3,))
+    model.accept_normalisation((0.0,), (1.0,))
+    # A grey image is one of three equal channels, normalised alike, to the network with the original stem.
+    x = images(2, 1, 32, 32)
+    (mean,), (std,) = model.preprocessing.mean, model.preprocessing.std
+    torch.testing.assert_close(model(x)["logits"], reference.eval()(((x - mean) / std).repeat(1, 3, 1, 1)))
+
+
 def test_timms_own_weights(monkeypatch, images):
     torch.manual_seed(5)
     reference = timm.create_model("resnet18")
