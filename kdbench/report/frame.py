@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from kdbench.errors import ResultsError, did_you_mean
+from kdbench.report import wording
 from kdbench.results import SuiteFolder, read_json
 
 TEXT = (
@@ -235,7 +236,7 @@ def _why(error: Mapping[str, Any]) -> str:
 
 
 def _progress(epochs: Sequence[Mapping[str, Any]]) -> str:
-    return f"{len(epochs)} epochs so far" if epochs else ""
+    return f"{wording.plural(len(epochs), 'epoch')} so far" if epochs else ""
 
 
 def _typed(frame: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:

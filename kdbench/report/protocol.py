@@ -40,9 +40,9 @@ def paragraphs(study: Study) -> list[str]:
     if len(study.pairs) > 1:
         text.append(
             f"Over pairs, each pair counts once. An interval over pair means is given from {stats.PAIRS_FOR_INTERVAL} "
-            "pairs on. Ranks are those of the means within a pair, averaged over pairs. A method is ranked if it has all "
-            "its results on each of the compared pairs; a pair that most methods lack is not compared. The intervals of "
-            "mean ranks are percentile bootstraps over seeds, and over pairs too from "
+            "pairs on. Ranks are those of the means within a pair, averaged over pairs. A method is ranked if it has "
+            "all its results on each of the compared pairs; a pair that most methods lack is not compared. The "
+            "intervals of mean ranks are percentile bootstraps over seeds, and over pairs too from "
             f"{stats.PAIRS_FOR_INTERVAL} pairs on."
         )
     text.append(

@@ -154,15 +154,13 @@ VID = (72.1, 72.3, 73.9)
 RKD = (69.0, 71.5, 72.5)
 
 
-@pytest.fixture
-def study(runs: Callable[..., Runs]) -> SuiteFolder:
+def write_study(suite: Runs) -> SuiteFolder:
     """One pair with every kind of outcome, and a second one that has just begun.
 
     resnet20:resnet8, seeds 0 to 2: none, kd, vid and rkd are done with the numbers above; pkt diverged at
     seed 1 (75 and 76 otherwise); ab is skipped; ft failed at seed 2 (71 and 72); deit waits at seed 2.
     resnet20:resnet14: none and kd at seed 0 only.
     """
-    suite = runs()
     suite.teacher("resnet20", 80.0)
     for label, values in (("none", NONE), ("kd", KD), ("vid", VID), ("rkd", RKD)):
         for seed, top1 in enumerate(values):
@@ -185,3 +183,15 @@ def study(runs: Callable[..., Runs]) -> SuiteFolder:
         for seed in (1, 2):
             suite.plan_trial("resnet20", "resnet14", label, seed)
     return suite.write()
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> SuiteFolder:
+    """:func:`write_study`, freshly written."""
+    return write_study(Runs(tmp_path / "runs", "digits"))
+
+
+@pytest.fixture(scope="session")
+def untouched_study(tmp_path_factory: pytest.TempPathFactory) -> SuiteFolder:
+    """:func:`write_study`, shared by the tests that only read it."""
+    return write_study(Runs(tmp_path_factory.mktemp("study") / "runs", "digits"))

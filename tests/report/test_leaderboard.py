@@ -22,9 +22,9 @@ def cell(study: Study, label: str, pair: str = "resnet20:resnet8") -> pd.Series:
     return rows.iloc[0]
 
 
-@pytest.fixture
-def read(study: SuiteFolder) -> Study:
-    return read_study(study)
+@pytest.fixture(scope="module")
+def read(untouched_study: SuiteFolder) -> Study:
+    return read_study(untouched_study)
 
 
 def test_columns(read: Study) -> None:

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from kdbench.report import plots
+from kdbench.report.labels import place_labels
+from kdbench.report.study import Study, read_study
+from kdbench.results import SuiteFolder
+
+
+@pytest.fixture(scope="module")
+def read(untouched_study: SuiteFolder) -> Study:
+    return read_study(untouched_study)
+
+
+def test_files_are_well_formed_and_no_settings_are_left_behind(read: Study, tmp_path: Path) -> None:
+    before = dict(matplotlib.rcParams)
+    drawings = plots.draw(read, tmp_path)
+    assert dict(matplotlib.rcParams) == before
+    assert list(drawings) == ["accuracy", "curves", "cost"]
+    for name, drawing in drawings.items():
+        assert ElementTree.parse(tmp_path / f"{name}.svg").getroot().tag.endswith("svg")
+        assert ElementTree.fromstring(drawing.svg).attrib["aria-label"] == drawing.caption
+        # The page puts its own colours in; and declares no namespaces, which look like addresses.
+        assert "var(--ink)" in drawing.svg
+        assert not any(colour in drawing.svg for colour in plots.THEME)
+        assert "xmlns" not in drawing.svg
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_accuracy_shows_every_seed_the_mean_and_the_spread(read: Study) -> None:
+    made = plots.accuracy(read)
+    assert made is not None
+    axes = made[0].axes[0]
+    labels = [text.get_text() for text in axes.get_yticklabels()]
+    assert set(labels) == {"none", "kd", "vid", "rkd", "pkt", "ab", "ft", "deit"}
+    row = labels.index("vid")
+    seeds = [tuple(point) for dots in axes.collections for point in _offsets(dots) if point[1] == row]
+    assert sorted(x for x, _ in seeds) == [72.1, 72.3, 73.9]
+    means = [
+        line.get_xdata()[0] for line in axes.lines if list(line.get_ydata()) == [row] and line.get_marker() != "None"
+    ]
+    assert means == [pytest.approx(np.mean([72.1, 72.3, 73.9]))]
+    bars = [bar for dots in axes.collections for bar in _segments(dots) if bar[0][1] == row]
+    assert bars[0][1][0] - bars[0][0][0] == pytest.approx(2 * np.std([72.1, 72.3, 73.9], ddof=1))
+
+
+def test_accuracy_says_what_has_no_mean(read: Study) -> None:
+    made = plots.accuracy(read)
+    assert made is not None
+    texts = [text.get_text().strip() for text in made[0].axes[0].texts]
+    assert sorted(texts) == ["1 of 3 diverged", "skipped"]
+
+
+def test_the_baseline_and_the_teacher_have_their_lines(read: Study) -> None:
+    made = plots.accuracy(read)
+    assert made is not None
+    upright = {line.get_xdata()[0] for line in made[0].axes[0].lines if len(line.get_xdata()) == 2}
+    assert {71.0, 80.0} <= upright
+
+
+def test_a_collapsed_method_does_not_squeeze_the_others(runs: Callable[..., Any]) -> None:
+    suite = runs()
+    suite.teacher("resnet20", 80.0)
+    for seed in range(3):
+        for label, top1 in (("none", 70.0), ("kd", 71.0), ("vid", 71.5), ("rkd", 70.5), ("pkt", 10.0)):
+            suite.done("resnet20", "resnet8", label, seed, top1 + 0.1 * seed)
+    made = plots.accuracy(read_study(suite.write()))
+    assert made is not None
+    axes = made[0].axes[0]
+    assert axes.get_xlim()[0] > 60
+    assert [text.get_text() for text in axes.texts if "10.1" in text.get_text()]
+
+
+def test_curves_are_means_over_seeds(read: Study) -> None:
+    made = plots.curves(read)
+    assert made is not None
+    axes = made[0].axes[0]
+    colour = read.styles["vid"].colour
+    line = next(line for line in axes.lines if line.get_color() == colour)
+    assert list(line.get_xdata()) == [1, 2, 3]
+    assert line.get_ydata()[-1] == pytest.approx(np.mean([72.1, 72.3, 73.9]))
+    legend = made[0].legends[0]
+    # ab was skipped, and has no curve.
+    assert {text.get_text() for text in legend.get_texts()} == {"none", "kd", "vid", "rkd", "pkt", "ft", "deit"}
+
+
+def test_curves_end_where_a_seed_diverged(read: Study) -> None:
+    made = plots.curves(read)
+    assert made is not None
+    colour = read.styles["pkt"].colour
+    line = next(line for line in made[0].axes[0].lines if line.get_color() == colour)
+    assert list(line.get_xdata()) == [1]
+
+
+def test_with_many_methods_curves_name_the_best_and_the_baselines(runs: Callable[..., Any]) -> None:
+    suite = runs()
+    suite.teacher("resnet20", 80.0)
+    for index in range(30):
+        label = {0: "none", 1: "kd"}.get(index, f"method{index}")
+        for seed in range(2):
+            suite.done("resnet20", "resnet8", label, seed, 60.0 + index + 0.1 * seed)
+    made = plots.curves(read_study(suite.write()))
+    assert made is not None
+    named = {text.get_text() for text in made[0].legends[0].get_texts()}
+    assert named == {"none", "kd", *(f"method{index}" for index in range(24, 30)), "others"}
+    assert len(made[0].axes[0].lines) == 30
+
+
+def test_cost_shows_gain_by_time(read: Study) -> None:
+    made = plots.cost(read)
+    assert made is not None
+    colour = read.styles["vid"].colour
+    point = next(line for line in made[0].axes[0].lines if line.get_color() == colour)
+    assert point.get_xdata()[0] == pytest.approx(11.0)
+    assert point.get_ydata()[0] == pytest.approx((2.1 + 1.3 + 1.9) / 3)
+
+
+def test_the_front_is_what_nothing_beats_in_less_time(read: Study) -> None:
+    frame = read.cells.iloc[:4].assign(seconds=[1.0, 2.0, 3.0, 4.0], height=[1.0, 0.5, 2.0, 2.0])
+    assert list(plots._front(frame)["seconds"]) == [1.0, 3.0]
+
+
+def test_no_critical_difference_below_five_pairs(read: Study) -> None:
+    assert plots.critical_difference(read) is None
+
+
+def test_critical_difference_has_each_method_at_its_rank(runs: Callable[..., Any]) -> None:
+    suite = runs("many")
+    for index in range(6):
+        suite.teacher(f"teacher{index}", 80.0)
+        for offset, label in enumerate(("none", "kd", "vid")):
+            suite.done(f"teacher{index}", "resnet8", label, 0, 70.0 + offset)
+    read = read_study(suite.write())
+    made = plots.critical_difference(read)
+    assert made is not None
+    texts = {text.get_text().strip() for text in made[0].axes[0].texts}
+    assert {"vid  1.00", "kd  2.00", "3.00  none"} <= texts
+
+
+def test_labels_do_not_overlap() -> None:
+    figure = Figure(figsize=(4, 3))
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    points = [(0.5, 0.5), (0.52, 0.51), (0.5, 0.51), (0.51, 0.5), (0.5, 0.5), (0.51, 0.51), (0.1, 0.9)]
+    canvas.draw()
+    placed = place_labels(canvas, axes, points, ["label"] * len(points), ["#000000"] * len(points))
+    assert placed == len(axes.texts)
+    assert 1 <= placed < len(points)
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert all(not a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def _offsets(collection: Any) -> list[Any]:
+    return list(collection.get_offsets()) if type(collection).__name__ == "PathCollection" else []
+
+
+def _segments(collection: Any) -> list[Any]:
+    return list(collection.get_segments()) if hasattr(collection, "get_segments") else []

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from kdbench.report.study import read_study
+from kdbench.report.verdict import standings, verdicts
+from kdbench.results import SuiteFolder
+
+
+def build(runs: Callable[..., Any], values: dict[str, tuple[float, ...]], student: str = "resnet8") -> SuiteFolder:
+    suite = runs()
+    suite.teacher("resnet20", 80.0)
+    for label, tops in values.items():
+        for seed, top1 in enumerate(tops):
+            suite.done("resnet20", student, label, seed, top1)
+    return suite.write()
+
+
+def test_who_leads_and_what_is_tied(study: SuiteFolder) -> None:
+    said = {verdict.pair: verdict for verdict in verdicts(read_study(study))}
+    first = said["resnet20:resnet8"]
+    assert first.leader == "vid"
+    assert first.sentences == (
+        "vid leads with 72.77 ± 0.99 % top-1 (n=3), +1.77 [+0.73, +2.80] over none.",
+        "Tied with it: kd, ft, rkd and deit.",
+        "Of 5 methods besides none, 4 can be told to be above it (vid, kd, ft and deit), 0 below, "
+        "1 not to differ from it.",
+        "Diverged, and therefore ranked last: pkt in 1 of 3.",
+    )
+    assert said["resnet20:resnet14"].sentences == (
+        "kd scores highest: 76.00 % top-1 (n=1), +1.00 over none.",
+        "One seed gives no interval: which of these differences are chance cannot be said.",
+    )
+    assert said[""].sentences == ("So far only resnet20 → resnet8 has results of several methods; see there.",)
+
+
+def test_nothing_beats_the_baseline(runs: Callable[..., Any]) -> None:
+    (said,) = verdicts(read_study(build(runs, {"none": (71.0, 71.2, 71.4), "kd": (70.0, 70.1, 70.5)})))
+    assert said.sentences == (
+        "none leads with 71.20 ± 0.20 % top-1 (n=3): no method is above the baseline, "
+        "which learns from the labels alone.",
+        "Nothing is tied with it.",
+        "Of 1 method besides none, 0 can be told to be above it, 1 below (kd), 0 not to differ from it.",
+    )
+
+
+def test_without_a_baseline_there_is_no_gain(runs: Callable[..., Any]) -> None:
+    (said,) = verdicts(read_study(build(runs, {"vid": (71.0, 72.0), "kd": (70.0, 70.1)})))
+    assert said.sentences[0] == "vid leads with 71.50 ± 0.71 % top-1 (n=2); its gain over none is not known."
+
+
+def test_a_method_that_diverged_never_leads(study: SuiteFolder) -> None:
+    found = standings(read_study(study), "resnet20:resnet8")
+    assert found.best is not None
+    assert found.best["label"] == "vid"
+    assert "pkt" not in {*found.tied, *found.above, *found.level, *found.below}
+    assert found.diverged == ("pkt in 1 of 3",)
+
+
+def test_over_few_pairs_no_claim_about_others(runs: Callable[..., Any]) -> None:
+    suite = runs()
+    suite.teacher("resnet20", 80.0)
+    for student in ("resnet8", "resnet14"):
+        for seed in range(3):
+            suite.done("resnet20", student, "none", seed, 70.0 + seed)
+            suite.done("resnet20", student, "kd", seed, 71.0 + 1.1 * seed)
+    said = verdicts(read_study(suite.write()))[0]
+    assert said.title == "Over all pairs"
+    assert said.sentences == (
+        "kd has the best mean rank, 1.00 [1.00, 1.00] of 2 methods over 2 pairs.",
+        "Its mean gain over none is +1.10 points (n=2 pairs).",
+        "It leads, or is tied with the leader, on 2 of 2 pairs.",
+        "Fewer than 5 pairs: this speaks of these pairs, and is no claim about others.",
+    )
+
+
+def test_no_result_at_all(runs: Callable[..., Any]) -> None:
+    suite = runs()
+    suite.teacher("resnet20", 80.0)
+    suite.plan_trial("resnet20", "resnet8", "kd", 0)
+    (said,) = verdicts(read_study(suite.write()))
+    assert said.sentences == ("No trial is done yet.",)
+    assert said.leader == ""
