@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kdbench.suite.plan import Plan, Trial
 
 OK, SOME_TRIAL_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+SOME_CHECK_FAILED = 1
 
 app = typer.Typer(
     name="kdbench",
@@ -169,7 +170,6 @@ def run(
         tracking_uri=tracking_uri,
         fresh=fresh,
         allow_teacher_mismatch=allow_teacher_mismatch,
-        warn=_warn,
     )
     if results.interrupted:
         _error("interrupted; every trial is saved, and the same command goes on from here")
@@ -414,10 +414,46 @@ def _in_lines(value: Any) -> str:
     return "\n".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
+@app.command()
+def check(
+    target: Annotated[str, typer.Argument(help="A method, a plugin file, or a distribution: all its methods.")],
+    pairs: Annotated[
+        list[str] | None,
+        typer.Option("--pair", metavar="TEACHER:STUDENT", help="Try these networks instead; may be repeated."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method; may be repeated.")
+    ] = None,
+    plugins: Plugins = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Check that methods keep the contract: finite numbers, gradients where they belong, no waiting."""
+    from kdbench.testing import examine, table
+    from kdbench.testing.targets import find, parse_settings
+
+    found = find(target, parse_settings(settings or ()), plugins or ())
+    reports = []
+    with Console(stderr=True).status("") as status:
+        for examinee in found.examinees:
+            status.update(f"checking {examinee.name}")
+            reports.append(examine(examinee, found.registry, pairs or ()))
+    passed = all(report.passed for report in reports)
+    if as_json:
+        methods = [report.to_json() for report in reports]
+        _print_json({"target": target, "passed": passed, "methods": methods, "not_checked": dict(found.not_checked)})
+    else:
+        single = len(reports) == 1 and not found.not_checked
+        for part in table.of_method(reports[0]) if single else table.of_methods(reports, found.not_checked):
+            _print(part)
+    raise typer.Exit(OK if passed else SOME_CHECK_FAILED)
+
+
 @mlflow_app.command()
 def sync(
     suite: SuiteArgument,
     output: Output = RUNS,
+    report_dir: ReportDir = REPORTS,
     tracking_uri: TrackingUri = None,
     debug: Debug = False,
 ) -> None:
@@ -428,4 +464,4 @@ def sync(
     name = _suite_name(suite, output)
     folder = SuiteFolder(output, name)
     folder.check_protocol()
-    _print(str(replay(folder, name, tracking_uri)))
+    _print(str(replay(folder, name, tracking_uri, report_dir / name)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -225,7 +225,7 @@ class Resolver:
                 )
                 reason = self._incompatibility(first)
                 for seed in self.suite.seeds:
-                    trial = Trial(**{**first.__dict__, "seed": seed})
+                    trial = replace(first, seed=seed)
                     trials.append(trial.with_status("skipped", reason) if reason else trial)
         return Plan(self.suite, tuple(trials))
 

@@ -9,13 +9,15 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.markup import escape
 
 from kdbench import plugins as plugin_room
 from kdbench.data.base import Arrays
@@ -116,7 +118,8 @@ def run_suite(
     MLflow's store, ``"none"`` for no tracking. ``observers`` replaces the progress display and MLflow.
     Raises ``KdbenchError`` for what cannot be run; trials that fail are in ``Results.failed``.
     """
-    warn = warn or _warn
+    console = Console(stderr=True)
+    warn = warn or partial(_warn, console)
     opened = open_suite(suite, overrides=overrides, plugins=plugins)
     filters = Filters(methods, pairs, seeds)
     filters.check(opened.suite)
@@ -135,23 +138,35 @@ def run_suite(
             tracking_uri=tracking_uri,
             device=str(chosen_device),
             environment=environment,
+            chosen=frozenset(trial.id for trial in opened.plan.trials if filters.match(trial)),
         )
-        standing = default_observers(tracking_uri, warn) if observers is None else observers
-        for observer in standing:
-            opened.registry.manager.register(observer)
-        notify = Notifier(opened.registry.manager, warn)
-        run = _Run(opened, folder, info, chosen_device, notify, warn, stopping, allow_teacher_mismatch)
-        return run(filters, fresh=fresh)
+        standing = default_observers(tracking_uri, console, warn) if observers is None else observers
+        with _registered(standing, opened.registry):
+            notify = Notifier(opened.registry.manager, warn)
+            run = _Run(opened, folder, info, chosen_device, notify, warn, stopping, allow_teacher_mismatch)
+            return run(filters, fresh=fresh)
 
 
-def default_observers(tracking_uri: str | None, warn: Callable[[str], None]) -> list[object]:
-    """The progress display, and MLflow unless it is told ``none``."""
-    from rich.console import Console
+@contextmanager
+def _registered(observers: Sequence[object], registry: plugin_room.Registry) -> Iterator[None]:
+    """Observers listen for as long as this lasts, and are closed however it ends."""
+    for observer in observers:
+        registry.manager.register(observer)
+    try:
+        yield
+    finally:
+        for observer in observers:
+            close = getattr(observer, "close", None)
+            if close is not None:
+                close()
 
+
+def default_observers(tracking_uri: str | None, console: Console, warn: Callable[[str], None]) -> list[object]:
+    """The progress display on ``console``, and MLflow unless it is told ``none``."""
     from kdbench.observers.mlflow import MlflowObserver
     from kdbench.observers.progress import ProgressObserver
 
-    observers: list[object] = [ProgressObserver(Console(stderr=True))]
+    observers: list[object] = [ProgressObserver(console)]
     if tracking_uri != "none":
         observers.append(MlflowObserver(tracking_uri, warn))
     return observers
@@ -188,7 +203,7 @@ class _Run:
         return limit(self.resolver.dataset.load(), **self.resolver.limits)
 
     def __call__(self, filters: Filters, *, fresh: bool) -> Results:
-        chosen = {trial.id for trial in self.opened.plan.trials if filters.match(trial)}
+        chosen = self.info.chosen or frozenset()
         if fresh:
             for identifier in chosen:
                 self.folder.trial(identifier).clear()
@@ -488,7 +503,6 @@ def _traceback(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))
 
 
-def _warn(message: str) -> None:
-    import sys
-
-    print(f"kdbench: {message}", file=sys.stderr)  # noqa: T201 - the default of an API without a console
+def _warn(console: Console, message: str) -> None:
+    # On the progress display's own console, which then makes room for it.
+    console.print(f"[yellow]kdbench:[/] {escape(message)}", highlight=False, soft_wrap=True)

@@ -117,7 +117,13 @@ def _read_extending(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise SuiteError([f"{path}: extends: {problem}" for problem in error.problems]) from None
     inherited = _read_extending(parent, (*seen, path.resolve()))
     _anchor(inherited, parent.resolve().parent)
-    return _merge(inherited, tables)
+    added = tables.pop("add_methods", [])
+    if not isinstance(added, list) or not isinstance(inherited.get("methods", []), list):
+        raise SuiteError([f"{path}: add_methods: must be an array of tables, [[add_methods]], got {added!r}"])
+    merged = _merge(inherited, tables)
+    if added:
+        merged["methods"] = [*merged.get("methods", []), *added]
+    return merged
 
 
 def _anchor(tables: dict[str, Any], folder: Path) -> None:

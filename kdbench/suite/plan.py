@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from kdbench.recipe import Recipe
@@ -99,7 +100,7 @@ class Trial:
             "fingerprint": self.origin.fingerprint,
         }
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Readable, and unique by the hash of :attr:`identity`."""
         words = [self.teacher.name, self.student, self.label, f"seed{self.seed}"]
