@@ -1,0 +1,78 @@
+"""The commands that only look at things load nothing heavy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TORCH = {"torch", "torchvision", "timm", "torchmetrics"}
+HEAVY = TORCH | {"mlflow", "matplotlib", "pandas", "scipy", "sklearn"}
+
+# What a process has loaded when it ends, after whatever the command line did.
+PROGRAM = """
+import sys
+from kdbench.cli import main
+sys.argv = ["kdbench", *{arguments!r}]
+try:
+    main()
+except SystemExit as stop:
+    code = stop.code or 0
+print("loaded", code, *sorted(name for name in sys.modules if "." not in name))
+"""
+
+
+def run(arguments: list[str], folder: Path, program: str = PROGRAM) -> tuple[int, set[str], str]:
+    """Exit code, top-level modules loaded, and what was printed before."""
+    done = subprocess.run(
+        [sys.executable, "-c", program.format(arguments=arguments)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    *printed, last = done.stdout.splitlines()
+    word, code, *modules = last.split()
+    assert word == "loaded"
+    return int(code), set(modules), "\n".join(printed) + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--help"], "describe"),
+        (["--version"], "kdbench"),
+        (["list", "methods"], "rkd"),
+        (["list", "methods", "--json"], "rkd"),
+        (["list", "models"], "resnet8"),
+        (["list", "datasets"], "digits"),
+        (["list", "plugins"], "kdbench"),
+        (["list", "suites"], "digits"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_looking_loads_nothing_heavy(tmp_path: Path, arguments: list[str], says: str) -> None:
+    code, modules, printed = run(arguments, tmp_path)
+    assert code == 0
+    assert says in printed
+    assert modules & HEAVY == set()
+
+
+def test_reporting_loads_no_torch(tmp_path: Path) -> None:
+    code, modules, printed = run(["report", "digits", "--output", str(tmp_path / "none")], tmp_path)
+    assert code == 2
+    assert "nothing to report" in printed
+    assert modules & (TORCH | {"mlflow"}) == set()
+
+
+def test_importing_the_package_loads_nothing_heavy(tmp_path: Path) -> None:
+    program = "import sys, kdbench; print('loaded', 0, *sorted(name for name in sys.modules if '.' not in name))"
+    _, modules, _ = run([], tmp_path, program)
+    assert modules & (HEAVY | {"typer", "rich", "pydantic", "pluggy"}) == set()
+
+
+def test_what_loads_torch_is_seen(tmp_path: Path) -> None:
+    _, modules, _ = run(["describe", "kd", "--json"], tmp_path)
+    assert "torch" in modules
