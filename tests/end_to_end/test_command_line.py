@@ -121,7 +121,8 @@ def test_every_problem_of_a_suite_is_told_at_once_without_a_traceback(write_suit
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
         f"kdbench: {suite}: recipe.epochs: must be positive, got 0",
-        f"kdbench: {suite}: recipe.learning_rate: unknown key; known: " + done.stderr.splitlines()[1].split("known: ")[1],
+        f"kdbench: {suite}: recipe.learning_rate: unknown key; known: "
+        + done.stderr.splitlines()[1].split("known: ")[1],
         f"kdbench: {suite}: methods[1].name: method 'kdd' is not registered; did you mean 'kd'?",
         f"kdbench: {suite}: methods[2].beta: unknown setting; known: ce_weight, initial_variance, vid_weight",
         f"kdbench: {suite}: methods[2].vid_weight: must be at least 0, got -1",
