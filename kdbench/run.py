@@ -21,7 +21,7 @@ from rich.markup import escape
 
 from kdbench import plugins as plugin_room
 from kdbench.data.base import Arrays
-from kdbench.data.feed import Feed, open_feed
+from kdbench.data.feed import Feed, channel_statistics, open_feed
 from kdbench.data.splits import limit
 from kdbench.engine import teacher as teachers
 from kdbench.engine.cohort import Interrupted, Lockstep, Teacher
@@ -295,9 +295,20 @@ class _Run:
 
     def _facts(self, recipe: Recipe) -> dict[str, Any]:
         precision = Precision.choose(recipe.precision, self.device).name
-        data = self.arrays
+        data, facts = self.arrays, self.resolver.facts
+        mean, std = channel_statistics(facts, data)
         return {
-            "data": {"name": self.opened.suite.data.name, "fingerprint": data.fingerprint, "corrupt": data.corrupt},
+            "data": {
+                "name": self.opened.suite.data.name,
+                "fingerprint": data.fingerprint,
+                "corrupt": data.corrupt,
+                "classes": facts.classes,
+                "image_shape": list(facts.image_shape),
+                "mean": list(mean),
+                "std": list(std),
+                "n_train": len(data.train.labels),
+                "n_test": len(data.test.labels),
+            },
             "environment": {**self.info.environment, "precision": precision},
         }
 

@@ -78,15 +78,20 @@ def open_feed(
                 f"recipe.augmentation: random_resized_crop.size: must be the data set's image size "
                 f"({height}x{width}), so that training and test images are equally large, got {step.size}"
             )
-    mean, std = facts.mean or arrays.mean, facts.std or arrays.std
-    if mean is None or std is None:
-        raise DataError("the data set states no channel mean and std, neither in its facts nor when loaded")
-    normalize = Normalize(mean, std, device)
+    normalize = Normalize(*channel_statistics(facts, arrays), device)
     if isinstance(arrays.train, FileSplit):
         from kdbench.data.stream import StreamedFeed
 
         return StreamedFeed(arrays, facts.image_shape, normalize, augmentation, batch_size, seed, device)
     return ResidentFeed(_place(arrays, device), normalize, augmentation, batch_size, seed, device)
+
+
+def channel_statistics(facts: DataFacts, arrays: Arrays) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The channel mean and std, of values scaled to 0..1, that images are normalised with."""
+    mean, std = facts.mean or arrays.mean, facts.std or arrays.std
+    if mean is None or std is None:
+        raise DataError("the data set states no channel mean and std, neither in its facts nor when loaded")
+    return mean, std
 
 
 @dataclass(frozen=True)

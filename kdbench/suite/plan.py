@@ -132,6 +132,7 @@ class Trial:
             "suite": self.suite,
             "teacher": self.teacher.name,
             "teacher_key": self.teacher.key,
+            "teacher_model": self.teacher.model,
             "label": self.label,
             "plugin": {"distribution": self.origin.distribution, "version": self.origin.version},
         }
