@@ -8,7 +8,7 @@ teacher's current weights stay, the others get the status ``stale``.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -57,7 +57,7 @@ class Filters:
     """``teacher:student``."""
     seeds: Sequence[int] = ()
 
-    def keeps(self, row: Mapping[str, Any]) -> bool:
+    def keeps(self, row: Mapping[Any, Any]) -> bool:
         """Whether the trial described by ``row`` passes."""
         names = (row["label"], row["method"])
         return (
@@ -65,6 +65,12 @@ class Filters:
             and (not self.pairs or f"{row['teacher']}:{row['student']}" in self.pairs)
             and (not self.seeds or row["seed"] in self.seeds)
         )
+
+    def select(self, trials: pd.DataFrame) -> pd.DataFrame:
+        """The rows that pass, numbered anew."""
+        rows = trials[["label", "method", "teacher", "student", "seed"]].to_dict("records")
+        kept = pd.Series([self.keeps(row) for row in rows], index=trials.index, dtype=bool)
+        return trials[kept].reset_index(drop=True)
 
     def without_methods(self) -> Filters:
         """The same pairs and seeds, every method."""
@@ -90,12 +96,11 @@ def read_trials(folder: SuiteFolder, filters: Filters | None = None) -> pd.DataF
     folder.check_protocol()
     planned = _planned(folder)
     filters = filters or Filters()
-    rows = [_row(folder, row) for row in planned if filters.keeps(row)]
-    if not rows:
+    if not any(filters.keeps(row) for row in planned):
         raise ResultsError(_nothing_passes(folder, filters, planned))
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    frame = _typed(frame, COLUMNS)
-    return _mark_superseded(_mark_stale(folder, frame))
+    frame = _typed(pd.DataFrame([_row(folder, row) for row in planned], columns=list(COLUMNS)))
+    # What is stale is decided on all trials: it must not depend on which are shown.
+    return filters.select(_mark_superseded(_mark_stale(folder, frame)))
 
 
 def read_curves(folder: SuiteFolder, trials: pd.DataFrame) -> pd.DataFrame:
@@ -239,8 +244,8 @@ def _progress(epochs: Sequence[Mapping[str, Any]]) -> str:
     return f"{wording.plural(len(epochs), 'epoch')} so far" if epochs else ""
 
 
-def _typed(frame: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
-    for name in columns:
+def _typed(frame: pd.DataFrame) -> pd.DataFrame:
+    for name in COLUMNS:
         if name in TEXT:
             frame[name] = [value if isinstance(value, str) else "" for value in frame[name]]
         elif name in REAL:

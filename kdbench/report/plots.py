@@ -439,7 +439,10 @@ def _axis_labels(panels: Sequence[Axes], columns: int, below: str, left: str) ->
 
 
 def _legend(figure: Figure, handles: Sequence[Line2D]) -> None:
-    columns = min(len(handles), 9 if figure.get_figwidth() > 8 else 6)
+    # Inches: a handle, and its name at 8 points.
+    room = 0.6 + 0.075 * max(len(str(handle.get_label())) for handle in handles)
+    columns = min(len(handles), max(1, int(figure.get_figwidth() / room)))
+    figure.set_figheight(figure.get_figheight() + 0.16 * -(-len(handles) // columns))
     figure.legend(
         handles=list(handles),
         loc="outside lower center",

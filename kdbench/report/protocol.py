@@ -54,8 +54,8 @@ def paragraphs(study: Study) -> list[str]:
         epochs = {row.label: int(row.extra_epochs) for row in extra.itertuples()}
         named = wording.listing([f"{label} ({count})" for label, count in epochs.items()])
         text.append(
-            f"Trained longer than the others, in stages before the main one (epochs in brackets): {named}. "
-            "Their seconds include it."
+            f"Trained in stages before the main one (epochs in brackets): {named}. Where such a stage trains the "
+            "student, as AB's does, the student is trained longer than the others. Seconds include it."
         )
     return [*text, *_data(study)]
 

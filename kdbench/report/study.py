@@ -94,9 +94,11 @@ def read_study(folder: SuiteFolder, filters: Filters | None = None) -> Study:
         ResultsError: as :func:`kdbench.report.frame.read_trials`.
     """
     filters = filters or Filters()
-    trials = read_trials(folder, filters)
     # Gains over a baseline that was filtered away are still gains over that baseline.
     everyone = read_trials(folder, filters.without_methods())
+    trials = filters.select(everyone)
+    if trials.empty:
+        trials = read_trials(folder, filters)  # raises, and says why
     cells = leaderboard(everyone, shown=method_order(trials))
     methods = dict(zip(everyone["label"], everyone["method"], strict=True))
     return Study(

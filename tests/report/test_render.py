@@ -246,7 +246,7 @@ def test_ab_shows_its_extra_epochs(runs: Callable[..., Any], tmp_path: Path) -> 
         suite.done("resnet20", "resnet8", "ab", seed, 72.0 + seed, cost={"extra_epochs": 30})
     words = Page(render(suite.write(), tmp_path / "report", plots=False).read_text(encoding="utf-8")).words
     assert "+30 epochs" in words
-    assert "Trained longer than the others, in stages before the main one (epochs in brackets): ab (30)." in words
+    assert "Trained in stages before the main one (epochs in brackets): ab (30)." in words
 
 
 def test_validation_selected_results_say_so(runs: Callable[..., Any], tmp_path: Path) -> None:
