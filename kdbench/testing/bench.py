@@ -1,0 +1,175 @@
+"""What a method is tried on: small networks in pairs, what they put out, and batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from kdbench.errors import KdbenchError
+from kdbench.method import Batch, DataSignature, Output, Signature
+from kdbench.models.base import TappedModel, signature
+from kdbench.plugins import Registry
+from kdbench.seeding import derive
+
+PAIRS = ("resnet20:resnet8", "wrn_16_2:resnet8", "resnet20:deit_micro")
+"""Teacher and student of each pair: of equal widths; of different ones, with signed maps; with two heads."""
+FURTHER_PAIRS = ("vgg13:vgg8", "resnet8x4:resnet8", "deit_micro:deit_micro")
+"""Tried where a method can read none of :data:`PAIRS`."""
+CLASSES = 10
+IMAGE_SHAPE = (3, 16, 16)
+N_TRAIN = 64
+BATCH_SIZE = 8
+LOGITS = frozenset({"logits", "dist_logits"})
+
+Change = Callable[[str, Tensor], Tensor]
+"""From a tap's name and values to other values."""
+
+
+def unchanged(tap: str, values: Tensor) -> Tensor:
+    """Leave a tap as it is."""
+    return values
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a step of a method starts from: all taps of both networks, and the batch.
+
+    The student's record gradients without being leaves, as in training.
+    """
+
+    student: Mapping[str, Tensor]
+    teacher: Mapping[str, Tensor]
+    batch: Batch
+
+
+def output(taps: Mapping[str, Tensor], names: list[str]) -> Output:
+    """What a method sees of a network: the taps it reads, no more."""
+    return Output(taps["logits"], {name: taps[name] for name in names})
+
+
+@dataclass
+class Bench:
+    """A pair of networks for images of 16 pixels in ten classes, and what they put out."""
+
+    teacher_name: str
+    student_name: str
+    registry: Registry = field(repr=False)
+
+    @classmethod
+    def named(cls, pair: str, registry: Registry) -> Bench:
+        """The pair ``teacher:student``."""
+        names = pair.split(":")
+        # torchvision:NAME and timm:NAME carry a colon of their own.
+        cuts = [(":".join(names[:i]), ":".join(names[i:])) for i in range(1, len(names))]
+        known = [cut for cut in cuts if all(_is_known(name, registry) for name in cut)]
+        if len(known) != 1:
+            for name in names if len(names) == 2 else ():
+                registry.model(name)
+            raise KdbenchError(f"--pair {pair}: must be TEACHER:STUDENT")
+        return cls(*known[0], registry)
+
+    @property
+    def pair(self) -> str:
+        """``teacher:student``."""
+        return f"{self.teacher_name}:{self.student_name}"
+
+    @property
+    def data(self) -> DataSignature:
+        """A training set of 64 images of ten classes."""
+        return DataSignature(CLASSES, N_TRAIN, torch.arange(N_TRAIN) % CLASSES)
+
+    def network(self, name: str) -> TappedModel:
+        """A network by name, always with the same weights."""
+        offer = self.registry.model(name)
+        torch.manual_seed(derive(0, name))
+        build = offer.load()
+        return cast(TappedModel, build(classes=CLASSES, image_shape=IMAGE_SHAPE, **offer.spec.presets))
+
+    @cached_property
+    def student(self) -> Signature:
+        """The student, as a method may know it."""
+        return signature(self.network(self.student_name), self.student_name, IMAGE_SHAPE)
+
+    @cached_property
+    def teacher(self) -> Signature:
+        """The teacher, as a method may know it."""
+        return signature(self.network(self.teacher_name), self.teacher_name, IMAGE_SHAPE)
+
+    def images(self, size: int = BATCH_SIZE) -> Tensor:
+        """Random images (size, 3, 16, 16)."""
+        return torch.randn(size, *IMAGE_SHAPE, generator=torch.Generator().manual_seed(derive(0, "images")))
+
+    def batch(self, size: int = BATCH_SIZE, seed: int = 0) -> Batch:
+        """A batch of different training images, in the fourth of ten epochs."""
+        generator = torch.Generator().manual_seed(derive(seed, "batch"))
+        indices = torch.randperm(N_TRAIN, generator=generator)[:size]
+        return Batch(
+            labels=indices % CLASSES,
+            indices=indices,
+            epoch=torch.tensor(3.0),
+            progress=torch.tensor(0.3),
+            generator=torch.Generator().manual_seed(derive(seed, "method")),
+        )
+
+    def made_up(
+        self,
+        size: int = BATCH_SIZE,
+        *,
+        change: Change = unchanged,
+        seed: int = 0,
+        teacher_records: bool = False,
+    ) -> Inputs:
+        """Outputs drawn from a normal distribution, without its negative half where a tap has none.
+
+        ``change`` is applied to each tap. ``teacher_records``: the teacher's taps record gradients, too.
+        """
+        student = _draw(self.student, size, torch.Generator().manual_seed(derive(seed, "student")))
+        teacher = _draw(self.teacher, size, torch.Generator().manual_seed(derive(seed, "teacher")))
+        return Inputs(
+            _taps(student, change, records=True), _taps(teacher, change, teacher_records), self.batch(size, seed)
+        )
+
+    def real(self, dtype: torch.dtype = torch.float32) -> Inputs:
+        """The networks' own outputs, computed under autocast to ``dtype`` and handed out as the engine does."""
+        student = self._outputs(self.student_name, dtype)
+        teacher = self._outputs(self.teacher_name, dtype)
+        return Inputs(_taps(student, unchanged, records=True), _taps(teacher, unchanged, records=False), self.batch())
+
+    def _outputs(self, name: str, dtype: torch.dtype) -> Mapping[str, Tensor]:
+        key = (name, dtype)
+        if key not in self._cache:
+            network = self.network(name).train()
+            with torch.no_grad(), torch.autocast("cpu", dtype=dtype, enabled=dtype is not torch.float32):
+                self._cache[key] = network(self.images(), tuple(network.taps))
+        return self._cache[key]
+
+    @cached_property
+    def _cache(self) -> dict[tuple[str, torch.dtype], Mapping[str, Tensor]]:
+        return {}
+
+
+def _is_known(name: str, registry: Registry) -> bool:
+    try:
+        registry.model(name)
+    except KdbenchError:
+        return False
+    return True
+
+
+def _draw(network: Signature, size: int, generator: torch.Generator) -> dict[str, Tensor]:
+    drawn = {}
+    for name, tap in network.taps.items():
+        values = torch.randn(size, *tap.shape, generator=generator)
+        drawn[name] = values.relu() if tap.nonnegative else values
+    return drawn
+
+
+def _taps(taps: Mapping[str, Tensor], change: Change, records: bool) -> dict[str, Tensor]:
+    # The engine hands out float32 whatever the network's precision.
+    changed = {name: change(name, values).float() for name, values in taps.items()}
+    return {name: v.requires_grad_().clone() if records else v for name, v in changed.items()}

@@ -1,0 +1,221 @@
+"""Does the method keep the form that the engine relies on?"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import typing
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from annotated_types import Ge, Gt, Le, Lt
+from torch import Tensor
+
+from kdbench import settings as settings_of
+from kdbench.data.feed import Minibatch
+from kdbench.engine.learner import Learner
+from kdbench.method import Method
+from kdbench.recipe import Recipe
+from kdbench.results import TrialFolder
+from kdbench.testing.bench import BATCH_SIZE, CLASSES
+from kdbench.testing.subject import CheckFailed, CheckSkipped, Step, Subject, rewound
+
+
+def settings(subject: Subject) -> str | None:
+    """Are settings keyword-only, annotated and with defaults, and refused where out of range?"""
+    cls = subject.examinee.method_class
+    if "__init__" not in vars(cls) and all("__init__" not in vars(base) for base in cls.__mro__[: _above(cls)]):
+        return "it has no settings"
+    hints = typing.get_type_hints(cls.__init__, include_extras=True)
+    unlimited = []
+    for name, parameter in inspect.signature(cls).parameters.items():
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            raise CheckFailed(f"{name} must be a keyword-only argument (after a *), so that a suite's table can set it")
+        if name not in hints:
+            raise CheckFailed(f"{name} has no annotation; Positive, Fraction .. of kdbench.method give it a range")
+        if parameter.default is not parameter.empty and settings_of.resolve(cls, {name: parameter.default})[1]:
+            raise CheckFailed(f"{name}: its default {parameter.default!r} is out of its own range")
+        refused = list(_out_of_range(hints[name]))
+        for value in refused:
+            if not _refuses(cls, subject.examinee.settings, name, value):
+                raise CheckFailed(f"{name} = {value!r} is accepted, though {hints[name]} excludes it")
+        if not _limits(hints[name]) and hints[name] in (int, float):
+            unlimited.append(name)
+    return f"any number is taken for {', '.join(unlimited)}" if unlimited else None
+
+
+def _above(cls: type[Method]) -> int:
+    """How many classes stand before Method in the order of inheritance."""
+    return cls.__mro__.index(Method) if Method in cls.__mro__ else len(cls.__mro__)
+
+
+def _refuses(cls: type[Method], standing: Any, name: str, value: Any) -> bool:
+    given = {**standing, name: value}
+    if settings_of.resolve(cls, given)[1]:
+        return True
+    try:
+        cls(**given)
+    except (ValueError, TypeError):
+        return True
+    return False
+
+
+def _limits(annotation: Any) -> list[Any]:
+    """The bounds that stand in an annotation, at any depth."""
+    metadata = getattr(annotation, "__metadata__", ())
+    found = [item for item in metadata if isinstance(item, Gt | Ge | Lt | Le)]
+    for part in typing.get_args(annotation):
+        found += _limits(part)
+    return found
+
+
+def _out_of_range(annotation: Any) -> Iterator[Any]:
+    """Values that the annotation excludes: beyond each bound, no choice of a Literal, a text for a number."""
+    for limit in _limits(annotation):
+        if isinstance(limit, Gt):
+            yield limit.gt
+        elif isinstance(limit, Ge):
+            yield limit.ge - 1  # type: ignore[operator]
+        elif isinstance(limit, Lt):
+            yield limit.lt
+        else:
+            yield limit.le + 1
+    if typing.get_origin(annotation) is Literal:
+        yield "no such choice"
+    base = typing.get_args(annotation)[0] if hasattr(annotation, "__metadata__") else annotation
+    if base in (int, float, bool):
+        yield "a text"
+
+
+def terms(subject: Subject) -> str | None:
+    """Does every stage return named, finite, scalar terms?"""
+    names = []
+    for step in _with_and_without_teacher(subject):
+        _finite_terms(step)
+        names.append(f"{step.stage}: {', '.join(step.terms)}")
+    return "; ".join(dict.fromkeys(names))
+
+
+def _with_and_without_teacher(subject: Subject) -> Iterator[Step]:
+    inputs = subject.bench.real()
+    yield from subject.steps(inputs)
+    if not subject.method().needs_teacher:
+        # A suite of such methods alone runs no teacher; forward receives None for it.
+        yield from subject.steps(rewound(inputs), with_teacher=False)
+
+
+def _finite_terms(step: Step) -> None:
+    assert step.loss.ndim == 0  # raises CheckFailed where the terms have no such sum
+    for name, (value, weight) in step.terms.items():
+        if not value.isfinite():
+            raise CheckFailed(f"{step.stage}: term '{name}' is {value.item()}")
+        if not math.isfinite(float(weight)):
+            raise CheckFailed(f"{step.stage}: the weight of term '{name}' is {float(weight)}")
+
+
+def training(subject: Subject) -> str | None:
+    """Can the engine itself train a step of every stage, and is the student changed by it?"""
+    bench = subject.bench
+    network, teacher = bench.network(bench.student_name), bench.network(bench.teacher_name).eval()
+    method = subject.method()
+    names = [stage.name for stage in method.stages()]
+    if len({*names, "main"}) <= len(names):
+        raise CheckFailed(f"stages need different names, none of them 'main': {', '.join(names)}")
+    learner = Learner(
+        identifier="check",
+        network=network,
+        student=bench.student,
+        teacher=bench.teacher,
+        method=method,
+        recipe=Recipe(epochs=1, batch_size=BATCH_SIZE, lr=0.01),
+        seed=0,
+        folder=TrialFolder(Path("nowhere")),  # nothing is written unless it is asked to save
+        device=torch.device("cpu"),
+        steps_per_epoch=1,
+    )
+    batch = bench.batch()
+    minibatch = Minibatch(bench.images(), batch.labels, batch.indices)
+    while True:
+        phase = learner.phase
+        learner.begin_epoch()
+        with torch.no_grad():
+            shown = teacher(minibatch.images, phase.teacher_reads)
+        before = _copy(network)
+        learner.step(0, minibatch, shown)
+        if not all(p.isfinite().all() for p in learner.modules.parameters()):
+            raise CheckFailed(f"{phase.name}: parameters are not finite after one step")
+        trains_student = {"student", "student.body"} & {*phase.trains}
+        if trains_student and all(torch.equal(old, new) for old, new in zip(before, _copy(network), strict=True)):
+            raise CheckFailed(f"{phase.name}: one step leaves the student as it was")
+        if learner.in_main:
+            break
+        # Straight to the stage's end, however many epochs it has.
+        learner.epoch = phase.epochs
+        learner.advance()
+    return "stages: " + ", ".join([*names, "main"])
+
+
+def _copy(network: torch.nn.Module) -> list[Tensor]:
+    return [p.detach().clone() for p in network.parameters()]
+
+
+def labels(subject: Subject) -> str | None:
+    """Where labels matter, do label smoothing and mixed labels matter, too?"""
+    inputs = subject.bench.made_up()
+    other = (inputs.batch.labels + 1) % CLASSES
+    usual = _losses(subject)
+    stages = [stage for stage, value in _losses(subject, labels=other).items() if value != usual[stage]]
+    if not stages:
+        raise CheckSkipped("the loss does not depend on the labels")
+    mixed = _losses(subject, mixed_labels=other, mix=torch.tensor(0.5))
+    smoothed = _losses(subject, label_smoothing=0.2)
+    for stage in stages:
+        for what, changed in (("mixed labels", mixed), ("label smoothing", smoothed)):
+            if changed[stage] == usual[stage]:
+                raise CheckFailed(f"{stage}: {what} change nothing; use batch.cross_entropy(logits) for the labels")
+            if not math.isfinite(changed[stage]):
+                raise CheckFailed(f"{stage}: with {what} the loss is {changed[stage]}")
+    return None
+
+
+def _losses(subject: Subject, **batch: Any) -> dict[str, float]:
+    inputs = rewound(subject.bench.made_up(), **batch)
+    return {step.stage: step.loss.item() for step in subject.steps(inputs)}
+
+
+def predict(subject: Subject) -> str | None:
+    """Does it predict finite logits (B, C) with the student's own parts alone?"""
+    inputs = subject.bench.made_up()
+    method = subject.prepared()
+    for part in method.part_of_student:
+        try:
+            method.get_submodule(part)
+        except AttributeError:
+            raise CheckFailed(f"part_of_student names '{part}', which is no submodule of the method") from None
+    method.eval()
+    student, _ = subject.main_outputs(method, inputs)
+    logits = method.predict(student)
+    if not isinstance(logits, Tensor) or logits.shape != (BATCH_SIZE, CLASSES):
+        what = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise CheckFailed(f"predict must return logits of shape {(BATCH_SIZE, CLASSES)}, got {what}")
+    if not logits.isfinite().all():
+        raise CheckFailed("predict returns logits that are not finite")
+    own = {name: p for name, p in method.named_parameters() if not name.startswith(tuple(method.part_of_student))}
+    strangers = _used(logits, own)
+    if strangers:
+        raise CheckFailed(f"predict uses {', '.join(strangers)}, which part_of_student does not name")
+    later = replace(inputs, student={k: v.flip(0) for k, v in inputs.student.items()})
+    if not torch.allclose(method.predict(subject.main_outputs(method, later)[0]).flip(0), logits, rtol=1e-4, atol=1e-4):
+        raise CheckFailed("what predict returns for an image depends on the images beside it")
+    return f"part of the student: {', '.join(method.part_of_student)}" if method.part_of_student else None
+
+
+def _used(logits: Tensor, parameters: dict[str, torch.nn.Parameter]) -> list[str]:
+    recording = {name: p for name, p in parameters.items() if p.requires_grad}
+    if not recording or not logits.requires_grad:
+        return []
+    found = torch.autograd.grad(logits.sum(), list(recording.values()), allow_unused=True)
+    return [name for name, gradient in zip(recording, found, strict=True) if gradient is not None]

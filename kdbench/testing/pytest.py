@@ -1,0 +1,52 @@
+"""The checks as a parametrised test of pytest's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kdbench.method import Method
+from kdbench.testing.checks import CHECKS, Check
+from kdbench.testing.runner import Examination, Status
+from kdbench.testing.targets import find
+
+
+def method_checks(
+    target: str | Path | type[Method],
+    *,
+    settings: Mapping[str, Any] | None = None,
+    pairs: Sequence[str] = (),
+    plugins: Sequence[str | Path] = (),
+) -> Callable[..., None]:
+    """A test for every check of a method; assign it to a name that begins with ``test``.
+
+    Args:
+        target: a method's name, a plugin file, a distribution (all its methods), or the class itself.
+        settings: what differs from the method's own settings.
+        pairs: ``teacher:student`` names of the networks to try, where the usual ones do not suit.
+        plugins: further plugin files to load.
+    """
+    import pytest
+
+    found = find(target, settings, plugins)
+    cases = []
+    for examinee in found.examinees:
+        examination = Examination(examinee, found.registry, pairs)
+        prefix = f"{examinee.name}-" if len(found.examinees) > 1 else ""
+        cases += [pytest.param(examination, check, id=prefix + check.name) for check in CHECKS]
+    for name, reason in found.not_checked.items():
+        cases.append(pytest.param(None, None, id=name, marks=pytest.mark.skip(reason=reason)))
+
+    @pytest.mark.parametrize(("examination", "check"), cases)
+    def test(examination: Examination, check: Check) -> None:
+        __tracebackhide__ = True
+        result = examination.ask(check)
+        if result.status is Status.FAILED:
+            pytest.fail(f"{result.question} {result.reason}", pytrace=False)
+        if result.status is Status.SKIPPED:
+            pytest.skip(result.reason)
+        if result.status is Status.EXPECTED_FAILURE:
+            pytest.xfail(result.reason)
+
+    return test

@@ -1,0 +1,230 @@
+"""The method under examination, led through its stages as the engine leads it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from kdbench import settings as settings_of
+from kdbench.errors import KdbenchError, PluginError
+from kdbench.hookspecs import MethodSpec
+from kdbench.method import Batch, Method, Output, Stage, Terms
+from kdbench.plugins import Offer
+from kdbench.testing.bench import Bench, Inputs, output
+
+MAIN = "main"
+WHOLE_METHOD = "method"
+
+
+class CheckFailed(KdbenchError):  # noqa: N818 - an outcome
+    """The method does not keep what a check asks for; the message says what was seen."""
+
+
+class CheckSkipped(KdbenchError):  # noqa: N818 - an outcome
+    """A check has no meaning for the method, or cannot tell; the message says why."""
+
+
+@dataclass(frozen=True)
+class Examinee:
+    """A method on offer, with the settings it is examined under."""
+
+    offer: Offer[MethodSpec]
+    settings: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, offer: Offer[MethodSpec], given: Mapping[str, Any]) -> Examinee:
+        """``given`` are settings that differ from the method's own.
+
+        Raises:
+            PluginError: a setting is unknown, out of range, or required and not given.
+        """
+        settings, problems = settings_of.resolve(offer.load(), {**offer.spec.presets, **given})
+        if problems:
+            raise PluginError("\n".join(f"{offer.spec.name}: {key}: {what}" for key, what in problems))
+        return cls(offer, settings)
+
+    @property
+    def name(self) -> str:
+        """The name it is registered under."""
+        return self.offer.spec.name
+
+    @property
+    def method_class(self) -> type[Method]:
+        """The class."""
+        return cast("type[Method]", self.offer.load())
+
+    def build(self) -> Method:
+        """A new one, not yet set up."""
+        return self.method_class(**self.settings)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a method answered in one of its stages."""
+
+    stage: str
+    terms: Terms
+    student: Output | None
+    teacher: Output | None
+    trained: Mapping[str, nn.Parameter]
+    """The method's parameters that this stage trains."""
+    trains_student: bool
+
+    @property
+    def loss(self) -> Tensor:
+        """The weighted sum of the terms.
+
+        Raises:
+            CheckFailed: they are not named scalars with scalar weights.
+        """
+        if not isinstance(self.terms, Mapping) or not self.terms:
+            raise CheckFailed(f"{self.stage}: must return named terms, got {type(self.terms).__name__}")
+        parts = [self._part(name, term) for name, term in self.terms.items()]
+        return torch.stack(parts).sum()
+
+    def _part(self, name: Any, term: Any) -> Tensor:
+        where = f"{self.stage}: term '{name}'"
+        if not isinstance(name, str) or not name:
+            raise CheckFailed(f"{self.stage}: a term's name must be a text, got {name!r}")
+        if not (isinstance(term, tuple) and len(term) == 2 and isinstance(term[0], Tensor)):
+            raise CheckFailed(f"{where} must be a pair (value, weight), got {type(term).__name__}")
+        value, weight = term
+        if value.ndim:
+            raise CheckFailed(f"{where} must be a scalar, got shape {tuple(value.shape)}")
+        if isinstance(weight, Tensor) and weight.ndim:
+            raise CheckFailed(f"{where}: its weight must be a scalar, got shape {tuple(weight.shape)}")
+        if not isinstance(weight, Tensor | int | float):
+            raise CheckFailed(f"{where}: its weight must be a number, got {type(weight).__name__}")
+        product: Tensor = value * weight
+        return product
+
+    @property
+    def leaves(self) -> dict[str, Tensor]:
+        """What the loss may have a gradient for: the student's taps that are read, and what is trained."""
+        taps = {"logits": self.student.logits, **self.student.taps} if self.student is not None else {}
+        return {**{f"student's {name}": tap for name, tap in taps.items()}, **self.trained}
+
+    def gradients(self, leaves: Mapping[str, Tensor] | None = None) -> dict[str, Tensor | None]:
+        """The loss's gradient by name of leaf; None where it does not depend on it."""
+        leaves = self.leaves if leaves is None else leaves
+        loss = self.loss
+        if not loss.requires_grad:
+            raise CheckFailed(f"{self.stage}: the loss depends on nothing that is trained")
+        found = torch.autograd.grad(loss, list(leaves.values()), retain_graph=True, allow_unused=True)
+        return dict(zip(leaves, found, strict=True))
+
+
+class Subject:
+    """A method on one pair of networks."""
+
+    def __init__(self, examinee: Examinee, bench: Bench) -> None:
+        self.examinee = examinee
+        self.bench = bench
+
+    def method(self, seed: int = 0) -> Method:
+        """A new one, set up; its adapters initialised by ``seed``."""
+        torch.manual_seed(seed)
+        method = self.examinee.build()
+        method.setup(self.bench.student, self.bench.teacher, self.bench.data)
+        return method
+
+    def steps(self, inputs: Inputs, method: Method | None = None, *, with_teacher: bool = True) -> Iterator[Step]:
+        """One step of each stage, the main one last; between them ``after_stage`` is called."""
+        method = self.method() if method is None else method
+        trainable = {name: p.requires_grad for name, p in method.named_parameters()}
+        for stage in method.stages():
+            seen = output(inputs.student, self.bench.student.select(stage.reads)) if stage.uses_student else None
+            shown = output(inputs.teacher, self.bench.teacher.select(stage.reads))
+            yield self._step(method, stage, seen, shown if with_teacher else None, inputs.batch)
+            for name, parameter in method.named_parameters():
+                parameter.requires_grad_(trainable.get(name, True))
+            method.after_stage(stage.name)
+        yield self.main_step(method, inputs, with_teacher=with_teacher)
+
+    def prepared(self, seed: int = 0) -> Method:
+        """A new one, set up, with the stages before the main one behind it (though nothing was trained)."""
+        method = self.method(seed)
+        for stage in method.stages():
+            method.after_stage(stage.name)
+        return method
+
+    def main_step(self, method: Method, inputs: Inputs, *, with_teacher: bool = True) -> Step:
+        """A step of the main stage alone."""
+        main = Stage(MAIN, method, 1, ("student", WHOLE_METHOD), method.reads)
+        student, teacher = self.main_outputs(method, inputs)
+        return self._step(method, main, student, teacher if with_teacher else None, inputs.batch)
+
+    def main_outputs(self, method: Method, inputs: Inputs) -> tuple[Output, Output]:
+        """What the main stage, ``after_step`` and ``predict`` see of student and teacher."""
+        student = method.reads if method.student_reads is None else method.student_reads
+        teacher = method.reads if method.teacher_reads is None else method.teacher_reads
+        return (
+            output(inputs.student, self.bench.student.select(student)),
+            output(inputs.teacher, self.bench.teacher.select(teacher)),
+        )
+
+    def after_step(self, method: Method, inputs: Inputs) -> None:
+        """Call the method's ``after_step`` as the engine does."""
+        student, teacher = self.main_outputs(method, inputs)
+        with torch.no_grad():
+            method.after_step(detached(student), detached(teacher), inputs.batch)
+
+    def _step(self, method: Method, stage: Stage, student: Output | None, teacher: Output | None, batch: Batch) -> Step:
+        trained = _enter(method, stage.trains)
+        # The engine seeds each step: dropout and the like draw the same numbers here as there.
+        torch.manual_seed(0)
+        # A stage without the student, or a method without a teacher, says so in its own signature.
+        terms = stage.loss(student, teacher, batch)  # type: ignore[arg-type]
+        trains_student = bool({"student", "student.body"} & {*stage.trains})
+        return Step(stage.name, terms, student, teacher, trained, trains_student)
+
+
+def detached(seen: Output) -> Output:
+    """An output that records nothing."""
+    return Output(seen.logits.detach(), {name: tap.detach() for name, tap in seen.taps.items()})
+
+
+def _enter(method: Method, trains: Sequence[str]) -> dict[str, nn.Parameter]:
+    """Set modes and freeze as the engine does on entering a stage; what is trained of the method."""
+    trained: dict[str, nn.Parameter] = {}
+    method.eval()
+    for name, module in _trained_modules(method, trains):
+        module.train()
+        prefix = f"{name}." if name else ""
+        trained |= {prefix + key: p for key, p in module.named_parameters() if p.requires_grad}
+    for parameter in method.parameters():
+        parameter.requires_grad_(False)
+    for parameter in trained.values():
+        parameter.requires_grad_(True)
+    return trained
+
+
+def _trained_modules(method: Method, trains: Sequence[str]) -> Iterable[tuple[str, nn.Module]]:
+    for name in trains:
+        if name == WHOLE_METHOD:
+            yield "", method
+        elif name not in {"student", "student.body"}:
+            try:
+                yield name, method.get_submodule(name)
+            except AttributeError:
+                raise CheckFailed(f"a stage trains '{name}', which is no submodule of the method") from None
+
+
+def rewound(inputs: Inputs, **changes: Any) -> Inputs:
+    """The same inputs with the method's generator back at its start, and other fields of the batch."""
+    batch = replace(inputs.batch, generator=torch.Generator().manual_seed(0), **changes)
+    return replace(inputs, batch=batch)
+
+
+def relative_difference(a: Tensor, b: Tensor) -> float:
+    """Largest difference, relative to the largest value (0 where all are 0)."""
+    scale = max(a.abs().max().item(), b.abs().max().item()) if a.numel() else 0.0
+    difference = (a - b).abs().max().item() if a.numel() else 0.0
+    if not math.isfinite(scale):
+        return math.inf
+    return difference / scale if scale else 0.0

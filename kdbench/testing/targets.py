@@ -1,0 +1,99 @@
+"""What ``kdbench check`` is pointed at: a method's name, a plugin file, a distribution, or a class."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kdbench.errors import KdbenchError, PluginError, did_you_mean
+from kdbench.hookspecs import MethodSpec
+from kdbench.method import Method
+from kdbench.plugins import Offer, Provider, Registry, discover
+from kdbench.testing.subject import Examinee
+
+
+@dataclass(frozen=True)
+class Target:
+    """The methods that are meant."""
+
+    examinees: Sequence[Examinee]
+    registry: Registry
+    not_checked: Mapping[str, str] = field(default_factory=dict)
+    """Methods of a file or distribution that cannot be examined as they are, with the reason."""
+
+
+def find(
+    target: str | Path | type[Method],
+    settings: Mapping[str, Any] | None = None,
+    plugins: Iterable[str | Path] = (),
+) -> Target:
+    """The methods that ``target`` stands for; ``settings`` are those that differ from their own.
+
+    Raises:
+        PluginError: nothing of that name is on offer, it does not load, or a setting is not as it should be.
+    """
+    given = settings or {}
+    if isinstance(target, type):
+        return Target([Examinee.of(_offer(target), given)], discover(plugins))
+    path = Path(target)
+    if path.suffix == ".py":
+        registry = discover([*plugins, path])
+        offers: Sequence[Offer[MethodSpec]] = [o for o in registry.methods if _is_from(o.provider, path)]
+        if not offers:
+            raise PluginError(f"{path}: offers no method; a class derived from kdbench.method.Method is one")
+    else:
+        registry = discover(plugins)
+        offers = _named(str(target), registry)
+    if len(offers) == 1:
+        return Target([Examinee.of(offers[0], given)], registry)
+    examinees, not_checked = [], {}
+    for offer in offers:
+        try:
+            examinees.append(Examinee.of(offer, given))
+        except PluginError as problem:
+            not_checked[offer.spec.name] = str(problem)
+    return Target(examinees, registry, not_checked)
+
+
+def _offer(method: type[Method]) -> Offer[MethodSpec]:
+    name = method.__dict__.get("name", method.__name__.lower())
+    spec = MethodSpec(name, f"{method.__module__}:{method.__qualname__}")
+    return Offer(spec, Provider(method.__module__, "local", hash_source=True), loaded=method)
+
+
+def _is_from(provider: Provider, path: Path) -> bool:
+    return provider.version == "local" and provider.distribution == path.name
+
+
+def _named(target: str, registry: Registry) -> Sequence[Offer[MethodSpec]]:
+    if any(target in (o.spec.name, f"{o.provider.distribution}:{o.spec.name}") for o in registry.methods):
+        return [registry.method(target)]
+    offers = [o for o in registry.methods if _normalised(o.provider.distribution) == _normalised(target)]
+    if offers:
+        return offers
+    known = {o.spec.name for o in registry.methods} | {o.provider.distribution for o in registry.methods}
+    broken = "".join(f" ({item})" for item in registry.broken)
+    raise PluginError(f"no method or distribution is called '{target}'{did_you_mean(target, known)}{broken}")
+
+
+def _normalised(distribution: str) -> str:
+    """As package indexes compare names of distributions."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
+    """``KEY=VALUE`` texts as settings; a value is TOML, or else the text itself."""
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.strip():
+            raise KdbenchError(f"--set {pair}: must be KEY=VALUE")
+        try:
+            settings[key.strip()] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            settings[key.strip()] = text
+    return settings

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kdbench.plugins import discover
+from kdbench.testing.runner import Examination
+from kdbench.testing.targets import find
+
+
+@pytest.fixture(scope="session")
+def registry():
+    return discover()
+
+
+@pytest.fixture
+def examination(registry):
+    """A method class on one pair of networks, or on those named."""
+
+    def make(method, *pairs, settings=None):
+        [examinee] = find(method, settings).examinees
+        return Examination(examinee, registry, pairs or ("resnet20:resnet8",))
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -1,0 +1,103 @@
+"""``kdbench check`` on the command line."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from kdbench.cli import main
+
+SOUND = """
+from kdbench.method import Method
+
+
+class Sound(Method):
+    needs_teacher = False
+
+    def forward(self, student, teacher, batch):
+        return {"ce": (batch.cross_entropy(student.logits), 1.0)}
+"""
+TWO = (
+    SOUND
+    + """
+
+class Summed(Method):
+    def forward(self, student, teacher, batch):
+        return {"ce": (batch.cross_entropy(student.logits) * len(batch.labels), 1.0)}
+"""
+)
+
+
+@pytest.fixture
+def check(monkeypatch, capsys):
+    """Run ``kdbench check``; gives (exit code, standard output, standard error)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["kdbench", "check", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        captured = capsys.readouterr()
+        return exit_.value.code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def plugin(tmp_path):
+    def write(text):
+        path = tmp_path / "losses.py"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_a_table_of_questions_and_answers(check, plugin):
+    code, out, _ = check(plugin(SOUND), "--pair", "resnet20:resnet8")
+    assert code == 0
+    assert "sound, losses.py local, on resnet20:resnet8" in out
+    assert "Does every stage return named, finite, scalar terms?" in out
+    assert "the method uses no teacher" in out
+    assert "25 passed, 2 skipped" in out
+
+
+def test_a_failure_is_exit_code_1(check, plugin):
+    code, out, _ = check(plugin(TWO), "--pair", "resnet20:resnet8")
+    assert code == 1
+    assert "summed: batch-growth: main: term 'ce' grows as B^1.00" in out
+    assert "2 methods: " in out
+    assert "1 failed" in out
+
+
+def test_json(check, plugin):
+    code, out, _ = check(plugin(TWO), "--pair", "resnet20:resnet8", "--json")
+    report = json.loads(out)
+    assert code == 1
+    assert report["passed"] is False
+    assert [method["method"] for method in report["methods"]] == ["sound", "summed"]
+    [row] = [row for row in report["methods"][1]["checks"] if row["status"] == "failed"]
+    assert row["check"] == "batch-growth"
+
+
+def test_methods_that_need_settings_are_told(check):
+    code, out, _ = check("combine", "--set", 'methods=[{name="kd"}, {name="pkt"}]', "--pair", "resnet20:resnet8")
+    assert code == 0
+    assert "main: ce, kd.kd, pkt.pkt" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["vdi"], "no method or distribution is called 'vdi'; did you mean 'vid'?"),
+        (["combine"], "combine: methods: is required"),
+        (["kd", "--set", "temperature=0"], "kd: temperature: must be positive, got 0"),
+        (["kd", "--pair", "resnet20"], "--pair resnet20: must be TEACHER:STUDENT"),
+        (["nowhere.py"], "plugin file nowhere.py: not found"),
+    ],
+)
+def test_nok(arguments, message, check):
+    code, _, err = check(*arguments)
+    assert code == 2
+    assert message in err
