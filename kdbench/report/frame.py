@@ -25,7 +25,7 @@ TEXT = (
     "precision", "kdbench", "torch", "python", "platform", "git_commit", "started", "finished",
 )  # fmt: skip
 METRICS = (
-    "top1", "top5", "nll", "ece", "agreement", "kl_to_teacher", "best_on_test_top1",
+    "top1", "top5", "nll", "ece", "agreement", "kl_to_teacher", "validation_top1", "best_on_test_top1",
 )  # fmt: skip
 """What a diverged trial has no value of. Percent, but for ``nll`` and ``kl_to_teacher`` (nats) and ``ece`` (0 to 1)."""
 REAL = (*METRICS, "teacher_top1", "seconds", "teacher_seconds", "seconds_per_step", "images_per_second")
@@ -220,7 +220,7 @@ def _outcome(result: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("device", "precision", "kdbench", "torch", "python", "platform", "git_commit"):
         row[key] = _get(result, "environment", key)
     if result["status"] == "diverged":
-        row["reason"] = f"the loss was NaN or infinite in epoch {result.get('epoch', '?')}"
+        row["reason"] = f"the loss was NaN or infinite ({_place(result)})"
         return row
     row |= {key: result.get(key) for key in METRICS}
     row["best_on_test_top1"] = _get(result, "best_on_test", "top1")
@@ -234,10 +234,14 @@ def _get(content: Mapping[str, Any], table: str, key: str) -> Any:
 
 
 def _why(error: Mapping[str, Any]) -> str:
-    where = [f"stage {error['stage']}"] if error.get("stage") not in {None, "", "main"} else []
-    where += [f"epoch {error['epoch']}"] if error.get("epoch") else []
-    place = f" ({', '.join(where)})" if where else ""
-    return f"{error.get('type', 'error')}: {error.get('message', '')}{place}"
+    place = _place(error)
+    return f"{error.get('type', 'error')}: {error.get('message', '')}{f' ({place})' if place else ''}"
+
+
+def _place(record: Mapping[str, Any]) -> str:
+    where = [f"stage {record['stage']}"] if record.get("stage") not in {None, "", "main"} else []
+    where += [f"epoch {record['epoch']}"] if record.get("epoch") else []
+    return ", ".join(where)
 
 
 def _progress(epochs: Sequence[Mapping[str, Any]]) -> str:

@@ -21,7 +21,8 @@ COLUMNS = (
     "gain_over_none_n", "gain_over_none_low", "gain_over_none_high", "tied_with_none",
     "gain_over_kd", "gain_over_kd_n", "gain_over_kd_low", "gain_over_kd_high", "tied_with_kd",
     "behind_best", "behind_best_n", "behind_best_low", "behind_best_high", "tied_with_best",
-    "top5_mean", "nll_mean", "ece_mean", "agreement_mean", "kl_to_teacher_mean", "best_on_test_top1_mean",
+    "top5_mean", "nll_mean", "ece_mean", "agreement_mean", "kl_to_teacher_mean", "validation_top1_mean",
+    "best_on_test_top1_mean",
     "teacher_top1", "teacher_seconds", "seconds_per_step", "images_per_second", "peak_memory_bytes",
     "student_parameters", "trained_parameters", "adapter_parameters", "extra_epochs",
     "plugin", "plugin_version",
@@ -153,7 +154,7 @@ def _cell(trials: pd.DataFrame, ours: dict[int, float], references: dict[str, di
         same = label == name or (first["method"] == name and theirs == ours)
         gain = Estimate(0) if same else stats.paired_difference(ours, theirs)
         cell |= _spread(f"gain_over_{name}", gain) | {f"tied_with_{name}": gain.tied}
-    for name in ("top5", "nll", "ece", "agreement", "kl_to_teacher", "best_on_test_top1"):
+    for name in ("top5", "nll", "ece", "agreement", "kl_to_teacher", "validation_top1", "best_on_test_top1"):
         cell[f"{name}_mean"] = _mean(done[name])
     for name in ("teacher_top1", "seconds", "teacher_seconds", "seconds_per_step", "images_per_second"):
         cell[name] = _mean(done[name])

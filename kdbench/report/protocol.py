@@ -11,6 +11,7 @@ import pandas as pd
 
 from kdbench.report import stats, wording
 from kdbench.report.study import Study
+from kdbench.suite.load import shipped
 
 STATES = {
     "diverged": "The loss became NaN or infinite. A finished outcome: it is not repeated, and counts as the last rank.",
@@ -158,7 +159,10 @@ def command(study: Study) -> str:
     options = [f"--method={shlex.quote(glob)}" for glob in study.filters.methods]
     options += [f"--pair={shlex.quote(pair)}" for pair in study.filters.pairs]
     options += [f"--seed={seed}" for seed in study.filters.seeds]
-    return " ".join(["kdbench run", shlex.quote(str(study.plan.get("path") or study.name)), *options])
+    path = str(study.plan.get("path") or study.name)
+    # A suite that ships with the package is called by its name, wherever it lies.
+    named = next((name for name, file in shipped().items() if str(file) == path), path)
+    return " ".join(["kdbench run", shlex.quote(named), *options])
 
 
 def environments(study: Study) -> list[dict[str, Any]]:

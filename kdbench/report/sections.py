@@ -105,7 +105,8 @@ def pairs(study: Study) -> Context | None:
 def beside(study: Study) -> Context | None:
     """What top-1 does not show."""
     rows = _rows(study.cells[study.cells["n"] > 0])
-    return {"rows": rows, "top5": any(row["top5_mean"] is not None for row in rows)} if rows else None
+    shown = {name: any(row[f"{name}_mean"] is not None for row in rows) for name in ("top5", "validation_top1")}
+    return {"rows": rows, **shown} if rows else None
 
 
 def costs(study: Study) -> Context | None:

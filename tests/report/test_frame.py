@@ -46,7 +46,7 @@ def test_other_states_say_why(study: SuiteFolder) -> None:
         for label, seed in [("pkt", 1), ("ab", 0), ("ft", 2), ("deit", 2)]
     }
     assert found == {
-        ("pkt", 1): ("diverged", "the loss was NaN or infinite in epoch 1"),
+        ("pkt", 1): ("diverged", "the loss was NaN or infinite (epoch 1)"),
         ("ab", 0): ("skipped", "ab needs pre-activation taps; resnet8 has none"),
         ("ft", 2): ("failed", "RuntimeError: out of memory | twice (epoch 2)"),
         ("deit", 2): ("pending", ""),
@@ -58,6 +58,13 @@ def test_a_diverged_trial_has_no_accuracy(study: SuiteFolder) -> None:
     assert math.isnan(row["top1"])
     assert math.isnan(row["nll"])
     assert row["epoch"] == 1
+
+
+def test_where_it_diverged_and_failed_before_the_main_stage(runs: Callable[..., Any]) -> None:
+    suite = runs()
+    suite.teacher("resnet20", 80.0)
+    suite.diverged("resnet20", "resnet8", "ab", 0, epoch=4, stage="boundary")
+    assert read_trials(suite.write())["reason"][0] == "the loss was NaN or infinite (stage boundary, epoch 4)"
 
 
 def test_a_trial_under_way_tells_how_far_it_is(study: SuiteFolder) -> None:

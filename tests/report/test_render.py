@@ -15,6 +15,7 @@ import pytest
 from kdbench.errors import ResultsError
 from kdbench.report.render import render
 from kdbench.results import SuiteFolder
+from kdbench.suite.load import shipped
 
 VOID = {"meta", "br", "hr", "img", "input", "link", "col", "wbr"}
 
@@ -110,7 +111,7 @@ def test_the_page_says_what_it_is_about(page: tuple[Path, Page]) -> None:
     assert "One seed gives no interval" in words
     assert "ab needs pre-activation taps; resnet8 has none" in words
     assert "RuntimeError: out of memory | twice (epoch 2)" in words
-    assert "the loss was NaN or infinite in epoch 1" in words
+    assert "the loss was NaN or infinite (epoch 1)" in words
     assert "One teacher was used per pair" in words
     assert "after the last epoch" in words
     assert "kdbench run suites/digits.toml" in words
@@ -252,10 +253,20 @@ def test_ab_shows_its_extra_epochs(runs: Callable[..., Any], tmp_path: Path) -> 
 def test_validation_selected_results_say_so(runs: Callable[..., Any], tmp_path: Path) -> None:
     suite = runs(selection="validation")
     suite.teacher("resnet20", 80.0)
-    suite.done("resnet20", "resnet8", "none", 0, 70.0)
+    suite.done("resnet20", "resnet8", "none", 0, 70.0, validation_top1=68.25)
     words = Page(render(suite.write(), tmp_path / "report", plots=False).read_text(encoding="utf-8")).words
+    assert "68.25" in words
     assert "at the epoch that is best on a validation split" in words
     assert "after the last epoch" not in words
+
+
+def test_a_shipped_suite_is_run_by_its_name(runs: Callable[..., Any], tmp_path: Path) -> None:
+    suite = runs("cifar100")
+    suite.teacher("resnet20", 80.0)
+    suite.done("resnet20", "resnet8", "none", 0, 70.0)
+    folder = suite.write(path=str(shipped()["cifar100"]))
+    html = render(folder, tmp_path / "report", plots=False).read_text(encoding="utf-8")
+    assert "<code>kdbench run cifar100</code>" in html
 
 
 def test_many_pairs_are_led_in_a_table(runs: Callable[..., Any], tmp_path: Path) -> None:
