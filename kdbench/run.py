@@ -237,6 +237,12 @@ class _Run:
             }
         )
 
+    def _network(self, name: str, recipe: Recipe | None = None, weights: str | None = None) -> TappedModel:
+        """A network that knows how this suite's images are normalised."""
+        network = self.resolver.network(name, recipe, weights)
+        network.accept_normalisation(*channel_statistics(self.resolver.facts, self.arrays))
+        return network
+
     # ---- a cohort
 
     def _train(self, cohort: Cohort, trials: Sequence[Trial]) -> None:
@@ -317,7 +323,7 @@ class _Run:
         place = self.folder.trial(trial.id)
         try:
             network = teachers.build_seeded(
-                lambda: self.resolver.network(trial.student, trial.recipe), trial.seed, "student", trial.student
+                lambda: self._network(trial.student, trial.recipe), trial.seed, "student", trial.student
             )
             student = signature(network, trial.student, self.resolver.facts.image_shape)
             data = DataSignature(
@@ -380,7 +386,7 @@ class _Run:
         shape = self.resolver.facts.image_shape
 
         def build() -> TappedModel:
-            return self.resolver.network(plan.model, plan.recipe)
+            return self._network(plan.model, plan.recipe)
 
         teacher = teachers.load(plan, build, shape, folder, self.device)
         if teacher is None:
@@ -398,7 +404,7 @@ class _Run:
         feed = self._feed(recipe, plan.seed)
         self.notify("kdbench_teacher_started", teacher=teachers.describe(plan), run=self.info)
         if plan.recipe is None:
-            network = self.resolver.network(plan.model, weights=plan.weights)
+            network = self._network(plan.model, weights=plan.weights)
             precision = Precision.choose(recipe.precision, self.device)
             teachers.measure_given(plan, network, feed, folder, precision, self._facts(recipe))
             return
@@ -470,8 +476,9 @@ def write_report(folder: SuiteFolder, report: Path, filters: Filters, warn: Call
 
     try:
         render(folder, report, methods=filters.methods, pairs=filters.pairs, seeds=filters.seeds)
-    except (OSError, KdbenchError) as error:
-        warn(f"the report was not written: {error}")
+    except Exception as error:  # noqa: BLE001 - hours of training must not end in a page's fault
+        what = str(error) if isinstance(error, KdbenchError) else f"{type(error).__name__}: {error}"
+        warn(f"the report was not written: {what}; the results are safe, and kdbench report writes it again")
 
 
 @contextmanager
