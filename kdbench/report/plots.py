@@ -212,7 +212,8 @@ def curves(study: Study) -> tuple[Figure, str] | None:
         handles.append(Line2D([], [], color=GRID, label="others", linewidth=1.8))
     _legend(figure, handles)
     return figure, "Test top-1 by epoch of the main stage: mean over seeds, and the range of seeds as a band. " + (
-        f"Named are the baselines and the methods with the best ranks; {wording.plural(len(others), 'other')} in grey."
+        "Named are the baselines and those that stand highest over all pairs; "
+        f"{wording.plural(len(others), 'other')} in grey."
         if others
         else "Later epochs set the scale; the first ones may lie below it."
     )

@@ -94,7 +94,7 @@ def pairs(study: Study) -> Context | None:
                 "student": first["student"],
                 "teacher_top1": study.teacher_top1(pair),
                 "rows": rows,
-                "range": range_,
+                "range": range_ if len(done) else None,
                 "seeds": sorted(set(study.trials.loc[study.trials["pair"] == pair, "seed"])),
                 "parameters": _first(cells["student_parameters"].dropna()),
             }
