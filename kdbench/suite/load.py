@@ -123,6 +123,10 @@ def _read_extending(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     merged = _merge(inherited, tables)
     if added:
         merged["methods"] = [*merged.get("methods", []), *added]
+    if "pairs" in tables and isinstance(merged.get("teachers"), dict):
+        # Inherited teachers go with the inherited pairs; one that the suite itself describes for no pair is a mistake.
+        kept = {str(pair.get("teacher")) for pair in _rows(tables, "pairs")} | set(_table(tables.get("teachers")))
+        merged["teachers"] = {name: teacher for name, teacher in merged["teachers"].items() if name in kept}
     return merged
 
 

@@ -140,6 +140,22 @@ def test_extends_goes_over_several_files_and_shipped_names(suite_file: Path) -> 
     assert tables["data"]["name"] == "digits"
 
 
+def test_inherited_teachers_go_with_the_pairs_that_have_them(suite_file: Path) -> None:
+    with suite_file.open("a") as file:
+        file.write("[teachers.resnet20]\nseed = 5\n")
+    child = suite_file.with_name("child.toml")
+    own_pairs = "extends = 'small.toml'\n[[pairs]]\nteacher = 'resnet8'\nstudent = 'resnet8'\n"
+    child.write_text(own_pairs)
+    assert load.load(child, load.read(child)).teachers == {}
+    # What a suite says itself about a teacher that no pair has is a mistake.
+    child.write_text(f"{own_pairs}[teachers.resnet20]\nseed = 6\n")
+    with pytest.raises(SuiteError) as caught:
+        load.load(child, load.read(child))
+    assert caught.value.problems == (f"{child}: teachers.resnet20: no pair has this teacher; did you mean 'resnet8'?",)
+    child.write_text("extends = 'small.toml'\n")
+    assert load.read(child)["teachers"] == {"resnet20": {"seed": 5}}
+
+
 def test_overrides_come_after_extends(suite_file: Path) -> None:
     child = suite_file.with_name("child.toml")
     child.write_text("extends = 'small.toml'\n[recipe]\nepochs = 9\n")
