@@ -449,6 +449,36 @@ def check(
     raise typer.Exit(OK if passed else SOME_CHECK_FAILED)
 
 
+class Form(StrEnum):
+    """The forms that ``kdbench export`` writes."""
+
+    SAFETENSORS = "safetensors"
+    TORCH = "torch"
+    ONNX = "onnx"
+
+
+@app.command()
+def export(
+    trial: Annotated[
+        str, typer.Argument(metavar="TRIAL", help="A trial's id, as much of its beginning as is unique, or its folder.")
+    ],
+    to: Annotated[Form, typer.Option("--to", help="Weights for safetensors or torch.load, or an ONNX program.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="The file, or its folder; named by the trial otherwise."),
+    ] = None,
+    plugins: Plugins = None,
+    output: Output = RUNS,
+    debug: Debug = False,
+) -> None:
+    """Write a trained student without its adapters, ready to use, with a model card beside it."""
+    from kdbench.export import export_trial
+
+    written = export_trial(trial, to.value, out, output=output, plugins=plugins or (), warn=_warn)
+    _print(f"student: {written.file}")
+    _print(f"model card: {written.card}")
+
+
 @mlflow_app.command()
 def sync(
     suite: SuiteArgument,

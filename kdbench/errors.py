@@ -42,6 +42,10 @@ class TrialError(KdbenchError):
     """A trial that could not be trained."""
 
 
+class ExportError(KdbenchError):
+    """A student that cannot be written, or read, in the wanted form."""
+
+
 class Incompatible(KdbenchError):  # noqa: N818 - it states a fact about a pair, it is not a failure
     """Raised by a method's ``setup`` when it cannot read a student or teacher; the trial is skipped."""
 

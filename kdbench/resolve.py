@@ -209,7 +209,7 @@ class Resolver:
                 settings, problems = settings_of.resolve(offer.load(), given)
                 if problems:
                     raise SuiteError([f"methods.{method.shown}.{key}: {what}" for key, what in problems])
-                fingerprint = self._fingerprint(offer, settings)
+                fingerprint = method_fingerprint(self.registry, offer, settings)
                 origin = Origin(offer.provider.distribution, offer.provider.version, fingerprint)
                 first = Trial(
                     suite=self.suite.name,
@@ -229,15 +229,6 @@ class Resolver:
                     trials.append(trial.with_status("skipped", reason) if reason else trial)
         return Plan(self.suite, tuple(trials))
 
-    def _fingerprint(self, offer: Offer[Any], settings: Mapping[str, Any]) -> str:
-        """The method's fingerprint; a combination's changes with its members'."""
-        members = settings.get("methods")
-        names = [m["name"] for m in members if isinstance(m, dict)] if isinstance(members, list | tuple) else []
-        own: str = offer.fingerprint
-        if not names:
-            return own
-        return content_hash({"own": own, "members": [self.registry.method(name).fingerprint for name in names]}, 64)
-
     def _incompatibility(self, trial: Trial) -> str:
         """Why the method cannot read the pair, tried on the meta device; empty if it can."""
         try:
@@ -252,6 +243,16 @@ class Resolver:
         except Exception:  # noqa: BLE001 - should it be one off the meta device too, the trial fails when it runs
             return ""
         return ""
+
+
+def method_fingerprint(registry: Registry, offer: Offer[Any], settings: Mapping[str, Any]) -> str:
+    """A method's fingerprint; a combination's changes with its members'."""
+    members = settings.get("methods")
+    names = [m["name"] for m in members if isinstance(m, dict)] if isinstance(members, list | tuple) else []
+    own: str = offer.fingerprint
+    if not names:
+        return own
+    return content_hash({"own": own, "members": [registry.method(name).fingerprint for name in names]}, 64)
 
 
 def with_results(plan: Plan, folder: SuiteFolder) -> Plan:

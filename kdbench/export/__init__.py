@@ -1,0 +1,111 @@
+"""A trained student on its own: out of the results folder, into a file that others can load.
+
+What is exported takes images (B, channels, height, width), normalised as in training, and gives the logits
+(B, C) that were evaluated: without adapters, with the second head where the method predicts with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import kdbench
+from kdbench.export import card, find, formats, student
+from kdbench.export.formats import Format
+from kdbench.export.student import Blueprint, Student
+from kdbench.models.weights import weights_sha256
+from kdbench.plugins import discover
+from kdbench.results import write_atomically
+
+__all__ = ["Blueprint", "Exported", "Format", "Student", "export_trial", "load_student"]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written."""
+
+    file: Path
+    card: Path
+    """The model card, ``<file>.md``."""
+
+
+def export_trial(
+    trial: str | Path,
+    to: Format,
+    out: str | Path | None = None,
+    *,
+    output: str | Path = "runs",
+    plugins: Sequence[str | Path] = (),
+    warn: Callable[[str], None] | None = None,
+) -> Exported:
+    """Write the student of a finished trial, and its model card beside it.
+
+    Args:
+        trial: the trial's id, as much of its beginning as is unique below ``output``, or its folder.
+        to: ``safetensors`` (weights, and in the header what they belong to), ``torch`` (the same as a
+            dictionary for ``torch.load(..., weights_only=True)``) or ``onnx`` (a program that needs nothing
+            else; any batch size).
+        out: the file, or the folder that it goes to; ``<trial id>.safetensors``, ``.pt`` or ``.onnx`` in the
+            working folder unless named.
+        output: the results folder.
+        plugins: local plugin files beside those that the suite names.
+        warn: told if the method's code is no longer what the student was trained with.
+
+    Raises:
+        ResultsError: no such trial, or one without a student: unfinished, failed, diverged, skipped, damaged.
+        PluginError: the method's or network's plugin is no longer there, or no longer what it was.
+        ExportError: the form needs a package that is missing, or does not reproduce the logits.
+    """
+    formats.check(to)
+    found = find.find_trial(trial, Path(output))
+    registry = discover([*plugins, *found.suite_plugins])
+    blueprint = Blueprint.of(found)
+    whole = student.build(blueprint, registry)
+    if whole.predicts_by_method and warn is not None:
+        now = student.fingerprint(blueprint, registry)
+        if now != found.trial["fingerprint"]:
+            warn(f"{found.id}: {blueprint.method} has changed since; the student predicts as it does today")
+    student.load(whole, formats.read_safetensors(found.weights)[0], found.weights)
+    state = student.state(whole)
+    facts: dict[str, Any] = {
+        "trial": found.id,
+        "student": blueprint.to_json(),
+        "mean": found.data["mean"],
+        "std": found.data["std"],
+        "top1": found.result["top1"],
+        "sha256": weights_sha256(state),
+        "kdbench": kdbench.__version__,
+    }
+    file = _place(out, found.id, to)
+    write_atomically(file, lambda temporary: formats.write(to, temporary, whole, facts))
+    text = card.model_card(found, whole, to, file.name, facts, registry)
+    beside = file.with_name(f"{file.name}.md")
+    write_atomically(beside, lambda temporary: _write_text(temporary, text))
+    return Exported(file, beside)
+
+
+def load_student(path: str | Path, *, plugins: Sequence[str | Path] = ()) -> Student:
+    """The student of an exported ``.safetensors`` or ``.pt`` file, in eval mode.
+
+    Its plugins must be installed, or be among the local files ``plugins``.
+
+    Raises:
+        ExportError: the file is missing, damaged, or was not exported from here.
+        PluginError: the method's or network's plugin is not there.
+    """
+    path = Path(path)
+    state, facts = formats.read(path)
+    whole = student.build(Blueprint(**facts["student"]), discover(plugins))
+    student.load(whole, state, path)
+    return whole
+
+
+def _place(out: str | Path | None, identifier: str, to: Format) -> Path:
+    path = Path(out) if out is not None else Path()
+    return path / f"{identifier}{formats.SUFFIXES[to]}" if path.is_dir() else path
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

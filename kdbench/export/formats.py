@@ -1,0 +1,113 @@
+"""The forms in which a student is written."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from kdbench.errors import ExportError
+from kdbench.export.student import Student, state
+
+Format: TypeAlias = Literal["safetensors", "torch", "onnx"]
+SUFFIXES: Mapping[Format, str] = {"safetensors": ".safetensors", "torch": ".pt", "onnx": ".onnx"}
+
+HEADER = "kdbench"
+"""The entry of a file's metadata that holds the facts, as JSON."""
+TOLERANCE = 1e-4
+"""How far, absolutely and relatively, the logits of a written ONNX program may be from the student's."""
+_ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+
+def check(to: str) -> None:
+    """Raise :class:`ExportError` for a form that is unknown, or needs a package that is not installed."""
+    if to not in get_args(Format):
+        raise ExportError(f"format '{to}' is unknown; known: {', '.join(get_args(Format))}")
+    missing = [name for name in _ONNX_PACKAGES if to == "onnx" and importlib.util.find_spec(name) is None]
+    if missing:
+        raise ExportError(f"exporting to onnx needs {' and '.join(missing)}: pip install 'kdbench[export]'")
+
+
+def write(to: Format, path: Path, student: Student, facts: Mapping[str, Any]) -> None:
+    """Write ``student`` with ``facts`` about it."""
+    if to == "safetensors":
+        # save_file makes files that none but their owner may read.
+        path.write_bytes(save(state(student), {"format": "pt", HEADER: json.dumps(facts)}))
+    elif to == "torch":
+        torch.save({"state_dict": state(student), "facts": dict(facts)}, path)
+    else:
+        _write_onnx(path, student, facts)
+
+
+def _write_onnx(path: Path, student: Student, facts: Mapping[str, Any]) -> None:
+    shape = facts["student"]["image_shape"]
+    generator = torch.Generator().manual_seed(0)
+    example, other = (torch.randn(batch, *shape, generator=generator) for batch in (2, 3))
+    program = torch.onnx.export(
+        student,
+        (example,),
+        dynamo=True,
+        input_names=["images"],
+        output_names=["logits"],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        verbose=False,
+    )
+    if program is None:
+        raise ExportError("torch gave no ONNX program")
+    program.model.metadata_props[HEADER] = json.dumps(facts)
+    program.save(path, external_data=False)
+    _compare(path, student, other)
+
+
+def _compare(path: Path, student: Student, images: Tensor) -> None:
+    """Run the written program; what does not reproduce the student is not worth having."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (given,) = session.run(["logits"], {"images": images.numpy()})
+    with torch.no_grad():
+        expected = student(images)
+    if not torch.allclose(torch.from_numpy(given), expected, rtol=TOLERANCE, atol=TOLERANCE):
+        off = (torch.from_numpy(given) - expected).abs().max().item()
+        raise ExportError(f"the ONNX program's logits are off by {off:.2g}; export to safetensors or torch instead")
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The weights and the facts of an exported file. Raises :class:`ExportError`."""
+    if not path.is_file():
+        raise ExportError(f"{path}: no such file")
+    if path.suffix == SUFFIXES["onnx"]:
+        raise ExportError(f"{path}: is an ONNX program; run it with onnxruntime, as its model card shows")
+    weights, facts = read_safetensors(path) if path.suffix == SUFFIXES["safetensors"] else _read_torch(path)
+    if facts is None:
+        raise ExportError(f"{path}: says nothing of the student; it was not written by kdbench export")
+    return weights, facts
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """The weights, and the facts of the header, where there are any. Raises :class:`ExportError`."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
+            facts = (file.metadata() or {}).get(HEADER)
+    except (SafetensorError, OSError) as error:
+        raise ExportError(f"{path}: the file is truncated or no safetensors file") from error
+    return weights, json.loads(facts) if facts else None
+
+
+def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise ExportError(f"{path}: the file is truncated or no checkpoint of weights alone") from error
+    if not isinstance(content, Mapping) or not {"state_dict", "facts"} <= content.keys():
+        return {}, None
+    return dict(content["state_dict"]), dict(content["facts"])

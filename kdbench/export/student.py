@@ -1,0 +1,162 @@
+"""The bare student: its network, and what it predicts with beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from kdbench import settings as settings_of
+from kdbench.engine.learner import outputs
+from kdbench.errors import ExportError, PluginError
+from kdbench.export.find import FinishedTrial
+from kdbench.method import DataSignature, Method
+from kdbench.models.base import TappedModel, signature
+from kdbench.plugins import Registry
+from kdbench.resolve import method_fingerprint
+
+Found = TypeVar("Found")
+
+METHOD = "method."
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """All that it takes to build a student anew, but for its weights."""
+
+    model: str
+    classes: int
+    image_shape: Sequence[int]
+    """(channels, height, width)."""
+    method: str
+    settings: Mapping[str, Any]
+    teacher_model: str
+    """A method's parts may depend on the teacher's shapes."""
+    n_train: int
+    plugin: Mapping[str, str]
+    """Distribution and version of the method."""
+
+    @classmethod
+    def of(cls, found: FinishedTrial) -> Blueprint:
+        """A finished trial's."""
+        trial, data = found.trial, found.data
+        return cls(
+            model=trial["student"],
+            classes=data["classes"],
+            image_shape=data["image_shape"],
+            method=trial["method"],
+            settings=trial["settings"],
+            teacher_model=trial["teacher_model"],
+            n_train=data["n_train"],
+            plugin=trial["plugin"],
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, from which ``Blueprint(**...)`` makes it again."""
+        return dataclasses.asdict(self)
+
+
+class Student(nn.Module):
+    """A network, and a method's way to predict with it: normalised images in, logits out.
+
+    Of the method only the parts that belong to the student are registered: its adapters are no parameters.
+    """
+
+    def __init__(self, network: TappedModel, method: Method, reads: Sequence[str]) -> None:
+        super().__init__()
+        self.network = network
+        self.parts = nn.ModuleDict(
+            {part.replace(".", "/"): method.get_submodule(part) for part in method.part_of_student}
+        )
+        # A bound function, which torch does not take for a submodule as it would the method.
+        self._predict = method.predict
+        self.reads = tuple(reads)
+        """The taps that the method predicts from; none where the network's logits are the prediction."""
+        self.taught = method.needs_teacher
+
+    @property
+    def predicts_by_method(self) -> bool:
+        """Whether the method has a way of its own to predict."""
+        return self._predict.__func__ is not Method.predict  # type: ignore[attr-defined]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, C) of normalised images (B, channels, height, width)."""
+        return self._predict(outputs(self.network(images, self.reads), self.reads))
+
+
+def build(blueprint: Blueprint, registry: Registry) -> Student:
+    """The student in eval mode, its weights yet to be loaded. Raises :class:`PluginError`."""
+    shape = (blueprint.image_shape[0], blueprint.image_shape[1], blueprint.image_shape[2])
+    with torch.random.fork_rng(devices=[]):
+        network = _network(blueprint.model, blueprint, registry)
+        method = _method(blueprint, registry)
+        reads: Sequence[str] = ()
+        if type(method).predict is not Method.predict:
+            student = signature(network, blueprint.model, shape)
+            teacher_network = _network(blueprint.teacher_model, blueprint, registry)
+            teacher = signature(teacher_network, blueprint.teacher_model, shape)
+            try:
+                method.setup(student, teacher, DataSignature(blueprint.classes, blueprint.n_train))
+            except Exception as error:
+                raise PluginError(f"method '{blueprint.method}' no longer fits its student: {error}") from error
+            reads = student.select(method.reads if method.student_reads is None else method.student_reads)
+    return Student(network, method, reads).eval().requires_grad_(False)
+
+
+def _network(name: str, blueprint: Blueprint, registry: Registry) -> TappedModel:
+    offer = _still_there(lambda: registry.model(name))
+    shape = tuple(blueprint.image_shape)
+    network: TappedModel = offer.load()(classes=blueprint.classes, image_shape=shape, **offer.spec.presets)
+    return network
+
+
+def _method(blueprint: Blueprint, registry: Registry) -> Method:
+    who = f" ({blueprint.plugin['distribution']} {blueprint.plugin['version']})"
+    offer = _still_there(lambda: registry.method(blueprint.method), who)
+    cls = offer.load()
+    settings, problems = settings_of.resolve(cls, blueprint.settings)
+    if problems:
+        key, what = problems[0]
+        raise PluginError(f"method '{blueprint.method}' has changed since: {key}: {what}{who and f'; trained by{who}'}")
+    method: Method = cls(**settings)
+    return method
+
+
+def _still_there(find: Callable[[], Found], who: str = "") -> Found:
+    try:
+        return find()
+    except PluginError as error:
+        raise PluginError(f"{error}; install what provided it{who}, or name its file with -p") from error
+
+
+def fingerprint(blueprint: Blueprint, registry: Registry) -> str:
+    """The fingerprint that the method has today."""
+    return method_fingerprint(registry, registry.method(blueprint.method), blueprint.settings)
+
+
+def state(student: Student) -> dict[str, Tensor]:
+    """The weights by the names of ``student.safetensors``: the network's own, and ``method.<part>.<name>``."""
+    weights = dict(student.network.state_dict())
+    for part, module in student.parts.items():
+        prefix = METHOD + part.replace("/", ".")
+        weights |= {f"{prefix}.{name}": value for name, value in module.state_dict().items()}
+    return {name: value.detach().contiguous() for name, value in weights.items()}
+
+
+def load(student: Student, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Load what :func:`state` gives. Raises :class:`ExportError` where the weights are not the student's."""
+    rest = dict(weights)
+    try:
+        for part, module in student.parts.items():
+            prefix = f"{METHOD}{part.replace('/', '.')}."
+            own = [name for name in rest if name.startswith(prefix)]
+            module.load_state_dict({name.removeprefix(prefix): rest.pop(name) for name in own})
+        student.network.load_state_dict(rest)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ExportError(f"{path}: the weights are not those of this student: {reason}") from error
