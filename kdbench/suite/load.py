@@ -118,10 +118,10 @@ def _read_extending(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     inherited = _read_extending(parent, (*seen, path.resolve()))
     _anchor(inherited, parent.resolve().parent)
     added = tables.pop("add_methods", [])
-    if not isinstance(added, list) or not isinstance(inherited.get("methods", []), list):
+    if not isinstance(added, list):
         raise SuiteError([f"{path}: add_methods: must be an array of tables, [[add_methods]], got {added!r}"])
     merged = _merge(inherited, tables)
-    if added:
+    if added and isinstance(merged.get("methods", []), list):
         merged["methods"] = [*merged.get("methods", []), *added]
     if "pairs" in tables and isinstance(merged.get("teachers"), dict):
         # Inherited teachers go with the inherited pairs; one that the suite itself describes for no pair is a mistake.

@@ -52,7 +52,7 @@ def test_shipped_suites_are_whole(name: str) -> None:
     path = load.shipped()[name]
     suite = load.load(path, load.read(path), Catalogue(discover()))
     assert suite.name == name
-    assert suite.question.endswith("?")
+    assert "?" in suite.question
     assert suite.cost
 
 
@@ -138,6 +138,42 @@ def test_extends_goes_over_several_files_and_shipped_names(suite_file: Path) -> 
     tables = load.read(last)
     assert (tables["name"], tables["recipe"]["epochs"]) == ("last", 7)
     assert tables["data"]["name"] == "digits"
+
+
+def test_methods_can_be_added_to_those_of_another_suite(suite_file: Path) -> None:
+    child = suite_file.with_name("child.toml")
+    child.write_text("extends = 'small.toml'\n[[add_methods]]\nname = 'rkd'\n[[add_methods]]\nname = 'vid'\n")
+    tables = load.read(child)
+    assert [row["name"] for row in tables["methods"]] == ["none", "kd", "rkd", "vid"]
+    assert "add_methods" not in tables
+    # Its own list, and more, for whoever extends it in turn.
+    child.write_text("extends = 'small.toml'\nmethods = [{name = 'kd'}]\nadd_methods = [{name = 'rkd'}]\n")
+    assert [row["name"] for row in load.read(child)["methods"]] == ["kd", "rkd"]
+
+
+def test_nok_add_methods(suite_file: Path) -> None:
+    child = suite_file.with_name("child.toml")
+
+    def problems(content: str) -> tuple[str, ...]:
+        child.write_text(content)
+        with pytest.raises(SuiteError) as caught:
+            load.load(child, load.read(child))
+        return tuple(problem.removeprefix(f"{child}: ") for problem in caught.value.problems)
+
+    assert problems("extends = 'small.toml'\nadd_methods = 'rkd'\n") == (
+        "add_methods: must be an array of tables, [[add_methods]], got 'rkd'",
+    )
+    assert problems("extends = 'small.toml'\nmethods = 3\n[[add_methods]]\nname = 'rkd'\n") == (
+        "methods: must be a list, got 3",
+    )
+    assert problems("extends = 'small.toml'\nadd_methods = [3, {nam = 'rkd'}]\n") == (
+        "methods[2]: must be a table, got 3",
+        "methods[3].name: is required",
+    )
+    assert problems("extends = 'small.toml'\n[[add_methods]]\nname = 'kd'\n") == (
+        "methods: 'kd' stands twice; give each its own label",
+    )
+    assert "add_methods: unknown key; did you mean 'methods'?" in problems("[[add_methods]]\nname = 'rkd'\n")
 
 
 def test_inherited_teachers_go_with_the_pairs_that_have_them(suite_file: Path) -> None:
