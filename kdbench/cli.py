@@ -310,10 +310,7 @@ def list_(
     from kdbench.plugins import discover
 
     registry = discover(plugins or ())
-    if kind is Kind.PLUGINS:
-        rows = registry.to_json()
-    else:
-        rows = registry.rows(getattr(registry, kind.value))
+    rows = registry.to_json() if kind is Kind.PLUGINS else registry.rows(getattr(registry, kind.value))
     if as_json:
         _print_json(rows)
     else:
@@ -477,6 +474,25 @@ def export(
     written = export_trial(trial, to.value, out, output=output, plugins=plugins or (), warn=_warn)
     _print(f"student: {written.file}")
     _print(f"model card: {written.card}")
+
+
+@app.command("new-method")
+def new_method(
+    name: Annotated[str, typer.Argument(help="The method's name: lower-case letters, digits and dashes.")],
+    directory: Annotated[
+        Path | None, typer.Option("--directory", metavar="DIR", help="Where to write it; kdbench-NAME unless named.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Write a distribution for a loss of your own: installable, tested, with a suite that compares it."""
+    from kdbench.plugins import discover
+    from kdbench.scaffold import check_name, create
+
+    names = check_name(name, discover())
+    target = directory or Path(names.distribution)
+    for path in create(names, target):
+        _print(f"wrote {path}")
+    _print(f"next:  cd {target}  and follow README.md")
 
 
 @mlflow_app.command()

@@ -9,6 +9,8 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
+import torch
+
 from kdbench.errors import Incompatible, did_you_mean
 from kdbench.method import Method
 from kdbench.plugins import Registry
@@ -167,6 +169,9 @@ class Examination:
 
 
 def _answer(ask: Callable[[Subject], str | None], subject: Subject) -> tuple[Status, str]:
+    # Tensors this small are slower on many threads than on one.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
         # A warning is no answer, also where the caller turns warnings into errors.
         with warnings.catch_warnings(action="ignore"):
@@ -177,6 +182,8 @@ def _answer(ask: Callable[[Subject], str | None], subject: Subject) -> tuple[Sta
         return Status.SKIPPED, str(skip)
     except Exception as error:  # noqa: BLE001 - whatever a method raises is its failure
         return Status.FAILED, f"{type(error).__name__}: {' '.join(str(error).split())}"
+    finally:
+        torch.set_num_threads(threads)
 
 
 _BENCHES: dict[tuple[str, int], Bench] = {}

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from kdbench.plugins import discover
 from kdbench.testing.runner import Examination
@@ -22,11 +21,3 @@ def examination(registry):
         return Examination(examinee, registry, pairs or ("resnet20:resnet8",))
 
     return make
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)

@@ -1,0 +1,114 @@
+"""``kdbench new-method``: a distribution of one's own, ready to be installed, checked and compared."""
+
+from __future__ import annotations
+
+import importlib.util
+import keyword
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+import kdbench
+from kdbench.errors import KdbenchError
+from kdbench.plugins import Registry
+
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+
+# Template, and where its text goes in the new distribution.
+_FILES = {
+    "pyproject.toml.j2": "pyproject.toml",
+    "readme.md.j2": "README.md",
+    "gitignore.j2": ".gitignore",
+    "plugin.py.j2": "src/{package}/__init__.py",
+    "loss.py.j2": "src/{package}/loss.py",
+    "test_loss.py.j2": "tests/test_{module}.py",
+    "suite.toml.j2": "suites/{name}.toml",
+}
+
+
+class ScaffoldError(KdbenchError):
+    """A name that a method cannot have, or a place that is taken."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """What the parts of a method's distribution are called."""
+
+    name: str
+    """The method's name in suites: ``my-loss``."""
+
+    @property
+    def distribution(self) -> str:
+        """The distribution: ``kdbench-my-loss``."""
+        return f"kdbench-{self.name}"
+
+    @property
+    def module(self) -> str:
+        """The name with underscores: ``my_loss``."""
+        return self.name.replace("-", "_")
+
+    @property
+    def package(self) -> str:
+        """The import package: ``kdbench_my_loss``."""
+        return f"kdbench_{self.module}"
+
+    @property
+    def class_name(self) -> str:
+        """The class: ``MyLoss``."""
+        return "".join(part.capitalize() for part in self.name.split("-"))
+
+    @property
+    def function(self) -> str:
+        """The pure function: ``my_loss`` (``focus_loss`` for ``focus``)."""
+        return self.module if self.module.endswith("loss") else f"{self.module}_loss"
+
+
+def check_name(name: str, registry: Registry) -> Names:
+    """The names that follow from ``name``.
+
+    Raises:
+        ScaffoldError: it is no lower-case name with dashes, or something installed is called so already.
+    """
+    if not _NAME.fullmatch(name):
+        raise ScaffoldError(
+            f"'{name}' cannot name a method: lower-case letters, digits and single dashes, "
+            "a letter first, as in 'my-loss'"
+        )
+    names = Names(name)
+    if keyword.iskeyword(names.class_name):
+        raise ScaffoldError(f"'{name}' cannot name a method: its class would be called {names.class_name}")
+    for offer in registry.methods:
+        if offer.spec.name == name:
+            raise ScaffoldError(f"'{name}' is already a method of {offer.provider}; choose another name")
+    if importlib.util.find_spec(names.package) is not None:
+        raise ScaffoldError(f"'{name}' needs a package {names.package}, and one is installed; choose another name")
+    return names
+
+
+def create(names: Names, directory: Path) -> list[Path]:
+    """Write the distribution into ``directory``; the files written.
+
+    Raises:
+        ScaffoldError: the directory exists and is not empty, or cannot be written.
+    """
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise ScaffoldError(f"{directory}: exists already; nothing is overwritten, name another with --directory")
+    environment = Environment(
+        loader=PackageLoader("kdbench.scaffold"),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    written = []
+    for template, place in _FILES.items():
+        text = environment.get_template(template).render(names=names, kdbench_version=kdbench.__version__)
+        path = directory / place.format(package=names.package, module=names.module, name=names.name)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise ScaffoldError(f"{path}: cannot be written: {error.strerror or error}") from error
+        written.append(path)
+    return written
