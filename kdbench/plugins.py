@@ -338,19 +338,27 @@ def discover(files: Iterable[str | Path] = ()) -> Registry:
         registry.add(name, importlib.import_module(name), own)
     seen = set()
     for entry in importlib.metadata.entry_points(group=GROUP):
-        distribution = (entry.dist and entry.dist.name) or entry.module
-        version = (entry.dist and entry.dist.version) or "(no version)"
+        provider = _provider(entry)
         # A path that stands twice on sys.path shows its distributions twice.
-        if (distribution, entry.name) in seen:
+        if (provider.distribution, entry.name) in seen:
             continue
-        seen.add((distribution, entry.name))
-        provider = Provider(distribution, version, hash_source=_is_editable(distribution))
+        seen.add((provider.distribution, entry.name))
         # The distribution is part of the name: two plugins with one entry-point name must not replace each other.
-        name = f"{distribution}:{entry.name}"
+        name = f"{provider.distribution}:{entry.name}"
         _add_isolated(registry, name, provider, entry.load)
     for file in files:
         _add_file(registry, Path(file))
     return registry
+
+
+def _provider(entry: importlib.metadata.EntryPoint) -> Provider:
+    # What an interrupted uninstallation left behind may have entry points, and no metadata.
+    try:
+        known = {"name": entry.dist.name, "version": entry.dist.version} if entry.dist else {}
+    except (KeyError, FileNotFoundError):
+        known = {}
+    distribution = known.get("name") or entry.module
+    return Provider(distribution, known.get("version") or "(no version)", hash_source=_is_editable(distribution))
 
 
 def _add_isolated(registry: Registry, name: str, provider: Provider, load: Any) -> None:

@@ -287,6 +287,8 @@ def test_entry_point_to_nowhere(install: Install) -> None:
     ]
 
 
+# Python's own reader warns that this will be an error of its own one day.
+@pytest.mark.filterwarnings("ignore:Implicit None:DeprecationWarning")
 def test_remains_of_an_uninstalled_distribution(install: Install, tmp_path: Path) -> None:
     install("kdbench-gone", "")
     info = tmp_path / "site" / "kdbench_gone-1.0.dist-info"
