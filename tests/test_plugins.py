@@ -168,6 +168,12 @@ def test_entry_point_may_name_an_object(install: Install) -> None:
 
 # ---- broken plugins
 
+
+def hook(source: str) -> str:
+    """A plugin that begins with this hook."""
+    return "from kdbench.hookspecs import hookimpl\n\n@hookimpl" + dedent(source)
+
+
 BROKEN = {
     "missing import": (
         "import faiss_that_nobody_has",
@@ -177,77 +183,56 @@ BROKEN = {
     "raises while imported": ("raise ValueError('no licence')", "failed to import: ValueError: no licence"),
     "leaves while imported": ("raise SystemExit(3)", "failed to import: SystemExit: 3"),
     "unknown hook": (
-        """
-        from kdbench.hookspecs import hookimpl
-
-        @hookimpl
+        hook("""
         def kdbench_method():
             return []
-        """,
+        """),
         "failed to register: implements 'kdbench_method', which is no hook; did you mean 'kdbench_methods'?",
     ),
     "surplus argument": (
-        """
-        from kdbench.hookspecs import hookimpl
-
-        @hookimpl
+        hook("""
         def kdbench_suite_started(plan):
             raise AssertionError("half registered")
 
         @hookimpl
         def kdbench_trial_started(trial, runs):
             pass
-        """,
+        """),
         "failed to register: hook 'kdbench_trial_started' has no argument 'runs'; did you mean 'run'?",
     ),
     "hook without arguments": (
-        """
-        from kdbench.hookspecs import hookimpl
-
-        @hookimpl
+        hook("""
         def kdbench_methods(plan):
             return []
-        """,
+        """),
         "failed to register: hook 'kdbench_methods' has no argument 'plan'; it has none",
     ),
     "hook raises": (
-        """
-        from kdbench.hookspecs import hookimpl
-
-        @hookimpl
+        hook("""
         def kdbench_methods():
             raise KeyError("weights")
-        """,
+        """),
         "failed to register: KeyError: 'weights'",
     ),
     "hook returns nothing": (
-        """
-        from kdbench.hookspecs import hookimpl
-
-        @hookimpl
+        hook("""
         def kdbench_models():
             pass
-        """,
+        """),
         "failed to register: kdbench_models must return a list, got None",
     ),
     "hook returns something else": (
-        """
-        from kdbench.hookspecs import hookimpl
-
-        @hookimpl
+        hook("""
         def kdbench_datasets():
             return [3]
-        """,
+        """),
         "failed to register: offered 3, which is no DatasetSpec",
     ),
     "no method": (
-        """
-        from kdbench.hookspecs import hookimpl
-
-        @hookimpl
+        hook("""
         def kdbench_methods():
             return ["kd"]
-        """,
+        """),
         "failed to register: offered 'kd', which is neither a MethodSpec nor a Method class",
     ),
 }
