@@ -64,11 +64,11 @@ def _write_onnx(path: Path, student: Student, facts: Mapping[str, Any]) -> None:
         raise ExportError("torch gave no ONNX program")
     program.model.metadata_props[HEADER] = json.dumps(facts)
     program.save(path, external_data=False)
-    _compare(path, student, other)
+    compare(path, student, other)
 
 
-def _compare(path: Path, student: Student, images: Tensor) -> None:
-    """Run the written program; what does not reproduce the student is not worth having."""
+def compare(path: Path, student: Student, images: Tensor) -> None:
+    """Run a written program on ``images``. Raises :class:`ExportError` where its logits are not the student's."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -70,9 +70,8 @@ class Student(nn.Module):
     def __init__(self, network: TappedModel, method: Method, reads: Sequence[str]) -> None:
         super().__init__()
         self.network = network
-        self.parts = nn.ModuleDict(
-            {part.replace(".", "/"): method.get_submodule(part) for part in method.part_of_student}
-        )
+        self.part_names = tuple(method.part_of_student)
+        self.parts = nn.ModuleList(method.get_submodule(name) for name in self.part_names)
         # A bound function, which torch does not take for a submodule as it would the method.
         self._predict = method.predict
         self.reads = tuple(reads)
@@ -142,9 +141,8 @@ def fingerprint(blueprint: Blueprint, registry: Registry) -> str:
 def state(student: Student) -> dict[str, Tensor]:
     """The weights by the names of ``student.safetensors``: the network's own, and ``method.<part>.<name>``."""
     weights = dict(student.network.state_dict())
-    for part, module in student.parts.items():
-        prefix = METHOD + part.replace("/", ".")
-        weights |= {f"{prefix}.{name}": value for name, value in module.state_dict().items()}
+    for prefix, module in _parts(student):
+        weights |= {prefix + name: value for name, value in module.state_dict().items()}
     return {name: value.detach().contiguous() for name, value in weights.items()}
 
 
@@ -152,11 +150,15 @@ def load(student: Student, weights: Mapping[str, Tensor], path: Path) -> None:
     """Load what :func:`state` gives. Raises :class:`ExportError` where the weights are not the student's."""
     rest = dict(weights)
     try:
-        for part, module in student.parts.items():
-            prefix = f"{METHOD}{part.replace('/', '.')}."
+        for prefix, module in _parts(student):
             own = [name for name in rest if name.startswith(prefix)]
             module.load_state_dict({name.removeprefix(prefix): rest.pop(name) for name in own})
         student.network.load_state_dict(rest)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ExportError(f"{path}: the weights are not those of this student: {reason}") from error
+
+
+def _parts(student: Student) -> Iterator[tuple[str, nn.Module]]:
+    """What the student predicts with beside its network, each with what its weights' names begin with."""
+    return ((f"{METHOD}{name}.", part) for name, part in zip(student.part_names, student.parts, strict=True))
