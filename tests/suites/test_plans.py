@@ -234,7 +234,7 @@ def test_imagenet_trains_two_convolutional_pairs_and_a_transformer(photographs: 
         ("imagenet", "data.root: data/imagenet: no such folder; set it to the folder that holds train/ and"),
         (
             "tiny-imagenet-32",
-            "data.root: data/tiny-imagenet-200: no such folder; set it to the folder that holds wnids",
+            "data.root: data/tiny-imagenet-200: no such folder; set it to the folder that holds",
         ),
     ],
 )
