@@ -75,6 +75,8 @@ class Opened:
     suite: Suite
     registry: plugin_room.Registry
     resolver: Resolver
+    overrides: tuple[str, ...] = ()
+    plugins: tuple[str, ...] = ()
 
     @cached_property
     def plan(self) -> Plan:
@@ -91,7 +93,8 @@ def open_suite(suite: str | Path, *, overrides: Sequence[str] = (), plugins: Seq
     tables = load.read(path, overrides)
     registry = plugin_room.discover([*plugins, *load.plugin_files(path, tables)])
     checked = load.load(path, tables, Catalogue(registry))
-    return Opened(path, checked, registry, Resolver(checked, registry, path.parent))
+    resolver = Resolver(checked, registry, path.parent)
+    return Opened(path, checked, registry, resolver, tuple(overrides), tuple(map(str, plugins)))
 
 
 def run_suite(
@@ -230,6 +233,8 @@ class _Run:
             {
                 "suite": plan.suite.model_dump(mode="json"),
                 "path": str(self.opened.path),
+                "overrides": list(self.opened.overrides),
+                "plugins": list(self.opened.plugins),
                 "trials": [trial.describe() for trial in plan.trials],
                 "teachers": [{"name": t.name, "key": t.key, "model": t.model} for t in plan.teachers],
                 "environment": dict(self.info.environment),

@@ -159,6 +159,8 @@ def command(study: Study) -> str:
     options = [f"--method={shlex.quote(glob)}" for glob in study.filters.methods]
     options += [f"--pair={shlex.quote(pair)}" for pair in study.filters.pairs]
     options += [f"--seed={seed}" for seed in study.filters.seeds]
+    options += [f"--set={shlex.quote(override)}" for override in study.plan.get("overrides", ())]
+    options += [f"--plugin={shlex.quote(file)}" for file in study.plan.get("plugins", ())]
     path = str(study.plan.get("path") or study.name)
     # A suite that ships with the package is called by its name, wherever it lies.
     named = next((name for name, file in shipped().items() if str(file) == path), path)

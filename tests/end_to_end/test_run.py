@@ -274,7 +274,10 @@ def test_the_lazy_api_is_the_real_one():
     assert run_suite is real
 
 
-def test_the_plan_remembers_all_trials_whatever_was_run(write_suite, run, tmp_path):
-    run(write_suite("none", "kd"), methods=["kd"])
+def test_the_plan_remembers_all_trials_and_the_report_how_to_make_them(write_suite, run, tmp_path):
+    suite = write_suite("none", "kd")
+    run(suite, methods=["kd"], overrides=["recipe.epochs=1", "recipe.lr=0.1"])
     plan = SuiteFolder(tmp_path / "runs", "tiny").plan
     assert [(row["label"], row["status"]) for row in plan["trials"]] == [("none", "pending"), ("kd", "done")]
+    page = (tmp_path / "reports/tiny/leaderboard.md").read_text()
+    assert f"kdbench run {suite} --method=kd --set=recipe.epochs=1 --set=recipe.lr=0.1" in page
