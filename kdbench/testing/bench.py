@@ -128,8 +128,8 @@ class Bench:
 
         ``change`` is applied to each tap. ``teacher_records``: the teacher's taps record gradients, too.
         """
-        student = _draw(self.student, size, torch.Generator().manual_seed(derive(seed, "student")))
-        teacher = _draw(self.teacher, size, torch.Generator().manual_seed(derive(seed, "teacher")))
+        student = self._drawn("student", size, seed)
+        teacher = self._drawn("teacher", size, seed)
         return Inputs(
             _taps(student, change, records=True), _taps(teacher, change, teacher_records), self.batch(size, seed)
         )
@@ -139,6 +139,17 @@ class Bench:
         student = self._outputs(self.student_name, dtype)
         teacher = self._outputs(self.teacher_name, dtype)
         return Inputs(_taps(student, unchanged, records=True), _taps(teacher, unchanged, records=False), self.batch())
+
+    def _drawn(self, who: str, size: int, seed: int) -> Mapping[str, Tensor]:
+        key = (who, size, seed)
+        if key not in self._draws:
+            network = self.student if who == "student" else self.teacher
+            self._draws[key] = _draw(network, size, torch.Generator().manual_seed(derive(seed, who)))
+        return self._draws[key]
+
+    @cached_property
+    def _draws(self) -> dict[tuple[str, int, int], Mapping[str, Tensor]]:
+        return {}
 
     def _outputs(self, name: str, dtype: torch.dtype) -> Mapping[str, Tensor]:
         key = (name, dtype)
@@ -172,4 +183,5 @@ def _draw(network: Signature, size: int, generator: torch.Generator) -> dict[str
 def _taps(taps: Mapping[str, Tensor], change: Change, records: bool) -> dict[str, Tensor]:
     # The engine hands out float32 whatever the network's precision.
     changed = {name: change(name, values).float() for name, values in taps.items()}
-    return {name: v.requires_grad_().clone() if records else v for name, v in changed.items()}
+    # Copies: a method that writes to its inputs must not change those of the next.
+    return {name: (v.detach().requires_grad_() if records else v).clone() for name, v in changed.items()}

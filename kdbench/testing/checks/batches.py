@@ -55,9 +55,7 @@ def batch_growth(subject: Subject) -> str | None:
             if exponent > GROWS:
                 grown.append(f"{small.stage}: term '{name}' grows as B^{exponent:.2f}")
     if grown:
-        raise CheckFailed(
-            f"{'; '.join(grown)} (B images, repeated from {sizes[0]} to {sizes[1]}); average over the batch"
-        )
+        raise CheckFailed(f"{'; '.join(grown)} with B images; average over the batch")
     return "exponent of B: " + ", ".join(told)
 
 

@@ -1,0 +1,122 @@
+"""``docs/methods.md`` from the registry: ``python -m kdbench.docs > docs/methods.md``."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from kdbench.describe import STUDENT, TEACHER, describe_offer
+from kdbench.hookspecs import MethodSpec
+from kdbench.plugins import Offer, Registry, discover
+from kdbench.settings import REQUIRED
+
+DISTRIBUTION = "kdbench"
+
+INTRODUCTION = """\
+# Methods
+
+<!-- Written by `python -m kdbench.docs > docs/methods.md`; a test fails when it is not current. -->
+
+The {count} losses that come with kdbench. Those of other distributions stand beside them in `kdbench list methods`;
+`kdbench describe NAME` tells the same of each as this page does. A name with a slash is a variant: the same class
+with other settings, or another system's formulation under its own name.
+
+*Reads* are the taps that a loss sees of both networks: `stage*` every stage's map, `stage*/pre` the same before the
+activation, `stage-1` the last. *Adapters* are trained along with the student and counted in the cost table; their sizes
+are those for {teacher} teaching {student} on CIFAR-100.
+"""
+
+
+def methods_page(registry: Registry) -> str:
+    """The page as Markdown: an overview, and a section for each first-party method."""
+    rows = [_row(offer, registry) for offer in first_party(registry)]
+    parts = [
+        INTRODUCTION.format(count=len(rows), teacher=TEACHER, student=STUDENT),
+        "\n".join(
+            [
+                "| method | what it is | source |",
+                "|---|---|---|",
+                *(f"| [`{r['name']}`](#{_anchor(r['name'])}) | {_cell(r['summary'])} | {_source(r)} |" for r in rows),
+            ]
+        )
+        + "\n",
+        *("\n".join(_section(row)) + "\n" for row in rows),
+    ]
+    return "\n".join(parts)
+
+
+def first_party(registry: Registry) -> list[Offer[MethodSpec]]:
+    """The methods that come with kdbench, in their order; not those of what else is installed."""
+    return [offer for offer in registry.methods if offer.provider.distribution == DISTRIBUTION]
+
+
+def _row(offer: Offer[MethodSpec], registry: Registry) -> dict[str, Any]:
+    """What is known of a method; less where it cannot be built without being told more."""
+    row = offer.to_json()
+    if any(setting.default == REQUIRED for setting in offer.facts.settings.values()):
+        settings = {name: setting.to_json() for name, setting in offer.facts.settings.items()}
+        return {**row, "settings": settings, "stages": (), "reads": None}
+    stages = offer.load()(**offer.spec.presets).stages()
+    return {**row, **describe_offer(offer, registry), "stages": stages}
+
+
+def _section(row: Mapping[str, Any]) -> Iterable[str]:
+    yield f"## `{row['name']}`"
+    yield ""
+    yield row["summary"]
+    yield ""
+    if row["paper"]:
+        yield f"- Source: {row['paper']}"
+    yield f"- Reads: {_reads(row)}"
+    for key, value in row.items():
+        if key.startswith("adapters_for_") and value:
+            yield f"- Adapters: {', '.join(f'`{name}` ({size})' for name, size in value.items())}"
+    for stage in row["stages"]:
+        trains, reads = (", ".join(f"`{name}`" for name in names) for names in (stage.trains, sorted(stage.reads)))
+        yield f"- Stage before the main one: `{stage.name}`, {stage.epochs} epochs; reads {reads}; trains {trains}"
+    for check, reason in row.get("expected_failures", {}).items():
+        yield f"- Fails the check `{check}` by its nature: {reason}"
+    if row["settings"]:
+        yield ""
+        yield "| setting | default | type |"
+        yield "|---|---|---|"
+        for name, setting in row["settings"].items():
+            yield f"| `{name}` | {_default(setting['default'])} | {_cell(setting['type'])} |"
+
+
+def _reads(row: Mapping[str, Any]) -> str:
+    if row["reads"] is None:
+        return "what its settings ask for"
+    student = _names(row.get("student_reads", row["reads"]))
+    teacher = _names(row.get("teacher_reads", row["reads"])) if row["needs_teacher"] else "nothing"
+    return student if student == teacher else f"{student} of the student, {teacher} of the teacher"
+
+
+def _names(reads: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in sorted(reads))
+
+
+def _default(value: Any) -> str:
+    return "required" if value == REQUIRED else f"`{json.dumps(value)}`"
+
+
+def _source(row: Mapping[str, Any]) -> str:
+    """The paper with its address behind its words."""
+    words, _, address = str(row["paper"]).rpartition(", ")
+    return f"[{_cell(words)}]({address})" if address.startswith("https://") else _cell(row["paper"])
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _anchor(name: str) -> str:
+    """As GitHub and others make anchors of headings."""
+    return re.sub(r"[^\w-]", "", name.lower())
+
+
+if __name__ == "__main__":
+    sys.stdout.write(methods_page(discover()))

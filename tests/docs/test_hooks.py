@@ -1,0 +1,81 @@
+"""The page on hooks names each with its signature, and its examples work."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import inspect
+import re
+from types import SimpleNamespace
+
+import pytest
+
+from kdbench import hookspecs
+from kdbench.plugins import discover
+
+PAGE = "hooks.md"
+HOOKS = {name: item for name, item in vars(hookspecs).items() if name.startswith("kdbench_")}
+
+
+def signature(name):
+    """A hook as its source has it."""
+    found = inspect.signature(HOOKS[name])
+    arguments = ", ".join(f"{key}: {parameter.annotation}" for key, parameter in found.parameters.items())
+    return f"def {name}({arguments}) -> {found.return_annotation}"
+
+
+def sections(text):
+    """The text under each heading of the third level, by heading."""
+    parts = re.split(r"^### (.*)$", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_a_hook_is_documented_with_its_signature(name, page):
+    section = sections(page(PAGE))[name]
+    assert f"```python\n{signature(name)}\n```" in section
+    words = re.sub(r"```.*?```", "", section, flags=re.DOTALL).split()
+    assert len(words) >= 5, "say what it is for"
+
+
+def test_no_other_hook_is_documented(page):
+    assert sections(page(PAGE)).keys() == HOOKS.keys()
+
+
+@pytest.mark.parametrize("name", ["MethodSpec", "ModelSpec", "DatasetSpec", "RunInfo"])
+def test_the_fields_of_a_descriptor_are_documented(name, page):
+    around = next(part for part in re.split(r"\n(?=#{2,3} )", page(PAGE)) if f"`{name}`" in part)
+    for field in dataclasses.fields(getattr(hookspecs, name)):
+        assert f"`{field.name}`" in around
+
+
+@pytest.fixture
+def examples(blocks, tmp_path):
+    """Each example as a plugin file."""
+    files = []
+    for block in blocks(PAGE):
+        if block.language == "python" and "@hookimpl" in block.text:
+            files.append(tmp_path / f"example{len(files)}.py")
+            files[-1].write_text(block.text)
+    assert len(files) == 4
+    return files
+
+
+def test_the_examples_offer_what_they_say(examples):
+    registry = discover(examples)
+    assert registry.method("warm-kd").facts.settings["temperature"].default == 8.0
+    network = registry.model("resnet26")
+    assert network.load()(classes=3, image_shape=(3, 8, 8), **network.spec.presets).classifier
+    data = registry.dataset("scans")
+    assert data.load()(root="/nowhere", **data.spec.presets).size == 32
+
+
+def test_the_example_listens(examples, tmp_path):
+    registry = discover(examples)
+    registry.manager.hook.kdbench_epoch_finished(
+        trial=SimpleNamespace(id="a-b-kd-seed0"),
+        record={"stage": "main", "epoch": 1, "top1": 50.0},
+        run=SimpleNamespace(output=tmp_path),
+    )
+    with (tmp_path / "accuracy.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == [["a-b-kd-seed0", "main", "1", "50.0"]]
