@@ -17,6 +17,8 @@ _STYLES = {
     Status.EXPECTED_FAILURE: "magenta",
 }
 
+_ORDER = (Status.FAILED, Status.EXPECTED_FAILURE, Status.SKIPPED, Status.PASSED)
+
 
 def of_method(report: Report) -> Iterable[Table | str]:
     """Every check of one method: what it asks, how it came out, why."""
@@ -36,20 +38,25 @@ def of_method(report: Report) -> Iterable[Table | str]:
 
 
 def of_methods(reports: Sequence[Report], not_checked: Mapping[str, str]) -> Iterable[Table | str]:
-    """One row a method, and below it the reason of everything that did not pass."""
-    table = Table(show_lines=True)
+    """One row a method, and below the reasons of all that did not pass, each with the methods it holds for."""
+    table = Table()
     table.add_column("method", no_wrap=True)
+    table.add_column("pairs", justify="right")
     for status in Status:
         table.add_column(status.value, justify="right" if status is Status.PASSED else "left", overflow="fold")
     for report in reports:
-        table.add_row(escape(report.method), *(_cell(report, status) for status in Status))
+        pairs = f"{len(report.pairs)} of {len(report.pairs) + len(report.unread)}"
+        table.add_row(escape(report.method), pairs, *(_cell(report, status) for status in Status))
     yield table
+    reasons: dict[tuple[Status, str, str], list[str]] = {}
     for report in reports:
         for result in report.results:
-            if result.status in {Status.FAILED, Status.EXPECTED_FAILURE}:
-                yield f"{report.method}: [{_STYLES[result.status]}]{result.check}[/]: {escape(result.reason)}"
-    for name, reason in not_checked.items():
-        yield f"{name}: [yellow]not checked[/]: {escape(reason)}"
+            if result.status is not Status.PASSED:
+                reasons.setdefault((result.status, result.check, result.reason), []).append(report.method)
+    for (status, check, reason), methods in sorted(reasons.items(), key=lambda item: _ORDER.index(item[0][0])):
+        yield f"[{_STYLES[status]}]{status.value}[/]: {check}: {escape(reason)} ({escape(_listed(methods))})"
+    for reason in not_checked.values():
+        yield f"[yellow]not checked[/]: {escape(reason)}"
     yield summary(reports)
 
 

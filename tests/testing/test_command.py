@@ -66,7 +66,8 @@ def test_a_table_of_questions_and_answers(check, plugin):
 def test_a_failure_is_exit_code_1(check, plugin):
     code, out, _ = check(plugin(TWO), "--pair", "resnet20:resnet8")
     assert code == 1
-    assert "summed: batch-growth: main: term 'ce' grows as B^1.00" in out
+    assert "failed: batch-growth: main: term 'ce' grows as B^1.00 with B images; average over the batch (summed)" in out
+    assert "skipped: adapter-gradient: the method has no parameters to train (sound, summed)" in out
     assert "2 methods: " in out
     assert "1 failed" in out
 
