@@ -58,6 +58,25 @@ class DefaultOutOfRange(Sound):
         super().__init__()
 
 
+class DividesBySetting(Sound):
+    def __init__(self, *, temperature: float = 4.0) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def distance(self, student, teacher, batch):
+        return super().distance(student, teacher, batch) * (1 / self.temperature)
+
+
+class EdgeOfItsRange(DividesBySetting):
+    """Allows 0, at which the loss is infinite."""
+
+    def __init__(self, *, temperature: NonNegative = 4.0) -> None:
+        super().__init__(temperature=temperature)
+
+    def distance(self, student, teacher, batch):
+        return Sound.distance(self, student, teacher, batch) / torch.tensor(self.temperature)
+
+
 class Vector(Sound):
     def distance(self, student, teacher, batch):
         return (student.logits - teacher.logits).square().mean(1)
@@ -352,6 +371,8 @@ FAULTS = [
     (AnyFloat, "settings", "temperature has no annotation", ()),
     (Positional, "settings", "temperature must be a keyword-only argument", ()),
     (DefaultOutOfRange, "settings", "temperature: its default 0.0 is out of its own range", ()),
+    (DividesBySetting, "settings", "temperature = 0.0 is accepted, and then fails: float division by zero; give", ()),
+    (EdgeOfItsRange, "settings", "temperature = 0 is accepted, and the loss is then not finite", ()),
     (Vector, "terms", "main: term 'distance' must be a scalar, got shape (8,)", ...),
     (OneNumber, "terms", "main: must return named terms, got Tensor", ...),
     (Bare, "terms", "main: term 'ce' must be a pair (value, weight), got Tensor", ...),

@@ -17,7 +17,7 @@ from torch import Tensor
 from kdbench import settings as settings_of
 from kdbench.data.feed import Minibatch
 from kdbench.engine.learner import Learner
-from kdbench.method import Method
+from kdbench.method import Incompatible, Method
 from kdbench.recipe import Recipe
 from kdbench.results import TrialFolder
 from kdbench.testing.bench import BATCH_SIZE, CLASSES
@@ -25,9 +25,9 @@ from kdbench.testing.subject import CheckFailed, CheckSkipped, Step, Subject, re
 
 
 def settings(subject: Subject) -> str | None:
-    """Are settings keyword-only, annotated and with defaults, and refused where out of range?"""
+    """Are settings keyword-only, annotated and refused out of range, and do those accepted work?"""
     cls = subject.examinee.method_class
-    if "__init__" not in vars(cls) and all("__init__" not in vars(base) for base in cls.__mro__[: _above(cls)]):
+    if cls.__init__ is Method.__init__:
         return "it has no settings"
     hints = typing.get_type_hints(cls.__init__, include_extras=True)
     unlimited = []
@@ -38,29 +38,40 @@ def settings(subject: Subject) -> str | None:
             raise CheckFailed(f"{name} has no annotation; Positive, Fraction .. of kdbench.method give it a range")
         if parameter.default is not parameter.empty and settings_of.resolve(cls, {name: parameter.default})[1]:
             raise CheckFailed(f"{name}: its default {parameter.default!r} is out of its own range")
-        refused = list(_out_of_range(hints[name]))
-        for value in refused:
-            if not _refuses(cls, subject.examinee.settings, name, value):
+        for value in _out_of_range(hints[name]):
+            if not _is_refused(subject, name, value):
                 raise CheckFailed(f"{name} = {value!r} is accepted, though {hints[name]} excludes it")
-        if not _limits(hints[name]) and hints[name] in (int, float):
+        for value in _on_the_edge(hints[name]):
+            if not _is_refused(subject, name, value):
+                _assert_works(subject, name, value)
+        if hints[name] in (int, float):
             unlimited.append(name)
     return f"any number is taken for {', '.join(unlimited)}" if unlimited else None
 
 
-def _above(cls: type[Method]) -> int:
-    """How many classes stand before Method in the order of inheritance."""
-    return cls.__mro__.index(Method) if Method in cls.__mro__ else len(cls.__mro__)
-
-
-def _refuses(cls: type[Method], standing: Any, name: str, value: Any) -> bool:
-    given = {**standing, name: value}
-    if settings_of.resolve(cls, given)[1]:
+def _is_refused(subject: Subject, name: str, value: Any) -> bool:
+    """Whether the annotation or the constructor itself refuses a value."""
+    given = {**subject.examinee.settings, name: value}
+    if settings_of.resolve(subject.examinee.method_class, given)[1]:
         return True
     try:
-        cls(**given)
+        subject.examinee.method_class(**given)
     except (ValueError, TypeError):
         return True
     return False
+
+
+def _assert_works(subject: Subject, name: str, value: Any) -> None:
+    given = {**subject.examinee.settings, name: value}
+    changed = Subject(replace(subject.examinee, settings=given), subject.bench)
+    try:
+        wrong = [step.stage for step in changed.steps(subject.bench.made_up()) if not step.loss.isfinite()]
+    except Incompatible:
+        return
+    except (ArithmeticError, RuntimeError, ValueError) as error:
+        raise CheckFailed(f"{name} = {value!r} is accepted, and then fails: {error}; give it a range") from error
+    if wrong:
+        raise CheckFailed(f"{name} = {value!r} is accepted, and the loss is then not finite; give it a range")
 
 
 def _limits(annotation: Any) -> list[Any]:
@@ -88,6 +99,18 @@ def _out_of_range(annotation: Any) -> Iterator[Any]:
     base = typing.get_args(annotation)[0] if hasattr(annotation, "__metadata__") else annotation
     if base in (int, float, bool):
         yield "a text"
+
+
+def _on_the_edge(annotation: Any) -> Iterator[Any]:
+    """Values at which losses break that the annotation allows: its bounds, or 0 and -1 where it has none."""
+    for limit in _limits(annotation):
+        if isinstance(limit, Ge):
+            yield limit.ge
+        elif isinstance(limit, Le):
+            yield limit.le
+    if annotation in (int, float):
+        yield annotation(0)
+        yield annotation(-1)
 
 
 def terms(subject: Subject) -> str | None:
