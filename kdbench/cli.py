@@ -446,6 +446,34 @@ def check(
     raise typer.Exit(OK if passed else SOME_CHECK_FAILED)
 
 
+@app.command()
+def selftest(
+    device: Annotated[str, typer.Option("--device", metavar="D", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Check this machine: golden vectors in float64 and a short training with every method, on one device."""
+    from dataclasses import asdict
+
+    from kdbench import selftest as room
+    from kdbench.engine.device import choose_device, device_name
+    from kdbench.observers.progress import ProgressObserver
+    from kdbench.plugins import discover
+
+    chosen = choose_device(device)
+    golden = list(room.compare_golden(discover(), chosen))
+    trained = room.train_shortened(device, [ProgressObserver(Console(stderr=True))], _warn)
+    passed = room.passed(golden, trained)
+    if as_json:
+        vectors = [{**asdict(agreement), "passed": agreement.passed} for agreement in golden]
+        students = [{**asdict(student), "passed": student.passed} for student in trained]
+        _print_json({"device": device_name(chosen), "passed": passed, "golden": vectors, "trained": students})
+    else:
+        for part in room.tables(golden, trained, device_name(chosen)):
+            _print(part)
+    raise typer.Exit(OK if passed else SOME_CHECK_FAILED)
+
+
 class Form(StrEnum):
     """The forms that ``kdbench export`` writes."""
 

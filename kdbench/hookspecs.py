@@ -68,6 +68,18 @@ class DatasetSpec:
 
 
 @dataclass(frozen=True)
+class GoldenSpec:
+    """Golden vectors on offer: inputs of losses, with the values and gradients that reference implementations give.
+
+    ``target`` is ``package.module:function``. Called with a ``torch.device``, it yields each case's name and, by name
+    (``loss``, and a name for each gradient), pairs of float64 tensors: what the loss gives there, what it should give.
+    """
+
+    name: str
+    target: str
+
+
+@dataclass(frozen=True)
 class RunInfo:
     """One invocation of ``kdbench run``."""
 
@@ -98,6 +110,11 @@ def kdbench_models() -> Sequence[ModelSpec]:  # type: ignore[empty-body]
 @hookspec
 def kdbench_datasets() -> Sequence[DatasetSpec]:  # type: ignore[empty-body]
     """Offer data sets."""
+
+
+@hookspec
+def kdbench_golden() -> Sequence[GoldenSpec]:  # type: ignore[empty-body]
+    """Offer golden vectors, to which ``kdbench selftest`` holds the losses on a device."""
 
 
 @hookspec

@@ -5,7 +5,7 @@ This module loads no torch: a method is imported when it is trained, not when it
 
 from __future__ import annotations
 
-from kdbench.hookspecs import MethodSpec, hookimpl
+from kdbench.hookspecs import GoldenSpec, MethodSpec, hookimpl
 
 EASY_TRANSFER = "Alibaba EasyTransfer, 2020, https://github.com/alibaba/EasyTransfer"
 AKIDA = "BrainChip Akida models, https://doc.brainchipinc.com"
@@ -137,3 +137,9 @@ METHODS = CLASSIC + VARIANTS + FURTHER
 def kdbench_methods() -> list[MethodSpec]:
     """All of the above."""
     return list(METHODS)
+
+
+@hookimpl
+def kdbench_golden() -> list[GoldenSpec]:
+    """The golden vectors that the losses are tested with."""
+    return [GoldenSpec("kdbench-methods", "kdbench_methods.golden:cases")]

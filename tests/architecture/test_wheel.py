@@ -17,7 +17,7 @@ def installed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The unpacked wheel."""
     folder = tmp_path_factory.mktemp("wheel")
     sources = folder / "sources"
-    for name in ("kdbench", "plugins", "suites"):
+    for name in ("kdbench", "plugins", "suites", "tests/golden"):
         shutil.copytree(root / name, sources / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(root / name, sources)
@@ -40,6 +40,7 @@ def test_a_wheel_holds_the_packages_and_the_suites_and_no_more(root: Path, insta
         files(root / "kdbench", "kdbench/")
         | files(root / "plugins" / "kdbench_methods", "kdbench_methods/")
         | files(root / "suites", "kdbench/suites/")
+        | files(root / "tests" / "golden", "kdbench_methods/golden_vectors/")
     )
     found = {name for name in files(installed) if ".dist-info/" not in name}
     assert found == expected
@@ -52,3 +53,13 @@ def test_suites_go_by_name_from_any_folder(installed: Path, tmp_path: Path) -> N
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert Path(done.stdout.strip()) == installed / "kdbench" / "suites" / "digits.toml"
+
+
+def test_golden_vectors_come_along(installed: Path, tmp_path: Path) -> None:
+    program = (
+        "import torch; from kdbench_methods.golden import cases; print(sum(1 for _ in cases(torch.device('cpu'))))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert int(done.stdout) == 35
