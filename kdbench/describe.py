@@ -29,7 +29,10 @@ def describe_offer(offer: Offer[Any], registry: Registry) -> dict[str, Any]:
 
 
 def _method(offer: Offer[Any], registry: Registry) -> dict[str, Any]:
-    method: Method = offer.load()(**offer.spec.presets)
+    try:
+        method: Method = offer.load()(**offer.spec.presets)
+    except TypeError:  # it has settings without defaults, and shows nothing before they are given
+        return {}
     reads = {"needs_teacher": method.needs_teacher, "reads": sorted(method.reads)}
     if method.student_reads is not None:
         reads["student_reads"] = sorted(method.student_reads)

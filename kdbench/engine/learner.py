@@ -111,6 +111,7 @@ class Learner:
         self._names: tuple[str, ...] = ()
         self._images = 0
         self._enter()
+        self._leave_empty_stages()
 
     # ---- where it is
 
@@ -314,7 +315,13 @@ class Learner:
             self.finished = True
             return
         self._end_stage()
+        self._leave_empty_stages()
         self.epoch = 0
+
+    def _leave_empty_stages(self) -> None:
+        """A first stage of no epochs, as settings may have it, is over at once."""
+        while not self.in_main and self.phase.epochs == 0:
+            self._end_stage()
 
     def _end_stage(self) -> None:
         name = self.phase.name

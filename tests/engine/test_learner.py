@@ -56,6 +56,18 @@ def test_a_first_stage_trains_what_it_names_and_nothing_else(learner, train):
     assert not torch.equal(after["method.adapter.weight"], before["method.adapter.weight"])
 
 
+def test_a_first_stage_of_no_epochs_is_over_at_once(learner, train):
+    class Empty(Body):
+        def stages(self):
+            return [Stage("first", self.first, 0, ("student.body", "adapter"), frozenset({"stage-1"}))]
+
+    one = learner(Empty(), epochs=1)
+    assert one.in_main
+    assert not one.method.adapter.weight.requires_grad
+    train(one)
+    assert [r["stage"] for r in one.records] == ["main"]
+
+
 def test_in_a_body_stage_the_heads_keep_every_bit(learner, train):
     one = learner(Body(), epochs=1)
     head = one.network.get_submodule(one.network.head[0])
