@@ -81,6 +81,9 @@ def main() -> None:
             raise
         _error(str(error))
         code = USAGE
+    except SystemExit as error:
+        _error(f"internal error: something called sys.exit({error.code!r})")
+        code = SOME_TRIAL_FAILED
     except BrokenPipeError:
         # The reader (head, less) has seen enough; Python must not complain when it closes the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -174,9 +177,9 @@ def run(
     if results.interrupted:
         _error("interrupted; every trial is saved, and the same command goes on from here")
         raise typer.Exit(INTERRUPTED)
-    failed = [trial for trial in results.failed if results.filters.match(trial)]
+    failed = results.missing
     for trial in failed:
-        _error(f"{trial.id}: failed: {trial.reason}")
+        _error(f"{trial.id}: {trial.status}: {trial.reason}")
     if failed:
         _error(f"{len(failed)} trial(s) failed; see error.json in {results.folder.path}; the next run tries again")
     leaderboard = results.report / "leaderboard.md"

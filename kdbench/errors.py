@@ -46,6 +46,10 @@ class ExportError(KdbenchError):
     """A student that cannot be written, or read, in the wanted form."""
 
 
+class TeacherMismatchError(KdbenchError):
+    """A teacher that is not as good as its suite expects; the run stops before spending on students."""
+
+
 class Incompatible(KdbenchError):  # noqa: N818 - it states a fact about a pair, it is not a failure
     """Raised by a method's ``setup`` when it cannot read a student or teacher; the trial is skipped."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,7 +16,7 @@ import torch
 from kdbench import settings as settings_of
 from kdbench.data.base import DataFacts, Dataset
 from kdbench.data.splits import limit_facts
-from kdbench.errors import Incompatible, KdbenchError, ModelError, PluginError, SuiteError, did_you_mean
+from kdbench.errors import Incompatible, ModelError, PluginError, SuiteError, did_you_mean
 from kdbench.method import DataSignature, Method, Signature
 from kdbench.models.base import TappedModel, signature
 from kdbench.models.weights import load_weights
@@ -140,7 +141,9 @@ class Resolver:
     def data_identity(self) -> dict[str, Any]:
         """What decides the images, and no path."""
         settings = {k: v for k, v in self._data_settings.items() if k not in _NOT_IDENTITY}
-        return {"name": self.suite.data.name, **settings, **self.limits}
+        source = _foreign_source(self.registry.dataset(self.suite.data.name))
+        listing = self.dataset.facts().listing
+        return {"name": self.suite.data.name, **settings, **self.limits, "source": source, "listing": listing}
 
     def network(self, name: str, recipe: Recipe | None = None, weights: str | None = None) -> TappedModel:
         """A network by name, freshly initialised or with the given weights."""
@@ -192,6 +195,7 @@ class Resolver:
             weights=weights,
             weights_sha256=digest,
             seed=table.seed,
+            model_source=_foreign_source(self.registry.model(table.model)),
             expected_top1=table.expected_top1,
             tolerance=table.tolerance,
         )
@@ -222,11 +226,15 @@ class Resolver:
                     settings=settings,
                     recipe=recipe,
                     origin=origin,
+                    student_source=_foreign_source(self.registry.model(pair.student)),
                 )
                 reason = self._incompatibility(first)
                 for seed in self.suite.seeds:
                     trial = replace(first, seed=seed)
                     trials.append(trial.with_status("skipped", reason) if reason else trial)
+        twice = [i for i, count in Counter(trial.id for trial in trials).items() if count > 1]
+        if twice:
+            raise SuiteError([f"methods: two labels give one trial id, {twice[0]}; make them differ in letters"])
         return Plan(self.suite, tuple(trials))
 
     def _incompatibility(self, trial: Trial) -> str:
@@ -234,15 +242,25 @@ class Resolver:
         try:
             with torch.device("meta"):
                 method = self.method(trial)
+        except (Exception, SystemExit) as error:
+            what = f"{trial.method} cannot be made with these settings: {error or type(error).__name__}"
+            raise SuiteError([f"methods.{trial.label}: {what}"]) from error
+        try:
+            with torch.device("meta"):
                 data = DataSignature(self.facts.classes, self.facts.n_train)
                 method.setup(self.signature(trial.student), self.signature(trial.teacher.model), data)
         except Incompatible as error:
             return str(error)
-        except KdbenchError:
+        except ModelError:
             raise
-        except Exception:  # noqa: BLE001 - should it be one off the meta device too, the trial fails when it runs
+        except (Exception, SystemExit):  # noqa: BLE001 - if it is one off the meta device too, the trial will fail
             return ""
         return ""
+
+
+def _foreign_source(offer: Offer[Any]) -> str:
+    """The fingerprint of a model or data set that a plugin brings; our own changes raise the protocol instead."""
+    return "" if offer.provider.distribution == "kdbench" else offer.fingerprint
 
 
 def method_fingerprint(registry: Registry, offer: Offer[Any], settings: Mapping[str, Any]) -> str:

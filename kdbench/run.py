@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import secrets
 import signal
 import threading
@@ -28,7 +29,7 @@ from kdbench.engine.cohort import Interrupted, Lockstep, Teacher
 from kdbench.engine.device import Precision, choose_device, device_name
 from kdbench.engine.learner import Learner, now
 from kdbench.environment import describe_environment
-from kdbench.errors import KdbenchError, ResultsError, TrialError
+from kdbench.errors import DataError, KdbenchError, ResultsError, TeacherMismatchError, TrialError
 from kdbench.hookspecs import RunInfo
 from kdbench.method import DataSignature
 from kdbench.models.base import TappedModel, signature
@@ -38,7 +39,7 @@ from kdbench.resolve import Catalogue, Filters, Resolver, with_results
 from kdbench.results import SuiteFolder, TrialFolder
 from kdbench.seeding import derive
 from kdbench.suite import load
-from kdbench.suite.plan import Cohort, Plan, TeacherPlan, Trial
+from kdbench.suite.plan import Cohort, Plan, TeacherPlan, Trial, content_hash
 from kdbench.suite.schema import Suite
 
 if TYPE_CHECKING:
@@ -59,6 +60,12 @@ class Results:
     def failed(self) -> list[Trial]:
         """Trials whose last attempt failed."""
         return [trial for trial in self.plan.trials if trial.status == "failed"]
+
+    @property
+    def missing(self) -> list[Trial]:
+        """Trials that were asked for and have no outcome."""
+        asked = (trial for trial in self.plan.trials if self.filters.match(trial))
+        return [trial for trial in asked if trial.status in {"failed", "pending"}]
 
     def to_frame(self) -> pd.DataFrame:
         """One row a trial; accuracies in percent, times in seconds."""
@@ -131,6 +138,9 @@ def run_suite(
     report = Path(report_dir) / opened.suite.name
     for broken in opened.registry.broken:
         warn(f"plugin {broken}")
+    if chosen_device.type == "cuda":
+        # Events and streams belong to the current device.
+        torch.cuda.set_device(chosen_device)
     with _only_one_run(folder), _stop_at_interrupt(warn) as stopping:
         folder.check_protocol()
         environment = {**describe_environment(), "device": device_name(chosen_device)}
@@ -144,24 +154,29 @@ def run_suite(
             chosen=frozenset(trial.id for trial in opened.plan.trials if filters.match(trial)),
         )
         standing = default_observers(tracking_uri, console, warn) if observers is None else observers
-        with _registered(standing, opened.registry):
+        with _registered(standing, opened.registry, warn):
             notify = Notifier(opened.registry.manager, warn)
             run = _Run(opened, folder, info, chosen_device, notify, warn, stopping, allow_teacher_mismatch)
             return run(filters, fresh=fresh)
 
 
 @contextmanager
-def _registered(observers: Sequence[object], registry: plugin_room.Registry) -> Iterator[None]:
+def _registered(
+    observers: Sequence[object], registry: plugin_room.Registry, warn: Callable[[str], None]
+) -> Iterator[None]:
     """Observers listen for as long as this lasts, and are closed however it ends."""
-    for observer in observers:
-        registry.manager.register(observer)
     try:
+        for number, observer in enumerate(observers):
+            registry.manager.register(observer, name=f"{type(observer).__name__} {number}")
         yield
     finally:
         for observer in observers:
             close = getattr(observer, "close", None)
-            if close is not None:
-                close()
+            try:
+                if close is not None:
+                    close()
+            except Exception as error:  # noqa: BLE001 - an observer costs no run
+                warn(f"observer '{type(observer).__name__}' failed to close: {type(error).__name__}: {error}")
 
 
 def default_observers(tracking_uri: str | None, console: Console, warn: Callable[[str], None]) -> list[object]:
@@ -216,15 +231,29 @@ class _Run:
         for trial in plan.trials:
             if trial.status == "skipped" and trial.id in chosen:
                 self.notify("kdbench_trial_skipped", trial=trial, reason=trial.reason, run=self.info)
-        interrupted = False
         try:
-            for cohort in plan.cohorts:
-                self._train(cohort, [trial for trial in cohort.trials if trial.id in chosen])
+            self._train_all(plan, chosen, {"pending", "failed"})
+            # A teacher that had to be made anew may have left results of earlier cohorts behind.
+            self._train_all(with_results(self.opened.plan, self.folder), chosen, {"pending"})
         except Interrupted:
-            interrupted = True
+            return self._end(filters, interrupted=True)
+        except Exception:
+            self._end(filters, interrupted=True)
+            raise
+        return self._end(filters, interrupted=False)
+
+    def _train_all(self, plan: Plan, chosen: frozenset[str], states: set[str]) -> None:
+        for cohort in plan.cohorts:
+            trials = [trial for trial in cohort.trials if trial.id in chosen and trial.status in states]
+            if trials and self.stopping.is_set():
+                raise Interrupted("interrupted")
+            if trials:
+                self._train(cohort, trials)
+
+    def _end(self, filters: Filters, *, interrupted: bool) -> Results:
         plan = with_results(self.opened.plan, self.folder)
         self._remember(plan)
-        write_report(self.folder, self.info.report, filters, self.warn)
+        write_report(self.folder, self.info.report, self.warn)
         self.notify("kdbench_suite_finished", plan=plan, run=self.info, interrupted=interrupted)
         return Results(plan, self.folder, self.info.report, filters, interrupted)
 
@@ -251,20 +280,17 @@ class _Run:
     # ---- a cohort
 
     def _train(self, cohort: Cohort, trials: Sequence[Trial]) -> None:
-        missing = [trial for trial in trials if trial.status not in {"done", "diverged"}]
-        if not missing:
-            return
         try:
             teacher = self._teacher(cohort.teacher)
-        except TrialError as error:
+        except (Interrupted, ResultsError, DataError, TeacherMismatchError):
+            raise  # these concern all
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a model may come with a plugin
             # Without its teacher none of these can be trained; other teachers' trials can.
-            self.warn(str(error))
-            for trial in missing:
+            self.warn(f"teacher {cohort.teacher.name}: {error or type(error).__name__}")
+            for trial in trials:
                 self._could_not_begin(trial, error)
             return
-        # Results under another teacher's weights are stale: they are made anew, never mixed with these.
-        sha256 = teacher.facts["sha256"]
-        missing = [t for t in trials if not self._stands(t, sha256)]
+        missing = [trial for trial in cohort.trials if trial in trials or self._stale(trial, teacher)]
         recipe = cohort.trials[0].recipe
         feed = self._feed(recipe, cohort.seed)
         learners = []
@@ -285,14 +311,13 @@ class _Run:
             stop=self.stopping.is_set,
         ).run()
 
-    def _stands(self, trial: Trial, teacher_sha256: str) -> bool:
+    def _stale(self, trial: Trial, teacher: Teacher) -> bool:
+        """Whether a chosen trial's result was made with another teacher's weights, or other data."""
         result = self.folder.trial(trial.id).result
-        if result is None:
+        if result is None or trial.id not in (self.info.chosen or ()):
             return False
-        if result["teacher"]["sha256"] == teacher_sha256:
-            return True
-        self.folder.trial(trial.id).clear()
-        return False
+        made_with = (result.get("teacher") or {}).get("sha256"), (result.get("data") or {}).get("fingerprint")
+        return made_with != (teacher.facts["sha256"], self.arrays.fingerprint)
 
     def _feed(self, recipe: Recipe, seed: int) -> Feed:
         return open_feed(
@@ -327,41 +352,50 @@ class _Run:
         """The trial's student and method, ready to go on; None where that fails."""
         place = self.folder.trial(trial.id)
         try:
-            network = teachers.build_seeded(
-                lambda: self._network(trial.student, trial.recipe), trial.seed, "student", trial.student
-            )
-            student = signature(network, trial.student, self.resolver.facts.image_shape)
-            data = DataSignature(
-                self.resolver.facts.classes,
-                len(self.arrays.train.labels),
-                torch.from_numpy(self.arrays.train.labels),
-            )
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(derive(trial.seed, "adapters", trial.method))
-                method = self.resolver.method(trial)
-                method.setup(student, teacher.signature, data)
-            learner = Learner(
-                identifier=trial.id,
-                network=network,
-                student=student,
-                teacher=teacher.signature,
-                method=method,
-                recipe=trial.recipe,
-                seed=trial.seed,
-                folder=place,
-                device=self.device,
-                steps_per_epoch=feed.steps_per_epoch,
-            )
-        except Exception as error:  # noqa: BLE001 - a plugin's own failure is its trial's
+            learner = self._new_learner(trial, teacher, feed)
+            # A damaged or stale result is not taken for one.
+            (place.path / "result.json").unlink(missing_ok=True)
+            place.begin(trial.to_json())
+            if place.checkpoint.exists() and not _resumed(learner):
+                self.warn(f"{trial.id}: its checkpoint does not fit or cannot be read; it begins anew")
+                place.checkpoint.unlink()
+                learner = self._new_learner(trial, teacher, feed)
+            place.write_epochs(learner.records)
+        except ResultsError:
+            raise
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin's own failure is its trial's
             self._could_not_begin(trial, error)
             return None
-        # A damaged result is not taken for one, nor are its weights.
-        (place.path / "result.json").unlink(missing_ok=True)
-        place.begin(trial.to_json())
-        learner.resume()
-        place.write_epochs(learner.records)
         self.notify("kdbench_trial_started", trial=trial, run=self.info)
         return learner
+
+    def _new_learner(self, trial: Trial, teacher: Teacher, feed: Feed) -> Learner:
+        network = teachers.build_seeded(
+            lambda: self._network(trial.student, trial.recipe), trial.seed, "student", trial.student
+        )
+        student = signature(network, trial.student, self.resolver.facts.image_shape)
+        labels = self.arrays.train.labels
+        # A copy: the training itself reads the original.
+        data = DataSignature(self.resolver.facts.classes, len(labels), torch.tensor(labels))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(trial.seed, "adapters", trial.method))
+            method = self.resolver.method(trial)
+            method.setup(student, teacher.signature, data)
+        return Learner(
+            identifier=trial.id,
+            network=network,
+            student=student,
+            teacher=teacher.signature,
+            method=method,
+            recipe=trial.recipe,
+            seed=trial.seed,
+            folder=self.folder.trial(trial.id),
+            device=self.device,
+            steps_per_epoch=feed.steps_per_epoch,
+            settings=trial.settings,
+            made_with={"teacher": teacher.facts["sha256"], "data": self.arrays.fingerprint},
+            stream=content_hash(trial.identity),
+        )
 
     def _could_not_begin(self, trial: Trial, error: BaseException) -> None:
         record = {
@@ -393,16 +427,38 @@ class _Run:
         def build() -> TappedModel:
             return self._network(plan.model, plan.recipe)
 
-        teacher = teachers.load(plan, build, shape, folder, self.device)
+        with self._alone_with(folder):
+            fingerprint = self.arrays.fingerprint
+            teacher = teachers.load(plan, build, shape, folder, self.device, fingerprint)
+            if teacher is None:
+                self._obtain(plan, build, folder)
+                teacher = teachers.load(plan, build, shape, folder, self.device, fingerprint)
         if teacher is None:
-            self._obtain(plan, build, folder)
-            teacher = teachers.load(plan, build, shape, folder, self.device)
-        if teacher is None:
-            raise TrialError(f"teacher {plan.name}: {folder.path} cannot be read back; remove it and run again")
+            raise TrialError(f"{folder.path} cannot be read back; remove it and run again")
         self._compare(plan, teacher)
         described = teachers.describe(plan)
         self.notify("kdbench_teacher_finished", teacher=described, result=dict(folder.result or {}), run=self.info)
         return teacher
+
+    @contextmanager
+    def _alone_with(self, folder: TrialFolder) -> Iterator[None]:
+        """Suites share teachers: the second run waits until the first has trained it."""
+        folder.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.path / ".lock")
+        waiting = False
+        while not lock.is_locked:
+            try:
+                lock.acquire(timeout=1)
+            except Timeout:
+                if not waiting:
+                    self.warn(f"{folder.path}: another run trains this teacher; waiting for it")
+                waiting = True
+                if self.stopping.is_set():
+                    raise Interrupted("interrupted") from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _obtain(self, plan: TeacherPlan, build: Callable[[], TappedModel], folder: TrialFolder) -> None:
         recipe = plan.recipe or self.opened.suite.recipe
@@ -437,8 +493,15 @@ class _Run:
             f"{expected:.2f} ± {plan.tolerance:.2f} %"
         )
         if not self.allow_teacher_mismatch:
-            raise KdbenchError(f"{message}; correct teachers.{plan.name} or pass --allow-teacher-mismatch")
+            raise TeacherMismatchError(f"{message}; correct teachers.{plan.name} or pass --allow-teacher-mismatch")
         self.warn(message)
+
+
+def _resumed(learner: Learner) -> bool:
+    try:
+        return learner.resume()
+    except Exception:  # noqa: BLE001 - a checkpoint that does not fit may fail in any way
+        return False
 
 
 class _TrialListener:
@@ -475,12 +538,12 @@ class _TeacherListener:
         """Told by the failure of the trials that wait for this teacher."""
 
 
-def write_report(folder: SuiteFolder, report: Path, filters: Filters, warn: Callable[[str], None]) -> None:
-    """Render the report; a failure to do so loses no result."""
+def write_report(folder: SuiteFolder, report: Path, warn: Callable[[str], None]) -> None:
+    """Render the report of all that stands; a failure to do so loses no result."""
     from kdbench.report.render import render
 
     try:
-        render(folder, report, methods=filters.methods, pairs=filters.pairs, seeds=filters.seeds)
+        render(folder, report)
     except Exception as error:  # noqa: BLE001 - hours of training must not end in a page's fault
         what = str(error) if isinstance(error, KdbenchError) else f"{type(error).__name__}: {error}"
         warn(f"the report was not written: {what}; the results are safe, and kdbench report writes it again")
@@ -488,23 +551,29 @@ def write_report(folder: SuiteFolder, report: Path, filters: Filters, warn: Call
 
 @contextmanager
 def _only_one_run(folder: SuiteFolder) -> Iterator[None]:
+    lock = FileLock(folder.path / ".lock", timeout=0)
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.path / ".lock", timeout=0)
-        with lock:
-            yield
+        lock.acquire()
     except Timeout:
         raise ResultsError(f"{folder.path}: another kdbench run is working here; wait for it or stop it") from None
     except OSError as error:
         raise ResultsError(f"{folder.path}: cannot be written: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager
 def _stop_at_interrupt(warn: Callable[[str], None]) -> Iterator[threading.Event]:
     """The first Ctrl-C asks the engine to stop at the epoch's end, the second one stops at once."""
     stopping = threading.Event()
+    owner = os.getpid()
 
     def handle(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:
+            return  # a worker that was forked from here, and gets the terminal's signal too
         if stopping.is_set():
             raise KeyboardInterrupt
         stopping.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -29,6 +30,8 @@ class DataFacts:
     """
     n_validation: int = 0
     """Images cut from the training images, see :mod:`kdbench.data.splits`."""
+    listing: str = ""
+    """Hash of the names of the files that a data set of files consists of."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,14 @@ class FileSplit:
     def take(self, indices: NDArray[np.int64]) -> FileSplit:
         """The files at ``indices``."""
         return replace(self, files=tuple(self.files[i] for i in indices), labels=self.labels[indices])
+
+
+def listing(*splits: FileSplit) -> str:
+    """A hash of the names and classes of the files of ``splits``: tells one folder of images from another."""
+    checksum = hashlib.sha256()
+    for split in splits:
+        checksum.update("\n".join(split.files).encode() + b"\0" + split.labels.tobytes())
+    return checksum.hexdigest()[:16]
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import numpy as np
 from annotated_types import Ge, Gt
 
-from kdbench.data.base import Arrays, DataFacts, FileSplit
+from kdbench.data.base import Arrays, DataFacts, FileSplit, listing
 from kdbench.data.decode import decoded, image_size
 from kdbench.errors import DataError
 
@@ -61,6 +61,7 @@ class ImageFolder:
             n_test=len(test.files),
             mean=self.mean,
             std=self.std,
+            listing=listing(train, test),
         )
 
     def load(self) -> Arrays:

@@ -12,7 +12,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt
 
-from kdbench.data.base import Arrays, DataFacts, FileSplit
+from kdbench.data.base import Arrays, DataFacts, FileSplit, listing
 from kdbench.data.decode import bytes_of
 from kdbench.data.folder import scan_folders
 
@@ -55,6 +55,7 @@ class ImageNet:
             n_test=len(test.files),
             mean=self.mean,
             std=self.std,
+            listing=listing(train, test),
         )
 
     def load(self) -> Arrays:

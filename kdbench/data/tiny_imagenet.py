@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import numpy as np
 from annotated_types import Ge, Gt
 
-from kdbench.data.base import Arrays, DataFacts, FileSplit
+from kdbench.data.base import Arrays, DataFacts, FileSplit, listing
 from kdbench.data.decode import decoded, image_size
 from kdbench.data.folder import existing_root, files_of
 from kdbench.errors import DataError
@@ -72,6 +72,7 @@ class TinyImageNet:
             image_shape=(3, height, width),
             n_train=len(train.files),
             n_test=len(test.files),
+            listing=listing(train, test),
         )
 
     def load(self) -> Arrays:

@@ -7,18 +7,20 @@ so that it ends with the same bits alone as in company. One that fails or diverg
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from kdbench.data.feed import Feed
+from kdbench.data.feed import EvaluationSplit, Feed, Minibatch
 from kdbench.engine.device import Precision, Stopwatch
 from kdbench.engine.evaluate import collect, measure
 from kdbench.engine.learner import Learner, now
-from kdbench.errors import KdbenchError, ResultsError
+from kdbench.errors import KdbenchError, ResultsError, TrialError
 from kdbench.method import Signature
 from kdbench.models.base import TappedModel
 
@@ -80,7 +82,7 @@ class Lockstep:
         self.device = learners[0].device
         self.precision = learners[0].precision
         self.precision.prepare()
-        self._teacher_logits: dict[str, Tensor] = {}
+        self._teacher_logits: Tensor | None = None
 
     def run(self) -> None:
         """Train to the end. Raises :class:`Interrupted` after writing checkpoints if told to stop."""
@@ -91,7 +93,7 @@ class Lockstep:
             waiting = [learner for learner in self.learners if learner.active]
             if waiting and self.stop():
                 for learner in waiting:
-                    learner.save()
+                    self._guard(learner, learner.save)
                 raise Interrupted("interrupted")
 
     def _epoch(self, learners: list[Learner]) -> None:
@@ -100,23 +102,46 @@ class Lockstep:
         trained = [learner for learner in learners if leaders[learner.id] is learner]
         for learner in trained:
             self._guard(learner, learner.begin_epoch)
-        reads = tuple({name for learner in trained for name in learner.phase.teacher_reads})
+        taught = [learner for learner in learners if learner.active and _is_taught(learner)]
         watch = Stopwatch(self.device)
         batches = iter(self.feed.epoch(position.stream, position.epoch))
         for number in range(self.feed.steps_per_epoch):
-            watch.start()
-            minibatch = next(batches)
-            shown = self.teacher(minibatch.images, reads, self.precision) if self.teacher else None
-            watch.stop()
-            for learner in trained:
-                if learner.active:
-                    self._guard(learner, lambda: learner.step(number, minibatch, shown))  # noqa: B023
-        share = watch.read() / len(learners)
+            self._step(number, next(batches), trained, watch)
+        share = watch.read() / max(len(taught), 1)
         for learner in learners:
             self._guard(learner, lambda: self._follow(learner, leaders[learner.id]))  # noqa: B023
+        # A stage that several share cost each of them its part.
+        laps = {learner.id: learner.lap() for learner in trained}
+        sharers = Counter(leader.id for leader in leaders.values())
+        records: dict[str, dict[str, Any]] = {}
         for learner in learners:
-            if learner.active:
-                self._guard(learner, lambda: self._end_epoch(learner, share))  # noqa: B023
+            leader = leaders[learner.id].id
+            cost = laps[leader] / sharers[leader], share if learner in taught else 0.0
+            self._guard(learner, lambda: records.update({learner.id: learner.end_epoch(*cost)}))  # noqa: B023
+        if position.main:
+            self._evaluate([learner for learner in learners if learner.active], records)
+        for learner in learners:
+            self._guard(learner, lambda: self._conclude(learner, records[learner.id]))  # noqa: B023
+
+    def _step(self, number: int, minibatch: Minibatch, learners: Sequence[Learner], watch: Stopwatch) -> None:
+        """One batch: once through the teacher, then through every student."""
+        active = [learner for learner in learners if learner.active]
+        reads = tuple({name for learner in active for name in learner.phase.teacher_reads})
+        teacher = self.teacher if any(_is_taught(learner) for learner in active) else None
+        watch.start()
+        shown = teacher(minibatch.images, reads, self.precision) if teacher else None
+        watch.stop()
+        labels, indices = minibatch.labels.clone(), minibatch.indices.clone()
+        versions = _versions(minibatch, shown)
+        for learner in active:
+            self._guard(learner, lambda: learner.step(number, minibatch, shown))  # noqa: B023
+            if _versions(minibatch, shown) == versions:
+                continue
+            # All share these tensors: who wrote into them leaves, and the next ones get them as they were.
+            self._guard(learner, _refuse_writing)
+            minibatch = replace(minibatch, labels=labels.clone(), indices=indices.clone())
+            shown = teacher(minibatch.images, reads, self.precision) if teacher else None
+            versions = _versions(minibatch, shown)
 
     def _follow(self, learner: Learner, leader: Learner) -> None:
         if leader is learner:
@@ -133,14 +158,48 @@ class Lockstep:
             leaders[learner.id] = next(same, learner)
         return leaders
 
-    def _end_epoch(self, learner: Learner, teacher_seconds: float) -> None:
-        record = learner.end_epoch(teacher_seconds)
-        finite = math.isfinite(record["train_loss"])
-        if learner.in_main and finite:
-            record.update(self._evaluate(learner, record))
-            finite = math.isfinite(record["nll"])
+    def _evaluate(self, learners: Sequence[Learner], records: Mapping[str, dict[str, Any]]) -> None:
+        """Add to the records what is measured; each batch of a split is read once for all learners."""
+        learners = [learner for learner in learners if math.isfinite(records[learner.id]["train_loss"])]
+        for identifier, (logits, labels) in self._predictions(learners, "test").items():
+            records[identifier].update(measure(logits, labels, self._teacher_on_test()))
+        choosing = [learner for learner in learners if learner.active and learner.recipe.selection == "validation"]
+        if not choosing:
+            return
+        predictions = self._predictions(choosing, "validation")
+        for learner in choosing:
+            if learner.active:
+                top1 = measure(*predictions[learner.id])["top1"]
+                records[learner.id]["validation_top1"] = top1
+                learner.consider(top1)
+
+    def _predictions(self, learners: Sequence[Learner], split: EvaluationSplit) -> dict[str, tuple[Tensor, Tensor]]:
+        """Logits (N, C) and labels (N,) by learner; one that fails is left out."""
+        logits: dict[str, list[Tensor]] = {learner.id: [] for learner in learners}
+        labels = []
+        with ExitStack() as stack:
+            for learner in learners:
+                stack.enter_context(learner.evaluated())
+            for images, target in self.feed.evaluate(split) if learners else ():
+                labels.append(target)
+                for learner in learners:
+                    if learner.active:
+                        self._guard(learner, lambda: logits[learner.id].append(learner.predict(images)))  # noqa: B023
+        whole = [learner.id for learner in learners if learner.active]
+        return {identifier: (torch.cat(logits[identifier]), torch.cat(labels)) for identifier in whole}
+
+    def _teacher_on_test(self) -> Tensor | None:
+        if self.teacher is not None and self._teacher_logits is None:
+            teacher, precision = self.teacher, self.precision
+            self._teacher_logits, _ = collect(
+                lambda images: teacher(images, (), precision)["logits"], self.feed.evaluate("test")
+            )
+        return self._teacher_logits
+
+    def _conclude(self, learner: Learner, record: Mapping[str, Any]) -> None:
         learner.folder.append_epoch(record)
         self.listener.epoch(learner.id, record)
+        finite = math.isfinite(record["train_loss"]) and math.isfinite(record.get("nll", 0.0))
         if not finite:
             learner.finished = True
             self._finish(learner, "diverged", record)
@@ -151,25 +210,6 @@ class Lockstep:
             self._finish(learner, "done", record)
         elif learner.phase_index != stage or learner.epoch % self.checkpoint_every == 0:
             learner.save()
-
-    def _evaluate(self, learner: Learner, record: Mapping[str, Any]) -> dict[str, Any]:
-        logits, labels = learner.predict(self.feed.evaluate("test"))
-        metrics: dict[str, Any] = measure(logits, labels, self._teacher_on_test())
-        if learner.recipe.selection == "validation":
-            logits, labels = learner.predict(self.feed.evaluate("validation"))
-            metrics["validation_top1"] = measure(logits, labels)["top1"]
-            learner.consider(metrics["validation_top1"])
-        return metrics
-
-    def _teacher_on_test(self) -> Tensor | None:
-        if self.teacher is None:
-            return None
-        if "test" not in self._teacher_logits:
-            teacher, precision = self.teacher, self.precision
-            self._teacher_logits["test"], _ = collect(
-                lambda images: teacher(images, (), precision)["logits"], self.feed.evaluate("test")
-            )
-        return self._teacher_logits["test"]
 
     def _finish(self, learner: Learner, status: str, last: Mapping[str, Any]) -> None:
         """Write the outcome. The headline is the last epoch, or the best on validation; never the best on test."""
@@ -214,12 +254,27 @@ class Lockstep:
 
     def _guard(self, learner: Learner, action: Callable[[], None]) -> None:
         """Run a learner's part; what goes wrong in it is its own failure, not the cohort's."""
+        if learner.error is not None:
+            return
         try:
             action()
         except ResultsError:
             raise  # nothing can be written: that is no fault of the learner, and concerns all of them
-        except Exception as error:  # noqa: BLE001 - whatever a plugin raises
-            if self.device.type == "cuda" and isinstance(error, torch.OutOfMemoryError):
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a plugin raises
+            record = learner.fail(error)
+            if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-            self.listener.failed(learner.id, learner.fail(error))
+            self.listener.failed(learner.id, record)
 
+
+def _is_taught(learner: Learner) -> bool:
+    return learner.method.needs_teacher or not learner.in_main
+
+
+def _versions(minibatch: Minibatch, shown: Mapping[str, Tensor] | None) -> list[int]:
+    """Counters that rise when anybody writes into what all learners share."""
+    return [tensor._version for tensor in (minibatch.labels, minibatch.indices, *(shown or {}).values())]
+
+
+def _refuse_writing() -> None:
+    raise TrialError("it wrote into the teacher's outputs or the batch, which all students share; clone them first")

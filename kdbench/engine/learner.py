@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,7 +17,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from kdbench.data.feed import Minibatch
 from kdbench.engine import checkpoint
 from kdbench.engine.device import Precision, Stopwatch
-from kdbench.engine.evaluate import collect
 from kdbench.engine.schedule import learning_rate
 from kdbench.errors import PluginError, TrialError
 from kdbench.method import Batch, Method, Output, Signature, Stage, Terms
@@ -81,8 +80,17 @@ class Learner:
         folder: TrialFolder,
         device: torch.device,
         steps_per_epoch: int,
+        settings: Mapping[str, Any] | None = None,
+        made_with: Mapping[str, str] | None = None,
+        stream: str = "",
     ) -> None:
+        """``settings`` are the method's; ``made_with`` names the teacher's weights and the data, which a
+        checkpoint must share; ``stream`` tells this learner's own randomness from its neighbours'.
+        """
         self.id = identifier
+        self.settings = dict(settings or {})
+        self.made_with = dict(made_with or {})
+        self._stream = stream
         self.network = network.to(device).to(memory_format=torch.channels_last)
         self.method = method.to(device)
         self.recipe = recipe
@@ -92,7 +100,6 @@ class Learner:
         self.precision = Precision.choose(recipe.precision, device)
         self.modules = nn.ModuleDict({"network": self.network, "method": self.method})
         self.average: AveragedModel | None = None
-        self._trainable = {key: p.requires_grad for key, p in self.modules.named_parameters()}
         self.phases = self._phases(student, teacher)
         self.phase_index = 0
         self.epoch = 0
@@ -170,6 +177,8 @@ class Learner:
         for name in stage.trains:
             if name not in {"student", "student.body"} and name not in dict(self.method.named_modules()):
                 raise PluginError(f"stage '{stage.name}' trains '{name}', which is no submodule of the method")
+            if name in {"student", "student.body"} and not stage.uses_student:
+                raise PluginError(f"stage '{stage.name}' trains the student, but has uses_student = False")
 
     # ---- training
 
@@ -193,6 +202,7 @@ class Learner:
         """Begin a phase: choose what is trained, with a fresh optimiser."""
         heads = {id(p) for head in self._frozen_heads() for p in head.parameters()}
         trained = {id(p): p for module in self._trained_modules() for p in module.parameters()}
+        self._trainable = {key: p.requires_grad for key, p in self.modules.named_parameters()}
         # What the method froze itself stays frozen.
         parameters = [p for key, p in trained.items() if key not in heads and p.requires_grad]
         for parameter in self.modules.parameters():
@@ -224,11 +234,14 @@ class Learner:
         progress = self.epoch + number / self.steps_per_epoch
         for group in self.optimizer.param_groups:
             group["lr"] = phase.rate(progress)
-        measure = self.device.type == "cuda" and number == 0
+        # Not at the first step, where libraries try out their algorithms.
+        measure = self.device.type == "cuda" and number == min(1, self.steps_per_epoch - 1)
         base = _reset_peak(self.device) if measure else 0
         self._watch.start()
         # Dropout, drop path and plugins that draw without a generator get a stream of their own.
-        _seed_globally(self.device, derive(self._seed, "network", self.id, phase.name, self.epoch, number))
+        # A stage without the student is the same for all that share it.
+        own = self._stream if phase.uses_student else ""
+        _seed_globally(self.device, derive(self._seed, "network", own, phase.name, self.epoch, number))
         batch = Batch(
             minibatch.labels,
             minibatch.indices,
@@ -243,7 +256,8 @@ class Learner:
         if phase.uses_student:
             with self.precision.autocast():
                 seen = outputs(self.network(minibatch.images, phase.student_reads), phase.student_reads)
-        shown = outputs(teacher, phase.teacher_reads) if teacher is not None else None
+        needed = self.method.needs_teacher or not self.in_main
+        shown = outputs(teacher, phase.teacher_reads) if teacher is not None and needed else None
         # A stage without the student, or a training without a teacher, says so in its own signature.
         terms = phase.loss(seen, shown, batch)  # type: ignore[arg-type]
         values, loss = self._weigh(terms)
@@ -280,6 +294,8 @@ class Learner:
             values.append(value)
             loss = value * weight if loss is None else loss + value * weight
         assert loss is not None
+        if self._sums is not None and tuple(terms) != self._names:
+            raise TrialError(f"terms changed within an epoch from {list(self._names)} to {list(terms)}")
         self._names = tuple(terms)
         return values, loss
 
@@ -288,11 +304,14 @@ class Learner:
         tensors += [t for state in self.optimizer.state.values() for t in state.values() if isinstance(t, Tensor)]
         return sum(t.numel() * t.element_size() for t in tensors)
 
-    def end_epoch(self, teacher_seconds: float) -> dict[str, Any]:
+    def lap(self) -> float:
+        """Seconds spent in steps since the last call; waits for the device."""
+        return self._watch.read()
+
+    def end_epoch(self, seconds: float, teacher_seconds: float) -> dict[str, Any]:
         """The epoch's record; reads the device once. A loss that is not finite is left in it to be seen."""
         assert self._sums is not None
         means = (self._sums / self._images).tolist()
-        seconds = self._watch.read()
         self.seconds += seconds
         self.teacher_seconds += teacher_seconds
         record = {
@@ -350,8 +369,10 @@ class Learner:
             yours.rate(0.0),
         ):
             return False
-        fields = ("optimizer", "momentum", "nesterov", "weight_decay", "clip_grad_norm")
+        fields = ("optimizer", "momentum", "nesterov", "weight_decay", "clip_grad_norm", "label_smoothing")
         if any(getattr(self.recipe, f) != getattr(other.recipe, f) for f in fields):
+            return False
+        if (self.settings, self.made_with) != (other.settings, other.made_with):
             return False
         return all(
             _equal(self.method.get_submodule(n).state_dict(), other.method.get_submodule(n).state_dict())
@@ -359,7 +380,7 @@ class Learner:
         )
 
     def fail(self, error: BaseException) -> dict[str, Any]:
-        """Give up; the next run tries again."""
+        """Give up, and give the memory back; the next run tries again."""
         self.error = error
         message = str(error) or type(error).__name__
         if isinstance(error, torch.OutOfMemoryError):
@@ -375,6 +396,10 @@ class Learner:
             "when": now(),
         }
         self.folder.fail(record)
+        # The traceback's frames hold the step's activations.
+        error.__traceback__ = error.__context__ = error.__cause__ = None
+        del self.modules, self.network, self.method, self.optimizer, self.phases
+        self.average = self.best = None
         return record
 
     # ---- predicting
@@ -398,18 +423,19 @@ class Learner:
         finally:
             own.load_state_dict(kept)
 
-    def predict(self, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """The logits that are evaluated (N, C), and the labels (N,), of all batches of a split."""
-        reads = self.phases[-1].student_reads
+    @contextmanager
+    def evaluated(self) -> Iterator[None]:
+        """While this lasts, :meth:`predict` gives what the student is evaluated by."""
         self.modules.eval()
+        with torch.no_grad(), self._deployed():
+            yield
 
-        def logits(images: Tensor) -> Tensor:
-            with self.precision.autocast():
-                raw = self.network(images, reads)
-            return self.method.predict(outputs(raw, reads))
-
-        with self._deployed():
-            return collect(logits, batches)
+    def predict(self, images: Tensor) -> Tensor:
+        """The logits (B, C) of images (B, channels, H, W), in float32."""
+        reads = self.phases[-1].student_reads
+        with self.precision.autocast():
+            raw = self.network(images, reads)
+        return self.method.predict(outputs(raw, reads)).float()
 
     def student_state(self) -> dict[str, Tensor]:
         """The student's weights: the network's, and under ``method.`` what it predicts with beside them."""
@@ -459,13 +485,14 @@ class Learner:
             "peak_memory_bytes": self.peak_memory_bytes,
             "best": self.best,
             "started": self.started,
+            "made_with": self.made_with,
         }
         checkpoint.save(self.folder.checkpoint, self.id, state)
 
     def resume(self) -> bool:
-        """Go on from the checkpoint, if there is a sound one."""
+        """Go on from the checkpoint, if there is a sound one, made with the same teacher and data."""
         state = checkpoint.load(self.folder.checkpoint, self.id)
-        if state is None:
+        if state is None or state.get("made_with") != self.made_with:
             return False
         while self.phase_index < state["phase_index"]:
             self._end_stage()

@@ -70,6 +70,7 @@ def train(
         folder=folder,
         device=device,
         steps_per_epoch=feed.steps_per_epoch,
+        made_with={"data": facts["data"]["fingerprint"]},
     )
     folder.begin(describe(plan), "teacher.json")
     learner.resume()
@@ -128,10 +129,13 @@ def load(
     image_shape: tuple[int, int, int],
     folder: TrialFolder,
     device: torch.device,
+    fingerprint: str,
 ) -> Teacher | None:
-    """The teacher that stands in ``folder``; None where it is missing or damaged."""
+    """The teacher that stands in ``folder``; None where it is missing, damaged or of other data."""
     result = folder.result
-    if result is None or result["status"] != "done":
+    if result is None or not {"top1", "cost", "data"} <= result.keys():
+        return None
+    if result["status"] != "done" or result["data"].get("fingerprint") != fingerprint:
         return None
     network = build()
     try:

@@ -98,11 +98,7 @@ def environment_tags(environment: Mapping[str, Any]) -> dict[str, str]:
 
 def as_tags(entries: Mapping[str, Any]) -> dict[str, str]:
     """Entries as MLflow takes tags; what is None is left out."""
-    return {
-        entry_name(name): entry_value(value, TAG_LIMIT)
-        for name, value in entries.items()
-        if value is not None
-    }
+    return {entry_name(name): entry_value(value, TAG_LIMIT) for name, value in entries.items() if value is not None}
 
 
 def points(records: Sequence[Mapping[str, Any]], result: Mapping[str, Any] | None) -> list[Point]:

@@ -69,9 +69,7 @@ class Store(Protocol):
     def create_run(self, experiment: str, started: int, tags: Mapping[str, str]) -> str:
         """The id of a new run, which is running."""
 
-    def log(
-        self, run: str, values: Sequence[Value], parameters: Mapping[str, str], tags: Mapping[str, str]
-    ) -> None:
+    def log(self, run: str, values: Sequence[Value], parameters: Mapping[str, str], tags: Mapping[str, str]) -> None:
         """Store entries, in one request where they are few."""
 
     def upload(self, run: str, path: Path, place: str = "") -> None:
@@ -185,9 +183,7 @@ class Mirror:
 
         ``files`` are pairs of a file and the folder within the run's files.
         """
-        busy = {
-            run.tags.get(PARENT) for runs in self._trials.values() for run in runs if run.status == "RUNNING"
-        }
+        busy = {run.tags.get(PARENT) for runs in self._trials.values() for run in runs if run.status == "RUNNING"}
         for parent in self._parents.values():
             if parent.status == "RUNNING" and parent.id not in busy:
                 for path, place in files:
@@ -199,9 +195,7 @@ class Mirror:
         kept = None
         for run in self._trials.get(trial, []):
             complete = run.tags.get(RESULT)
-            same = (
-                complete == attempt if complete else not self._contradicts(run, finite, attempt is not None)
-            )
+            same = complete == attempt if complete else not self._contradicts(run, finite, attempt is not None)
             if same and kept is None:
                 kept = run
                 continue
@@ -240,9 +234,7 @@ class Mirror:
             self._store.end(run.id, status, ended)
         run.status = status
 
-    def _log(
-        self, run: Run, wanted: Iterable[Point], parameters: Mapping[str, str], tags: Mapping[str, str]
-    ) -> None:
+    def _log(self, run: Run, wanted: Iterable[Point], parameters: Mapping[str, str], tags: Mapping[str, str]) -> None:
         """Send what the run lacks."""
         # Timestamps are the run's start and the training time since, never the clock: so a value always has the
         # same one, and a SQL store refuses a second copy, even where a lost answer makes a client repeat itself.

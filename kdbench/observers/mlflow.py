@@ -133,9 +133,7 @@ class MlflowStore:
         self._artifacts[info.run_id] = info.artifact_uri
         return str(info.run_id)
 
-    def log(
-        self, run: str, values: Sequence[Value], parameters: Mapping[str, str], tags: Mapping[str, str]
-    ) -> None:
+    def log(self, run: str, values: Sequence[Value], parameters: Mapping[str, str], tags: Mapping[str, str]) -> None:
         """Store entries, in one request where they are few."""
         from mlflow.entities import Metric, Param, RunTag
 
@@ -245,9 +243,7 @@ class MlflowObserver:
             if thread.is_alive() and self._answers == answers:
                 self._fail(f"has not answered for {PATIENCE_SECONDS:.0f} seconds")
         if self._failed.is_set() and self._plan is not None:
-            self._warn(
-                f"MLflow lacks a part of this run: `kdbench mlflow sync {self._plan.suite.name}` replays it"
-            )
+            self._warn(f"MLflow lacks a part of this run: `kdbench mlflow sync {self._plan.suite.name}` replays it")
 
     def _changed(self, trial: Trial) -> None:
         if self._failed.is_set() or self._plan is None or self._run is None:
@@ -294,12 +290,8 @@ class MlflowObserver:
             seen[trial.id] = trial
             mirror.mirror(folder.trial(trial.id), trial.to_json(), run.environment, parent)
         for trial in seen.values():
-            mirror.mirror(
-                folder.trial(trial.id), trial.to_json(), run.environment, parent, unfinished="KILLED"
-            )
-        mirror.close_parents(
-            report_files(folder.path, run.report), "KILLED" if self._interrupted else "FINISHED"
-        )
+            mirror.mirror(folder.trial(trial.id), trial.to_json(), run.environment, parent, unfinished="KILLED")
+        mirror.close_parents(report_files(folder.path, run.report), "KILLED" if self._interrupted else "FINISHED")
 
 
 def sync(

@@ -27,7 +27,7 @@ class Notifier:
                 continue
             try:
                 implementation.function(*(arguments[key] for key in implementation.argnames))
-            except Exception as error:  # whatever a plugin raises must not stop the training
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a plugin raises
                 self._failures[name] += 1
                 last = self._failures[name] == DISABLED_AFTER
                 self._warn(

@@ -187,9 +187,7 @@ class ProgressObserver:
     def kdbench_teacher_finished(self, teacher: Mapping[str, Any], result: Mapping[str, Any]) -> None:
         """Say how good it is."""
         top1 = result.get("top1")
-        self._say(
-            [f"teacher {teacher['name']}: " + ("ready" if top1 is None else f"{top1:.2f} % test accuracy")]
-        )
+        self._say([f"teacher {teacher['name']}: " + ("ready" if top1 is None else f"{top1:.2f} % test accuracy")])
 
     # ---- trials
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -43,6 +43,8 @@ class TeacherPlan:
     weights: str | None
     weights_sha256: str | None
     seed: int
+    model_source: str = ""
+    """Fingerprint of the code of a model that a plugin brings."""
     expected_top1: float | None = None
     tolerance: float = 1.0
 
@@ -55,6 +57,7 @@ class TeacherPlan:
                 "model": self.model,
                 "data": dict(self.data),
                 "recipe": self.recipe.model_dump(mode="json") if self.recipe else None,
+                "model_source": self.model_source,
                 "weights": self.weights_sha256 or self.weights,
                 "seed": self.seed,
             }
@@ -76,6 +79,8 @@ class Trial:
     """Resolved: defaults included."""
     recipe: Recipe
     origin: Origin
+    student_source: str = ""
+    """Fingerprint of the code of a student that a plugin brings."""
     status: str = "pending"
     """``pending``, ``done``, ``diverged``, ``failed`` or ``skipped``."""
     reason: str = ""
@@ -93,6 +98,7 @@ class Trial:
             "data": dict(self.data),
             "teacher": self.teacher.key,
             "student": self.student,
+            "student_source": self.student_source,
             "method": self.method,
             "settings": dict(self.settings),
             "seed": self.seed,
@@ -187,8 +193,6 @@ class Plan:
 
     suite: Suite
     trials: tuple[Trial, ...]
-    steps_per_epoch: Mapping[str, int] = field(default_factory=dict)
-    """By trial id."""
 
     @property
     def teachers(self) -> tuple[TeacherPlan, ...]:

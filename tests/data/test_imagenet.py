@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ def root(folder: Path) -> Path:
 def test_facts_read_no_image(root: Path) -> None:
     for path in root.rglob("*.png"):
         path.write_bytes(b"")
-    assert ImageNet(root=str(root), size=64).facts() == DataFacts(
+    assert replace(ImageNet(root=str(root), size=64).facts(), listing="") == DataFacts(
         classes=2,
         image_shape=(3, 64, 64),
         n_train=6,

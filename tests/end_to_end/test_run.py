@@ -280,4 +280,67 @@ def test_the_plan_remembers_all_trials_and_the_report_how_to_make_them(write_sui
     plan = SuiteFolder(tmp_path / "runs", "tiny").plan
     assert [(row["label"], row["status"]) for row in plan["trials"]] == [("none", "pending"), ("kd", "done")]
     page = (tmp_path / "reports/tiny/leaderboard.md").read_text()
-    assert f"kdbench run {suite} --method=kd --set=recipe.epochs=1 --set=recipe.lr=0.1" in page
+    assert f"kdbench run {suite} --set=recipe.epochs=1 --set=recipe.lr=0.1" in page
+
+
+def test_when_a_teacher_is_made_anew_earlier_cohorts_are_too(write_suite, run, watch, tmp_path):
+    suite = write_suite("none")
+    run(suite, overrides=["seeds=[0, 1]"])
+    (weights,) = (tmp_path / "runs/_teachers").glob("*/teacher.safetensors")
+    state = load_file(weights)
+    save_file({key: value + 0.01 if value.is_floating_point() else value for key, value in state.items()}, weights)
+    # Seed 1 is missing, seed 0 stands; nothing on disk tells as yet that its teacher is gone.
+    for path in (tmp_path / "runs/tiny").glob("*seed1*/result.json"):
+        path.unlink()
+    (tmp_path / "runs/_teachers" / weights.parent.name / "result.json").write_text(
+        json.dumps({**json.loads((weights.parent / "result.json").read_text()), "sha256": None})
+    )
+    results = run(suite, overrides=["seeds=[0, 1]"])
+    assert [trial.status for trial in results.plan.trials] == ["done", "done"]
+    assert len({results.folder.trial(t.id).result["teacher"]["sha256"] for t in results.plan.trials}) == 1
+    assert len(watch.epochs) == 6
+    assert results.missing == []
+
+
+def test_a_checkpoint_that_does_not_fit_is_left_and_said(write_suite, run, watch, tmp_path):
+    suite = write_suite("kd")
+    results = run(suite)
+    (trial,) = results.plan.trials
+    place = results.folder.trial(trial.id)
+    (place.path / "result.json").unlink()
+    from kdbench.engine import checkpoint
+
+    made_with = {
+        "teacher": watch.results["kd"]["teacher"]["sha256"],
+        "data": watch.results["kd"]["data"]["fingerprint"],
+    }
+    checkpoint.save(place.checkpoint, trial.id, {"phase_index": 0, "modules": {}, "made_with": made_with})
+    said = []
+    again = run(suite, warn=said.append)
+    assert again.missing == []
+    assert said == [f"{trial.id}: its checkpoint does not fit or cannot be read; it begins anew"]
+
+
+def test_another_folder_of_images_is_other_data(write_suite, run, watch, tmp_path, monkeypatch):
+    import numpy as np
+    from PIL import Image
+
+    monkeypatch.setenv("KDBENCH_CACHE", str(tmp_path / "cache"))
+    for root, shade in (("one", 0), ("two", 100)):
+        for split in ("train", "test"):
+            for name in ("a", "b"):
+                folder = tmp_path / root / split / name
+                folder.mkdir(parents=True)
+                for i in range(4):
+                    pixels = np.random.default_rng(shade + i).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+                    Image.fromarray(pixels).save(folder / f"{root}{i}.png")
+    suite = write_suite("none")
+    text = suite.read_text().replace(
+        'name = "digits"\ntrain_limit = 96\ntest_limit = 50', 'name = "image_folder"\nworkers = 0'
+    )
+    suite.write_text(text.replace("workers = 0", f'workers = 0\nroot = "{tmp_path / "one"}"'))
+    first = run(suite)
+    second = run(suite, overrides=[f"data.root={tmp_path / 'two'}"])
+    assert first.plan.trials[0].id != second.plan.trials[0].id
+    assert first.plan.teachers[0].key != second.plan.teachers[0].key
+    assert len(watch.epochs) == 3

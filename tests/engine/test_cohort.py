@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from kdbench.engine.cohort import Interrupted
+from kdbench.engine.cohort import Interrupted, Lockstep
 from kdbench.method import Batch, Method, Output, Stage, Terms
 
 
@@ -182,8 +182,9 @@ def test_weights_chosen_on_validation_are_those_that_are_saved(learner, train, t
     train(chosen)
     chosen.network.load_state_dict(weights(tmp_path, "a"))
     chosen.network.eval()
-    logits, labels = chosen.predict(feed.evaluate("test"))
-    assert (logits.argmax(1) == labels).sum().item() == pytest.approx(heard.results["a"]["top1"])  # of 100 images
+    with chosen.evaluated():
+        right = sum((chosen.predict(x).argmax(1) == y).sum().item() for x, y in feed.evaluate("test"))
+    assert right == pytest.approx(heard.results["a"]["top1"])  # of 100 images
 
 
 def test_mixed_labels_reach_the_loss(learner, feed, teacher):
@@ -199,4 +200,143 @@ def test_mixed_labels_reach_the_loss(learner, feed, teacher):
     logits = reference.network(mixed.images)["logits"]
     soft = 0.25 * nn.functional.one_hot(mixed.labels, 10) + 0.75 * nn.functional.one_hot(mixed.labels.roll(1), 10)
     expected = -(soft * logits.log_softmax(1)).sum(1).mean()
-    assert one.end_epoch(0.0)["train_loss"] == pytest.approx(expected.item(), rel=1e-6)
+    assert one.end_epoch(0.0, 0.0)["train_loss"] == pytest.approx(expected.item(), rel=1e-6)
+
+
+class Writes(Labels):
+    """Writes into what all students share."""
+
+    def forward(self, student, teacher, batch):
+        teacher.logits.zero_()
+        batch.labels.fill_(3)
+        return super().forward(student, teacher, batch)
+
+
+def test_one_that_writes_into_what_all_share_leaves_and_the_others_keep_their_bits(learner, train, tmp_path, heard):
+    class Distils(Labels):
+        def forward(self, student, teacher, batch):
+            return {"mse": ((student.logits - teacher.logits).square().mean(), 1.0)}
+
+    train(learner(Distils(), "a", "alone"))
+    train(learner(Writes(), "w"), learner(Distils(), "a", "company"))
+    assert heard.errors["w"]["message"].startswith("it wrote into the teacher's outputs or the batch")
+    assert equal(weights(tmp_path, "alone"), weights(tmp_path, "company"))
+
+
+def test_a_stage_is_not_shared_across_settings_or_smoothing(learner, train, feed):
+    class Smoothed(Encoder):
+        def first(self, student, teacher, batch):
+            value = batch.cross_entropy(self.encoder(teacher["stage3"]).mean((2, 3)).repeat(1, 2)[:, :10])
+            type(self).trained += 1
+            return {"ce": (value, 1.0)}
+
+    Smoothed.trained = 0
+    train(learner(Smoothed(), "a"), learner(Smoothed(), "b", label_smoothing=0.3))
+    assert Smoothed.trained == 4 * feed.steps_per_epoch
+    one, two = learner(Smoothed(), "c"), learner(Smoothed(), "d")
+    two.settings = {"reconstruction": "l1"}
+    assert not one.shares_stage_with(two)
+
+
+def test_sharers_of_a_stage_share_its_cost(learner, train, heard):
+    a, b = learner(Encoder(), "a"), learner(Encoder(), "b", lr=0.05)
+    train(a, b)
+    first = [[r["seconds"] for r in x.records if r["stage"] == "encode"] for x in (a, b)]
+    assert first[0] == first[1]
+    assert min(first[0]) > 0
+
+
+def test_a_checkpoint_under_another_teacher_or_data_is_not_gone_on_with(learner, train):
+    one = learner(Labels(), "a", epochs=3)
+    one.made_with = {"teacher": "x", "data": "y"}
+    with pytest.raises(Interrupted):
+        train(one, stop=lambda: True)
+    again = learner(Labels(), "a", epochs=3)
+    again.made_with = {"teacher": "z", "data": "y"}
+    assert not again.resume()
+    again.made_with = {"teacher": "x", "data": "y"}
+    assert again.resume()
+
+
+def test_what_a_method_froze_stays_frozen_through_later_stages(learner, train):
+    class Two(Hints):
+        def setup(self, student, teacher, data):
+            super().setup(student, teacher, data)
+            self.second = nn.Conv2d(64, 64, 1)
+
+        def stages(self):
+            reads = frozenset({"stage-1"})
+            return [
+                Stage("one", self.first, 1, ("student.body", "adapter"), reads),
+                Stage("two", self.other, 1, ("second",), reads),
+            ]
+
+        def other(self, student, teacher, batch):
+            return {"hint": ((self.second(student["stage3"]) - teacher["stage3"]).square().mean(), 1.0)}
+
+        def after_stage(self, name):
+            (self.adapter if name == "one" else self.second).requires_grad_(False)
+
+    one = learner(Two(), epochs=1)
+    snapshots = []
+    original = one.method.after_stage
+    one.method.after_stage = lambda name: (original(name), snapshots.append(one.method.adapter.weight.clone()))
+    train(one)
+    assert not one.method.adapter.weight.requires_grad
+    assert not one.method.second.weight.requires_grad
+    assert torch.equal(snapshots[0], snapshots[1])
+    assert torch.equal(snapshots[1], one.method.adapter.weight)
+
+
+@pytest.mark.parametrize("recipe", [{"ema_decay": 0.9}, {"selection": "validation", "lr": 1.0}])
+def test_averages_and_selection_resume_to_the_same_bits(learner, train, tmp_path, heard, recipe):
+    train(learner(Hints(), "a", "whole", epochs=4, **recipe))
+    whole = heard.results["a"]["top1"]
+    count = iter(range(1, 99))
+    with pytest.raises(Interrupted):
+        train(learner(Hints(), "a", "halved", epochs=4, **recipe), stop=lambda: next(count) >= 4)
+    again = learner(Hints(), "a", "halved", epochs=4, **recipe)
+    assert again.resume()
+    train(again)
+    assert equal(weights(tmp_path, "whole"), weights(tmp_path, "halved"))
+    assert heard.results["a"]["top1"] == whole
+
+
+def test_a_plugin_that_exits_is_a_failed_trial_and_a_changed_set_of_terms_too(learner, train, heard):
+    class Exits(Labels):
+        def forward(self, student, teacher, batch):
+            raise SystemExit(0)
+
+    class Renames(Labels):
+        steps = 0
+
+        def forward(self, student, teacher, batch):
+            self.steps += 1
+            return {f"ce{self.steps}": (batch.cross_entropy(student.logits), 1.0)}
+
+    train(learner(Exits(), "x"), learner(Renames(), "r"), learner(Labels(), "a"))
+    assert heard.errors["x"]["type"] == "SystemExit"
+    assert heard.errors["r"]["message"] == "terms changed within an epoch from ['ce1'] to ['ce2']"
+    assert heard.results["a"]["status"] == "done"
+
+
+def test_one_that_cannot_predict_fails_alone(learner, train, heard):
+    class Speechless(Labels):
+        def predict(self, student):
+            raise ValueError("no words")
+
+    train(learner(Speechless(), "s"), learner(Labels(), "a"))
+    assert heard.errors["s"]["message"] == "no words"
+    assert heard.results["a"]["status"] == "done"
+
+
+def test_without_need_of_a_teacher_none_is_run_or_charged(learner, feed, heard, teacher, monkeypatch):
+    class Alone(Labels):
+        needs_teacher = False
+
+    monkeypatch.setattr(type(teacher), "__call__", lambda *_: pytest.fail("the teacher was run"), raising=True)
+    one = learner(Alone(), "a", epochs=1)
+    lockstep = Lockstep([one], feed, teacher, heard, facts={"data": {}, "environment": {}}, checkpoint_every=1)
+    lockstep._teacher_logits = torch.zeros(100, 10)  # agreement is measured with it all the same
+    lockstep.run()
+    assert heard.results["a"]["cost"]["teacher_seconds"] == 0

@@ -213,9 +213,7 @@ class MemoryStore:
 
         return str(self._call("create_run", act))
 
-    def log(
-        self, run: str, values: Sequence[Value], parameters: Mapping[str, str], tags: Mapping[str, str]
-    ) -> None:
+    def log(self, run: str, values: Sequence[Value], parameters: Mapping[str, str], tags: Mapping[str, str]) -> None:
         def act() -> None:
             self.sent[run] += [(value.name, value.step, value.value) for value in values]
             self.logged[run].parameters |= set(parameters)

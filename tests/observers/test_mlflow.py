@@ -303,9 +303,7 @@ def test_hooks_return_while_the_server_hangs(pretend: Any, trial: Any) -> None:
     ]
 
 
-def test_closing_gives_up_on_a_server_that_hangs(
-    pretend: Any, trial: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_closing_gives_up_on_a_server_that_hangs(pretend: Any, trial: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kdbench.observers.mlflow.PATIENCE_SECONDS", 0.05)
     client = Hanging()
     warned: list[str] = []
@@ -324,9 +322,7 @@ def test_a_run_that_trains_nothing_needs_no_mlflow(pretend: Any, trial: Any) -> 
     def refuse(uri: str) -> Any:
         raise AssertionError("connected for nothing")
 
-    run = pretend(
-        [trial("kd", status="done")], MlflowObserver("http://tracking.example", pytest.fail, refuse)
-    )
+    run = pretend([trial("kd", status="done")], MlflowObserver("http://tracking.example", pytest.fail, refuse))
     run.start()
     run.end()
 

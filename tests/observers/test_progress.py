@@ -175,9 +175,7 @@ def test_stages_before_the_main_one(pretend: Any, trial: Any, clock: Any) -> Non
     ]
 
 
-def test_failure_and_divergence_are_shown_and_nobody_waits_for_them(
-    pretend: Any, trial: Any, clock: Any
-) -> None:
+def test_failure_and_divergence_are_shown_and_nobody_waits_for_them(pretend: Any, trial: Any, clock: Any) -> None:
     console = plain(width=120)
     none, kd, rkd = trials = [trial(label, epochs=2) for label in ("none", "kd", "rkd")]
     run = pretend(trials, ProgressObserver(console, clock))

@@ -57,6 +57,7 @@ def test_an_id_is_readable_and_ends_in_the_hash_of_the_identity() -> None:
         "data": {"name": "digits", "train_limit": 128},
         "teacher": TEACHER.key,
         "student": "resnet8",
+        "student_source": "",
         "method": "kd",
         "settings": {"temperature": 4.0},
         "seed": 1,
