@@ -54,9 +54,9 @@ def test_the_teacher_is_that_of_the_digits_suite(plan):
 def test_first_stages_are_short_as_the_training_is(plan):
     epochs = {t.method: [v for k, v in t.settings.items() if k.endswith("_epochs")] for t in plan.trials}
     assert {name: values for name, values in epochs.items() if values} == {
-        "ab": [6],
-        "ab/paper": [6],
-        "ft": [6],
-        "ft/paper": [6],
+        "ab": [4],
+        "ab/paper": [4],
+        "ft": [4],
+        "ft/paper": [4],
         "probes": [5],
     }
