@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -122,9 +123,11 @@ def _over_pairs(study: Study) -> list[Verdict]:
     first = ranked[0]
     assert first.rank is not None
     bounds = "" if first.rank.low is None else f" [{first.rank.low:.2f}, {first.rank.high:.2f}]"
+    level = [s.label for s in ranked[1:] if s.rank is not None and math.isclose(s.rank.mean, first.rank.mean)]
+    also = f"; so {'have' if len(level) > 1 else 'has'} {wording.listing(level)}" if level else ""
     sentences = [
         f"{first.label} has the best mean rank, {first.rank.mean:.2f}{bounds} of {len(whole.methods)} methods "
-        f"over {wording.plural(len(whole.pairs), 'pair')}."
+        f"over {wording.plural(len(whole.pairs), 'pair')}{also}."
     ]
     if first.gain_over_none.mean is not None:
         over = first.gain_over_none

@@ -82,3 +82,15 @@ def test_no_result_at_all(runs: Callable[..., Any]) -> None:
     (said,) = verdicts(read_study(suite.write()))
     assert said.sentences == ("No trial is done yet.",)
     assert said.leader == ""
+
+
+def test_methods_level_in_rank_are_named_with_the_first(runs: Callable[..., Any]) -> None:
+    suite = runs()
+    suite.teacher("resnet20", 80.0)
+    tops = {"resnet8": {"none": 70.0, "kd": 72.0, "vid": 71.0}, "resnet14": {"none": 74.0, "kd": 75.0, "vid": 76.0}}
+    for student, labels in tops.items():
+        for label, top1 in labels.items():
+            suite.done("resnet20", student, label, 0, top1)
+    said = next(verdict for verdict in verdicts(read_study(suite.write())) if not verdict.pair)
+    assert said.sentences[0].endswith(" of 3 methods over 2 pairs; so has vid.")
+    assert said.sentences[0].startswith("kd has the best mean rank, 1.50")
