@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import datetime
-import os
 import secrets
-import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.markup import escape
 
@@ -38,6 +33,7 @@ from kdbench.recipe import Recipe
 from kdbench.resolve import Catalogue, Filters, Resolver, with_results
 from kdbench.results import SuiteFolder, TrialFolder
 from kdbench.seeding import derive
+from kdbench.session import alone_with, default_observers, only_one_run, registered, stop_at_interrupt
 from kdbench.suite import load
 from kdbench.suite.plan import Cohort, Plan, TeacherPlan, Trial, content_hash
 from kdbench.suite.schema import Suite
@@ -141,7 +137,7 @@ def run_suite(
     if chosen_device.type == "cuda":
         # Events and streams belong to the current device.
         torch.cuda.set_device(chosen_device)
-    with _only_one_run(folder), _stop_at_interrupt(warn) as stopping:
+    with only_one_run(folder), stop_at_interrupt(warn) as stopping:
         folder.check_protocol()
         environment = {**describe_environment(), "device": device_name(chosen_device)}
         info = RunInfo(
@@ -154,40 +150,10 @@ def run_suite(
             chosen=frozenset(trial.id for trial in opened.plan.trials if filters.match(trial)),
         )
         standing = default_observers(tracking_uri, console, warn) if observers is None else observers
-        with _registered(standing, opened.registry, warn):
+        with registered(standing, opened.registry, warn):
             notify = Notifier(opened.registry.manager, warn)
             run = _Run(opened, folder, info, chosen_device, notify, warn, stopping, allow_teacher_mismatch)
             return run(filters, fresh=fresh)
-
-
-@contextmanager
-def _registered(
-    observers: Sequence[object], registry: plugin_room.Registry, warn: Callable[[str], None]
-) -> Iterator[None]:
-    """Observers listen for as long as this lasts, and are closed however it ends."""
-    try:
-        for number, observer in enumerate(observers):
-            registry.manager.register(observer, name=f"{type(observer).__name__} {number}")
-        yield
-    finally:
-        for observer in observers:
-            close = getattr(observer, "close", None)
-            try:
-                if close is not None:
-                    close()
-            except Exception as error:  # noqa: BLE001 - an observer costs no run
-                warn(f"observer '{type(observer).__name__}' failed to close: {type(error).__name__}: {error}")
-
-
-def default_observers(tracking_uri: str | None, console: Console, warn: Callable[[str], None]) -> list[object]:
-    """The progress display on ``console``, and MLflow unless it is told ``none``."""
-    from kdbench.observers.mlflow import MlflowObserver
-    from kdbench.observers.progress import ProgressObserver
-
-    observers: list[object] = [ProgressObserver(console)]
-    if tracking_uri != "none":
-        observers.append(MlflowObserver(tracking_uri, warn))
-    return observers
 
 
 class _Run:
@@ -427,7 +393,7 @@ class _Run:
         def build() -> TappedModel:
             return self._network(plan.model, plan.recipe)
 
-        with self._alone_with(folder):
+        with alone_with(folder, self.stopping, self.warn):
             fingerprint = self.arrays.fingerprint
             teacher = teachers.load(plan, build, shape, folder, self.device, fingerprint)
             if teacher is None:
@@ -439,26 +405,6 @@ class _Run:
         described = teachers.describe(plan)
         self.notify("kdbench_teacher_finished", teacher=described, result=dict(folder.result or {}), run=self.info)
         return teacher
-
-    @contextmanager
-    def _alone_with(self, folder: TrialFolder) -> Iterator[None]:
-        """Suites share teachers: the second run waits until the first has trained it."""
-        folder.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.path / ".lock")
-        waiting = False
-        while not lock.is_locked:
-            try:
-                lock.acquire(timeout=1)
-            except Timeout:
-                if not waiting:
-                    self.warn(f"{folder.path}: another run trains this teacher; waiting for it")
-                waiting = True
-                if self.stopping.is_set():
-                    raise Interrupted("interrupted") from None
-        try:
-            yield
-        finally:
-            lock.release()
 
     def _obtain(self, plan: TeacherPlan, build: Callable[[], TappedModel], folder: TrialFolder) -> None:
         recipe = plan.recipe or self.opened.suite.recipe
@@ -547,46 +493,6 @@ def write_report(folder: SuiteFolder, report: Path, warn: Callable[[str], None])
     except Exception as error:  # noqa: BLE001 - hours of training must not end in a page's fault
         what = str(error) if isinstance(error, KdbenchError) else f"{type(error).__name__}: {error}"
         warn(f"the report was not written: {what}; the results are safe, and kdbench report writes it again")
-
-
-@contextmanager
-def _only_one_run(folder: SuiteFolder) -> Iterator[None]:
-    lock = FileLock(folder.path / ".lock", timeout=0)
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise ResultsError(f"{folder.path}: another kdbench run is working here; wait for it or stop it") from None
-    except OSError as error:
-        raise ResultsError(f"{folder.path}: cannot be written: {error.strerror or error}") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
-def _stop_at_interrupt(warn: Callable[[str], None]) -> Iterator[threading.Event]:
-    """The first Ctrl-C asks the engine to stop at the epoch's end, the second one stops at once."""
-    stopping = threading.Event()
-    owner = os.getpid()
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != owner:
-            return  # a worker that was forked from here, and gets the terminal's signal too
-        if stopping.is_set():
-            raise KeyboardInterrupt
-        stopping.set()
-        warn("stopping after this epoch; press Ctrl-C again to leave at once (back to the last checkpoint)")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stopping  # signals reach the main thread alone
-        return
-    previous = signal.signal(signal.SIGINT, handle)
-    try:
-        yield stopping
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 def _traceback(error: BaseException) -> str:
