@@ -15,6 +15,9 @@ from safetensors.torch import load_file
 
 from kdbench.results import TrialFolder
 
+# However long the students train, their teacher is ready at once.
+TEACHER = ("--set", "teachers.resnet8.recipe.epochs=1")
+
 
 def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "NO_COLOR": "1"}
@@ -49,7 +52,7 @@ def weights(tmp_path, output):
 
 def test_killed_in_the_middle_and_started_again_it_ends_with_the_same_bits(write_suite, kdbench, begin, tmp_path):
     suite = write_suite("none", "kd", "vid")
-    options = ("--set", "recipe.epochs=12", "--tracking-uri", "none", "--device", "cpu")
+    options = ("--set", "recipe.epochs=12", *TEACHER, "--tracking-uri", "none", "--device", "cpu")
     process = begin("run", suite, *options, until="*/checkpoint.pt", output="killed")
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -69,7 +72,7 @@ def test_killed_in_the_middle_and_started_again_it_ends_with_the_same_bits(write
 def test_control_c_finishes_the_epoch_and_says_how_to_go_on(write_suite, kdbench, begin, tmp_path):
     suite = write_suite("none", "kd")
     # Checkpoints would be a long way off; the interrupt writes them.
-    options = ("--set", "recipe.epochs=200", "--set", "checkpoint_every=1000", "--tracking-uri", "none")
+    options = ("--set", "recipe.epochs=200", *TEACHER, "--set", "checkpoint_every=1000", "--tracking-uri", "none")
     process = begin("run", suite, *options)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=120)
@@ -87,7 +90,7 @@ def test_control_c_finishes_the_epoch_and_says_how_to_go_on(write_suite, kdbench
 
 
 def test_a_second_control_c_leaves_at_once(write_suite, begin):
-    process = begin("run", write_suite("none"), "--set", "recipe.epochs=2000", "--tracking-uri", "none")
+    process = begin("run", write_suite("none"), "--set", "recipe.epochs=2000", *TEACHER, "--tracking-uri", "none")
     # One signal right after the other: the first one's epoch cannot have ended yet for good.
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGINT)
