@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from jaxtyping import Float, Int
+from jaxtyping import Float, Num
 from torch import Tensor
 
 
-def warm_up(epoch: Int[Tensor, ""], epochs: int) -> Float[Tensor, ""]:
+def warm_up(epoch: Num[Tensor, ""], epochs: int) -> Float[Tensor, ""]:
     """A factor that rises by equal steps to 1: 1/epochs in the first epoch (number 0), 1 from the last on."""
     return ((epoch + 1) / max(epochs, 1)).clamp(max=1.0)
