@@ -30,6 +30,7 @@ from kdbench.method import DataSignature
 from kdbench.models.base import TappedModel, signature
 from kdbench.observers.notify import Notifier
 from kdbench.recipe import Recipe
+from kdbench.report import made_from
 from kdbench.resolve import Catalogue, Filters, Resolver, with_results
 from kdbench.results import SuiteFolder, TrialFolder
 from kdbench.seeding import derive
@@ -485,10 +486,12 @@ class _TeacherListener:
 
 
 def write_report(folder: SuiteFolder, report: Path, warn: Callable[[str], None]) -> None:
-    """Render the report of all that stands; a failure to do so loses no result."""
-    from kdbench.report.render import render
-
+    """Render the report of all that stands, unless that one is there; a failure to do so loses no result."""
     try:
+        if made_from.is_current(report, made_from.digest(folder)):
+            return
+        from kdbench.report.render import render
+
         render(folder, report)
     except Exception as error:  # noqa: BLE001 - hours of training must not end in a page's fault
         what = str(error) if isinstance(error, KdbenchError) else f"{type(error).__name__}: {error}"

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 import kdbench
 from kdbench.errors import ResultsError
-from kdbench.report import protocol, sections, wording
+from kdbench.report import made_from, protocol, sections, wording
 from kdbench.report.frame import Filters
 from kdbench.report.study import Study, read_study
 from kdbench.report.styles import INK, NEUTRAL
@@ -55,17 +55,21 @@ def render(
         ResultsError: nothing was planned in ``folder``, another protocol version wrote it, no trial passes the
             filters, or ``report`` cannot be written.
     """
-    study = read_study(folder, Filters(tuple(methods), tuple(pairs), tuple(seeds)))
+    filters = Filters(tuple(methods), tuple(pairs), tuple(seeds))
+    # Taken first: what changes while a run goes on is then shown, or makes the page out of date.
+    digest = made_from.digest(folder, filters=filters.describe(), plots=plots)
+    study = read_study(folder, filters)
     drawn = _draw(study, report / "plots") if plots else {}
     _write(report / "trials.csv", study.trials.to_csv(index=False, float_format="%.6g"))
     _write(report / "leaderboard.csv", study.cells.to_csv(index=False, float_format="%.6g"))
     _write(report / "leaderboard.md", markdown(study))
-    _write(report / "index.html", page(study, drawn))
+    # Last: it says what all of them were made from.
+    _write(report / "index.html", page(study, drawn, digest))
     return report / "index.html"
 
 
-def page(study: Study, plots: Mapping[str, Drawing]) -> str:
-    """The page, with the given figures by name."""
+def page(study: Study, plots: Mapping[str, Drawing], digest: str) -> str:
+    """The page, with the given figures by name and what it was made from."""
     environment = _environment(study, escape_html=True)
     environment.globals["plots"] = plots
     parts = []
@@ -79,6 +83,7 @@ def page(study: Study, plots: Mapping[str, Drawing]) -> str:
         css=Markup(_asset("style.css")),
         javascript=Markup(_asset("sort.js")),
         version=kdbench.__version__,
+        made_from=digest,
         **_head(study),
     )
 

@@ -55,12 +55,16 @@ def test_a_suite_is_trained_recorded_and_reported_and_not_trained_again(write_su
     frame = results.to_frame()
     assert sorted(frame.method) == ["ab", "kd", "none"]
 
+    page = tmp_path / "reports/tiny/index.html"
+    written = page.stat().st_mtime_ns
     run(suite)
     assert watch.heard == [("suite started",), ("suite finished", "False")]
     assert watch.epochs == []
+    assert page.stat().st_mtime_ns == written
 
     run(suite, fresh=True, methods=["k*"])
     assert {label for label, _ in watch.epochs} == {"kd"}
+    assert page.stat().st_mtime_ns > written
 
 
 def test_through_the_api_a_method_alone_is_bit_identical_to_itself_in_company(write_suite, run, tmp_path):

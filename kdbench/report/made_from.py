@@ -1,0 +1,44 @@
+"""What a report was made from, as one digest that its page carries: one that is up to date need not be made again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import kdbench
+from kdbench.results import SuiteFolder
+
+FILES = ("trials.csv", "leaderboard.csv", "leaderboard.md", "index.html")
+_READ = ("trial.json", "epochs.jsonl", "result.json", "error.json")
+_META = re.compile(r'<meta name="kdbench:made-from" content="([0-9a-f]{64})">')
+
+
+def digest(folder: SuiteFolder, *, filters: str = "", plots: bool = True) -> str:
+    """The SHA-256 of all that a report reads: the results as they stand, what is shown of them, kdbench's version."""
+    plan = {key: value for key, value in (folder.plan or {}).items() if key != "updated"}
+    given = [kdbench.__version__, folder.path.name, filters, plots, plan]
+    sha = hashlib.sha256(json.dumps(given, sort_keys=True).encode())
+    places = {trial.path: trial.weights.exists() for trial in folder}
+    places |= {folder.teacher(teacher["key"]).path: True for teacher in plan.get("teachers", [])}
+    for place, has_weights in places.items():
+        # Names come before contents and contents have lengths, so that nothing can pass for something else.
+        sha.update(f"\n{place.name} {has_weights}".encode())
+        for name in _READ:
+            try:
+                content = (place / name).read_bytes()
+            except OSError:
+                continue
+            sha.update(f"\n{name} {len(content)}\n".encode())
+            sha.update(content)
+    return sha.hexdigest()
+
+
+def is_current(report: Path, wanted: str) -> bool:
+    """Whether a whole report stands in ``report`` whose :func:`digest` is ``wanted``."""
+    if not all((report / name).is_file() for name in FILES) or not any((report / "plots").glob("*.svg")):
+        return False
+    with (report / "index.html").open(encoding="utf-8", errors="replace") as page:
+        found = _META.search(page.read(2000))
+    return found is not None and found[1] == wanted
