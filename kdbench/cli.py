@@ -254,7 +254,7 @@ def _plan_summary(chosen: Plan, everything: Plan, folder: Any, n_train: int) -> 
     waiting = [trial for trial in chosen.trials if trial.status in {"pending", "failed"}]
     if waiting:
         estimate = hours(waiting, everything.trials, folder)
-        known = f"about {estimate:.2g} hours by earlier results" if estimate is not None else "hours unknown as yet"
+        known = f"about {estimate[0]:.2g} hours by results on {estimate[1]}" if estimate else "hours unknown as yet"
         yield f"to do: {steps(waiting, n_train):,} steps of students, {known}"
 
 

@@ -126,3 +126,20 @@ class Recipe(Table):
         if list(self.drops) != sorted(set(self.drops)):
             raise ValueError(f"drops must rise, got {list(self.drops)}")
         return self
+
+
+def batch_sizes(images: int, batch_size: int) -> list[int]:
+    """The batches of an epoch: the last, smaller one is kept, but a single image joins the batch before it.
+
+    Nothing can be normalised over one image, nor compared with its neighbours.
+
+    >>> batch_sizes(10, 4), batch_sizes(9, 4)
+    ([4, 4, 2], [4, 5])
+    """
+    full, rest = divmod(images, batch_size)
+    sizes = [batch_size] * full
+    if rest == 1 and full:
+        sizes[-1] += 1
+    elif rest:
+        sizes.append(rest)
+    return sizes

@@ -2,7 +2,7 @@
 
     runs/<suite>/plan.json                      the suite, all its trials as last planned, skipped ones with reasons
     runs/<suite>/<trial id>/trial.json          what the trial is
-    runs/<suite>/<trial id>/epochs.jsonl        one line an epoch
+    runs/<suite>/<trial id>/epochs.jsonl        one line an epoch; what is not finite is "NaN" or "Infinity", in quotes
     runs/<suite>/<trial id>/result.json         stands when the trial is done or diverged
     runs/<suite>/<trial id>/error.json          why the last attempt failed
     runs/<suite>/<trial id>/student.safetensors the student's weights
@@ -15,6 +15,7 @@ Every file is written beside its place and moved there, so a reader never sees h
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -64,6 +65,28 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps(_without_numbers(record), allow_nan=False) + "\n"
+
+
+_NO_NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def _without_numbers(value: Any) -> Any:
+    """NaN and infinities as words: JSON has no numbers for them, and many readers refuse Python's."""
+    if isinstance(value, Mapping):
+        return {key: _without_numbers(inner) for key, inner in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return json.dumps(value)
+    return value
+
+
+def _with_numbers(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _with_numbers(inner) for key, inner in value.items()}
+    return _NO_NUMBERS.get(value, value) if isinstance(value, str) else value
+
+
 class TrialFolder:
     """One trial's (or teacher's) folder."""
 
@@ -111,21 +134,21 @@ class TrialFolder:
             return []
         for line in lines:
             try:
-                records.append(json.loads(line))
+                records.append(_with_numbers(json.loads(line)))
             except json.JSONDecodeError:
                 break
         return records
 
     def write_epochs(self, records: list[dict[str, Any]]) -> None:
         """Replace ``epochs.jsonl``."""
-        text = "".join(json.dumps(record) + "\n" for record in records)
+        text = "".join(_line(record) for record in records)
         write_atomically(self.path / "epochs.jsonl", lambda temporary: _write_text(temporary, text))
 
     def append_epoch(self, record: Mapping[str, Any]) -> None:
         """Add one line to ``epochs.jsonl``."""
         try:
             with (self.path / "epochs.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+                file.write(_line(record))
         except OSError as error:
             raise ResultsError(f"{self.path / 'epochs.jsonl'}: cannot be written: {error.strerror}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
@@ -77,6 +78,22 @@ def test_epochs_end_at_a_truncated_line(trial):
     with (trial.path / "epochs.jsonl").open("a") as file:
         file.write('{"epoch": 3, "tr')
     assert [record["epoch"] for record in trial.epochs] == [1, 2]
+
+
+def test_what_is_not_finite_is_kept_in_strict_json(trial):
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    trial.append_epoch({"epoch": 1, "stage": "main", "train_loss": float("nan"), "terms": {"kd": float("-inf")}})
+    text = (trial.path / "epochs.jsonl").read_text()
+    assert json.loads(text, parse_constant=refuse) == {
+        "epoch": 1, "stage": "main", "train_loss": "NaN", "terms": {"kd": "-Infinity"}
+    }  # fmt: skip
+    (record,) = trial.epochs
+    assert math.isnan(record["train_loss"])
+    assert (record["stage"], record["terms"]) == ("main", {"kd": -math.inf})
+    trial.write_epochs([record])
+    assert (trial.path / "epochs.jsonl").read_text() == text
 
 
 def test_a_suite_folder_lists_trials_and_nothing_else(tmp_path, trial):

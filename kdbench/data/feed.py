@@ -18,7 +18,7 @@ from torch import Tensor
 from kdbench.data.augment import Normalize, Pipeline
 from kdbench.data.base import Arrays, DataFacts, FileSplit, Split
 from kdbench.errors import DataError
-from kdbench.recipe import Augmentation, RandomResizedCrop
+from kdbench.recipe import Augmentation, RandomResizedCrop, batch_sizes
 from kdbench.seeding import derive, generator
 
 
@@ -45,7 +45,7 @@ class Feed(Protocol):
     """Batches of a data set."""
 
     steps_per_epoch: int
-    """Batches an epoch; the last, smaller one is kept."""
+    """Batches an epoch (:func:`kdbench.recipe.batch_sizes`)."""
     n_train: int
     n_evaluate: int
     """Images of the test split."""
@@ -134,20 +134,19 @@ class ResidentFeed:
         self.train = splits["train"]
         self._pipeline = Pipeline.of(augmentation)
         self._normalize = normalize
-        self._batch_size = batch_size
         self._seed = seed
         self._device = device
         self.n_train = len(self.train.labels)
         self.n_evaluate = len(splits["test"].labels)
-        self.steps_per_epoch = -(-self.n_train // batch_size)
+        self._sizes = batch_sizes(self.n_train, batch_size)
+        self.steps_per_epoch = len(self._sizes)
 
     def epoch(self, stage: str, epoch: int) -> Iterator[Minibatch]:
         """Every training image once: order and augmentation depend on seed, stage and epoch alone."""
         order = epoch_order(self.n_train, self._seed, stage, epoch).to(self._device)
         device_stream = generator(self._device, self._seed, "augmentation", stage, epoch)
         host_stream = np.random.default_rng(derive(self._seed, "augmentation", stage, epoch))
-        for start in range(0, self.n_train, self._batch_size):
-            indices = order[start : start + self._batch_size]
+        for indices in torch.split(order, self._sizes):
             labels = self.train.labels[indices]
             pixels = self._pipeline.change_pixels(self.train.images[indices], device_stream, host_stream)
             yield finish(self._pipeline, self._normalize(pixels), labels, indices, device_stream, host_stream)

@@ -7,7 +7,7 @@ read it nor on their number. Normalising, blanking and mixing happen on the devi
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from kdbench.data.base import Arrays, FileSplit
 from kdbench.data.decode import read_image
 from kdbench.data.feed import EvaluationSplit, Minibatch, epoch_order, finish, no_such_split
 from kdbench.errors import DataError
-from kdbench.recipe import Augmentation, RandomResizedCrop
+from kdbench.recipe import Augmentation, RandomResizedCrop, batch_sizes
 from kdbench.seeding import derive, generator
 
 CENTRE = 0.875
@@ -48,21 +48,21 @@ class StreamedFeed:
         }
         self._pipeline = Pipeline.of(augmentation)
         self._normalize = normalize
-        self._batch_size = batch_size
         self._seed = seed
         self._device = device
         self._size = image_shape[-1]
         self._loaders: dict[str, _Loader] = {}
         self.n_train = len(arrays.train.labels)
         self.n_evaluate = len(arrays.test.labels)
-        self.steps_per_epoch = -(-self.n_train // batch_size)
+        self._sizes = batch_sizes(self.n_train, batch_size)
+        self.steps_per_epoch = len(self._sizes)
 
     def epoch(self, stage: str, epoch: int) -> Iterator[Minibatch]:
         """Every training image once: order and augmentation depend on seed, stage and epoch alone."""
         order = epoch_order(self.n_train, self._seed, stage, epoch)
         device_stream = generator(self._device, self._seed, "augmentation", stage, epoch)
         host_stream = np.random.default_rng(derive(self._seed, "augmentation", stage, epoch))
-        for pixels, labels, indices in self._batches("train", order, self._batch_size, (stage, epoch)):
+        for pixels, labels, indices in self._batches("train", order, self._sizes, (stage, epoch)):
             yield finish(self._pipeline, self._normalize(pixels), labels, indices, device_stream, host_stream)
 
     def evaluate(self, split: EvaluationSplit = "test", batch_size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
@@ -74,7 +74,7 @@ class StreamedFeed:
             yield self._normalize(pixels), labels
 
     def _batches(
-        self, split: str, order: Tensor, batch_size: int, moment: tuple[str, int] | None
+        self, split: str, order: Tensor, sizes: int | list[int], moment: tuple[str, int] | None
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """uint8 images, labels and indices on the device, in the order given."""
         files: FileSplit = self._splits[split]
@@ -83,7 +83,7 @@ class StreamedFeed:
             self._loaders[split] = _Loader(_Images(files, self._size, pipeline, self._seed), self._device)
         labels = torch.from_numpy(files.labels)[order]
         start = 0
-        for images in self._loaders[split].read(order, batch_size, moment):
+        for images in self._loaders[split].read(torch.split(order, sizes), moment):
             if isinstance(images, DataError):
                 raise images
             batch = slice(start, start + len(images))
@@ -146,7 +146,7 @@ class _Images(Dataset[Tensor | DataError]):
 class _Requests:
     """The batches of requests that the loader hands to its workers, set anew for each epoch."""
 
-    batches: list[Tensor] = field(default_factory=list)
+    batches: Sequence[Tensor] = ()
     moment: tuple[str, int] | None = None
 
     def __iter__(self) -> Iterator[list[_Request]]:
@@ -170,9 +170,9 @@ class _Loader:
             generator=torch.Generator(),
         )
 
-    def read(self, order: Tensor, batch_size: int, moment: tuple[str, int] | None) -> Iterator[Tensor | DataError]:
-        """The images at ``order``, batch by batch."""
-        self.requests.batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    def read(self, batches: Sequence[Tensor], moment: tuple[str, int] | None) -> Iterator[Tensor | DataError]:
+        """The images at the batches' indices, batch by batch."""
+        self.requests.batches = batches
         self.requests.moment = moment
         yield from self.loader
 

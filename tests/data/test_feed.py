@@ -67,6 +67,17 @@ def same(first: list[Minibatch], second: list[Minibatch]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(tensors(first), tensors(second), strict=True))
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "sizes"), [(16, [16, 16, 16, 2]), (7, [7] * 6 + [8]), (25, [25, 25]), (64, [50])]
+)
+def test_no_image_is_left_alone(arrays: Arrays, batch_size: int, sizes: list[int]) -> None:
+    feed = feed_of(arrays, batch_size=batch_size)
+    batches = list(feed.epoch("main", 0))
+    assert [len(batch.images) for batch in batches] == sizes
+    assert feed.steps_per_epoch == len(sizes)
+    assert sorted(torch.cat([batch.indices for batch in batches]).tolist()) == list(range(50))
+
+
 def test_an_epoch_gives_every_training_image_once(arrays: Arrays) -> None:
     feed = feed_of(arrays)
     batches = list(feed.epoch("main", 0))

@@ -58,6 +58,7 @@ def test_an_epoch_gives_every_training_image_once(root: Path) -> None:
     batches = list(feed.epoch("main", 0))
     assert (feed.n_train, feed.n_evaluate, feed.steps_per_epoch) == (10, 6, 3)
     assert [len(batch.labels) for batch in batches] == [4, 4, 2]
+    assert [len(batch.labels) for batch in feed_of(root, batch=3).epoch("main", 0)] == [3, 3, 4]
     indices = torch.cat([batch.indices for batch in batches])
     assert sorted(indices.tolist()) == list(range(10))
     assert torch.equal(torch.cat([batch.labels for batch in batches]), indices // 5)

@@ -22,11 +22,27 @@ def folder(tmp_path: Path) -> SuiteFolder:
     return SuiteFolder(tmp_path, "s")
 
 
-def finish(folder: SuiteFolder, trial: Trial, *, status: str = "done", **cost: float) -> None:
+def finish(
+    folder: SuiteFolder, trial: Trial, *, status: str = "done", device: str = "cpu", day: int = 1, **cost: float
+) -> None:
     place = folder.trial(trial.id)
     place.begin(trial.to_json())
     place.weights.write_bytes(b"")
-    place.finish({"status": status, "epoch": 3, "cost": {"extra_epochs": 0, "teacher_seconds": 0.0, **cost}})
+    place.finish(
+        {
+            "status": status,
+            "epoch": 3,
+            "cost": {"extra_epochs": 0, "teacher_seconds": 0.0, **cost},
+            "environment": {"device": device},
+            "finished": f"2026-01-{day:02}T00:00:00+00:00",
+        }
+    )
+
+
+def hours_alone(trials: list[Trial], earlier: list[Trial], folder: SuiteFolder) -> float:
+    found = hours(trials, earlier, folder)
+    assert found is not None
+    return found[0]
 
 
 def test_steps_round_each_epoch_up() -> None:
@@ -35,6 +51,9 @@ def test_steps_round_each_epoch_up() -> None:
     small = replace(TRIAL, recipe=Recipe(epochs=3, batch_size=1000))
     assert steps([TRIAL, small, small], 1297) == 21 * 10 + 2 * 2 * 3
     assert steps([], 1297) == 0
+    # A single image left over makes no step of its own.
+    assert steps([TRIAL], 1281) == 20 * 10
+    assert steps([TRIAL], 1) == 10
 
 
 def test_hours_are_unknown_without_a_result_of_the_pair(folder: SuiteFolder) -> None:
@@ -42,7 +61,7 @@ def test_hours_are_unknown_without_a_result_of_the_pair(folder: SuiteFolder) -> 
     finish(folder, TRIAL, seconds=3600.0)
     other = replace(TRIAL, student="resnet14")
     assert hours([other], [TRIAL, other], folder) is None
-    assert hours([], [TRIAL], folder) == 0.0
+    assert hours_alone([], [TRIAL], folder) == 0.0
 
 
 def test_hours_follow_the_method_and_the_epochs(folder: SuiteFolder) -> None:
@@ -53,21 +72,29 @@ def test_hours_follow_the_method_and_the_epochs(folder: SuiteFolder) -> None:
     finish(folder, slow, seconds=36000.0)
     earlier = [TRIAL, second, slow]
     # 360 and 720 seconds an epoch; over ten epochs that is an hour and two: 1.5 on average.
-    assert hours([replace(TRIAL, seed=2)], earlier, folder) == pytest.approx(1.5)
-    assert hours([replace(TRIAL, seed=2, recipe=Recipe(epochs=20))], earlier, folder) == pytest.approx(3.0)
-    assert hours([replace(slow, seed=2)], earlier, folder) == pytest.approx(10.0)
+    assert hours_alone([replace(TRIAL, seed=2)], earlier, folder) == pytest.approx(1.5)
+    assert hours_alone([replace(TRIAL, seed=2, recipe=Recipe(epochs=20))], earlier, folder) == pytest.approx(3.0)
+    assert hours_alone([replace(slow, seed=2)], earlier, folder) == pytest.approx(10.0)
     # A method without results costs what the pair's methods do.
-    assert hours([replace(TRIAL, method="rkd")], earlier, folder) == pytest.approx(13 / 3)
-    assert hours([replace(TRIAL, seed=2), replace(slow, seed=2)], earlier, folder) == pytest.approx(11.5)
+    assert hours_alone([replace(TRIAL, method="rkd")], earlier, folder) == pytest.approx(13 / 3)
+    assert hours_alone([replace(TRIAL, seed=2), replace(slow, seed=2)], earlier, folder) == pytest.approx(11.5)
 
 
 def test_epochs_of_earlier_stages_count(folder: SuiteFolder) -> None:
     staged = replace(TRIAL, method="ab", label="ab")
     finish(folder, staged, seconds=3600.0, extra_epochs=10)
     # 20 epochs took an hour, and the next one will train its 10 extra epochs too.
-    assert hours([replace(staged, seed=1)], [staged], folder) == pytest.approx(1.0)
+    assert hours_alone([replace(staged, seed=1)], [staged], folder) == pytest.approx(1.0)
 
 
 def test_what_ended_early_tells_nothing(folder: SuiteFolder) -> None:
     finish(folder, TRIAL, status="diverged", seconds=1.0)
     assert hours([replace(TRIAL, seed=1)], [TRIAL], folder) is None
+
+
+def test_other_devices_results_tell_nothing(folder: SuiteFolder) -> None:
+    earlier = [replace(TRIAL, seed=seed) for seed in range(3)]
+    finish(folder, earlier[0], seconds=36000.0, device="cpu", day=1)
+    finish(folder, earlier[1], seconds=3600.0, device="NVIDIA H200", day=3)
+    finish(folder, earlier[2], seconds=36000.0, device="cpu", day=2)
+    assert hours([replace(TRIAL, seed=3)], earlier, folder) == (pytest.approx(1.0), "NVIDIA H200")
