@@ -9,6 +9,10 @@ import venv
 from collections.abc import Callable
 from pathlib import Path
 
+# Tests run side by side: threads of one would wait for those of another. Before torch is imported, and for the
+# processes that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
 import torch
 

@@ -69,6 +69,15 @@ def equal(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
+@pytest.fixture(params=[1, 2], ids=["one-thread", "two-threads"])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("method", [Labels, Hints, Careless])
 def test_alone_and_in_company_a_student_ends_with_the_same_bits(learner, train, tmp_path, method):
     train(learner(method(), "a", "alone"))
@@ -82,6 +91,7 @@ def test_different_methods_end_with_different_bits(learner, train, tmp_path):
     assert not equal(weights(tmp_path, "a"), weights(tmp_path, "b"))
 
 
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("epochs_before", [1, 2, 3, 4])
 def test_stopped_after_any_epoch_and_resumed_it_ends_with_the_same_bits(learner, train, tmp_path, epochs_before):
     """Two epochs of the first stage, three of the main one."""
