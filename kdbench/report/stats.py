@@ -80,8 +80,11 @@ def over_pairs(means: Iterable[float], confidence: float = CONFIDENCE) -> Estima
 
 
 def ranks(scores: Array) -> Array:
-    """Ranks along the last axis: 1 for the highest score, equal scores share the mean of their ranks."""
-    return np.asarray(stats.rankdata(-np.asarray(scores, dtype=np.float64), axis=-1), dtype=np.float64)
+    """Ranks along the last axis: 1 for the highest score, equal scores share the mean of their ranks.
+
+    Scores (percent) are equal where they differ in the ninth decimal at most: there, sums differ by their order.
+    """
+    return np.asarray(stats.rankdata(-np.round(np.asarray(scores, dtype=np.float64), 9), axis=-1), dtype=np.float64)
 
 
 def complete_block(present: NDArray[np.bool_]) -> tuple[list[int], list[int]]:

@@ -63,3 +63,11 @@ def test_collect_keeps_order_and_needs_no_gradient():
     assert logits[:, 0].tolist() == labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert logits.dtype == torch.float32
     assert not logits.requires_grad
+
+
+def test_shares_are_counts_of_images_in_percent():
+    labels = torch.zeros(500, dtype=torch.long)
+    logits = torch.nn.functional.one_hot((torch.arange(500) >= 474).long() * 7, 10).float()
+    found = measure(logits, labels, teacher_logits=logits.roll(1, 0))
+    assert found["top1"] == 94.8
+    assert found["agreement"] == 99.6

@@ -61,6 +61,10 @@ def test_pair_means_have_an_interval_from_five_pairs_on() -> None:
 def test_ranks_share_ties_and_put_diverged_last() -> None:
     found = stats.ranks(np.array([71.0, 73.0, DIVERGED, 71.0, DIVERGED]))
     assert found.tolist() == [2.5, 1.0, 4.5, 2.5, 4.5]
+    # Equal, but for the order in which the seeds were summed.
+    means = [sum([0.1, 0.2, 0.3]) / 3, sum([0.3, 0.2, 0.1]) / 3]
+    assert means[0] != means[1]
+    assert stats.ranks(np.array([*means, 0.198])).tolist() == [1.5, 1.5, 3.0]
 
 
 def test_a_complete_block_leaves_out_pairs_that_most_lack_and_methods_that_lack_any() -> None:
