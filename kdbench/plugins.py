@@ -10,7 +10,7 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -113,7 +113,9 @@ class Offer(Generic[Spec]):
             },
         }
         if isinstance(self.spec, MethodSpec):
-            row["reads"] = sorted(facts.attributes.get("reads", ("logits",)))
+            reads = facts.attributes.get("reads", ("logits",))
+            # A property's value depends on the settings.
+            row["reads"] = sorted(reads) if isinstance(reads, Collection) else None
         return row
 
 
@@ -259,11 +261,17 @@ def _method_classes(module: ModuleType) -> list[type]:
 def _check_hooks(manager: pluggy.PluginManager, plugin: Any) -> None:
     known = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("kdbench_")}
     for name in dir(plugin):
-        if manager.parse_hookimpl_opts(plugin, name) is None:
+        options = manager.parse_hookimpl_opts(plugin, name)
+        if options is None:
             continue
         if name not in known:
             raise PluginError(f"implements '{name}', which is no hook{did_you_mean(name, known)}")
+        # Hooks are called one by one, so that what fails in one is that one's; nothing is there to wrap.
+        if options["wrapper"] or options["hookwrapper"]:
+            raise PluginError(f"hook '{name}' is a wrapper, which kdbench does not call; make it a plain hookimpl")
         offered = inspect.signature(known[name]).parameters
+        if "run" in offered and inspect.isgeneratorfunction(getattr(plugin, name)):
+            raise PluginError(f"hook '{name}' has a yield in it and would do nothing when called; remove it")
         for argument in inspect.signature(getattr(plugin, name)).parameters.values():
             if argument.default is argument.empty and argument.name not in offered:
                 known_arguments = did_you_mean(argument.name, offered) or "; it has none"

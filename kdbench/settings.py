@@ -103,6 +103,8 @@ def _class_facts(node: ast.ClassDef) -> Facts | None:
     for item in node.body:
         if isinstance(item, ast.FunctionDef) and item.name == "__init__":
             constructor = item
+        if isinstance(item, ast.FunctionDef) and item.name == "reads":
+            return None  # a property: only an import can tell
         for name, value in _assignments(item):
             try:
                 attributes[name] = _literal(value)

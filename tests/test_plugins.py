@@ -408,6 +408,52 @@ def test_a_local_file_offers_its_method_classes(write: Callable[[str, str], Path
     }
 
 
+def test_taps_that_depend_on_settings_are_not_guessed(install: Install) -> None:
+    install(
+        "taps",
+        """
+        from kdbench.hookspecs import hookimpl
+        from kdbench.method import Method
+
+        class Taps(Method):
+            name = "taps"
+
+            @property
+            def reads(self):
+                return frozenset({"embedding"})
+
+        @hookimpl
+        def kdbench_methods():
+            from kdbench.hookspecs import MethodSpec
+            return [Taps, MethodSpec("taps2", f"{__name__}:Taps")]
+        """,
+    )
+    registry = discover()
+    assert [registry.method(name).to_json()["reads"] for name in ("taps", "taps2")] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("decorator", "problem"),
+    [
+        ("hookimpl", "hook 'kdbench_trial_started' has a yield in it and would do nothing when called; remove it"),
+        ("hookimpl(wrapper=True)", "hook 'kdbench_trial_started' is a wrapper, which kdbench does not call"),
+    ],
+)
+def test_hooks_that_would_never_run_are_refused(install: Install, decorator: str, problem: str) -> None:
+    install(
+        "wraps",
+        f"""
+        from kdbench.hookspecs import hookimpl
+
+        @{decorator}
+        def kdbench_trial_started(trial):
+            yield
+        """,
+    )
+    [broken] = discover().broken
+    assert problem in broken.problem
+
+
 def test_a_local_file_with_hooks_offers_what_they_say(write: Callable[[str, str], Path]) -> None:
     path = write(
         "mine.py",

@@ -462,7 +462,8 @@ class Learner:
         parts = [self.method.get_submodule(name) for name in self.method.part_of_student]
         student = {id(p): p for m in (self.network, *parts) for p in m.parameters()}
         adapters = {id(p): p for p in self.method.parameters() if id(p) not in student}
-        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        # After the last step: what a first stage alone trained has no gradient in the main one.
+        trained = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         return {
             "student_parameters": sum(p.numel() for p in student.values()),
             "trained_parameters": sum(p.numel() for p in trained),

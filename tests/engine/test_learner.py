@@ -151,18 +151,26 @@ def test_one_sgd_step_is_the_recipes(learner, feed, teacher):
 def test_adapters_are_trained_counted_and_the_students_own_head_is_not_an_adapter(learner, train, heard):
     class Head(Labels):
         part_of_student = ("second",)
+        reads = frozenset({"logits", "embedding"})
 
         def setup(self, student, teacher, data):
             self.second = nn.Linear(64, 10)
             self.adapter = nn.Linear(64, 7)
+            self.served_a_first_stage = nn.Linear(3, 2)
+
+        def forward(self, student, teacher, batch):
+            embedding = student["embedding"]
+            second = batch.cross_entropy(self.second(embedding))
+            return {"second": (second, 1.0), "hint": (self.adapter(embedding).square().mean(), 1.0)}
 
     one = learner(Head())
     train(one)
     cost = heard.results["a"]["cost"]
     own = sum(p.numel() for p in one.network.parameters())
     assert cost["student_parameters"] == own + 650
-    assert cost["adapter_parameters"] == 455
-    assert cost["trained_parameters"] == own + 650 + 455
+    assert cost["adapter_parameters"] == 455 + 8
+    # The network's own head is left out of this loss.
+    assert cost["trained_parameters"] == own - 650 + 650 + 455
     assert {k for k in one.student_state() if k.startswith("method.")} == {"method.second.weight", "method.second.bias"}
 
 
