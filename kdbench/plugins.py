@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -23,11 +22,14 @@ from kdbench import hookspecs
 from kdbench.errors import PluginError, did_you_mean
 from kdbench.hookspecs import DatasetSpec, MethodSpec, ModelSpec
 from kdbench.settings import Facts, load_target, read_by_import, read_statically, source_of
+from kdbench.sources import hash_sources, sources
 
 GROUP = "kdbench"
 BUILT_IN = ("kdbench.models.builtin", "kdbench.data.builtin")
 SUPPLIED = ("classes", "image_shape")
 """What a network is told by the data set, not by a suite."""
+LOCAL_MODULE = "kdbench_local_"
+"""Begins the names under which local files are imported."""
 ADAPTERS = ("torchvision", "timm")
 """Model libraries whose networks go by ``torchvision:NAME`` and ``timm:NAME``."""
 
@@ -278,60 +280,6 @@ def _check_hooks(manager: pluggy.PluginManager, plugin: Any) -> None:
                 raise PluginError(f"hook '{name}' has no argument '{argument.name}'{known_arguments}")
 
 
-def hash_sources(path: Path) -> str:
-    """SHA-256 over a source file and the files of its own package that it imports, directly or not.
-
-    The rest of the package is left out, so that editing one loss leaves its neighbours' results valid.
-    """
-    seen: dict[Path, bytes] = {}
-    waiting = [path.resolve()]
-    while waiting:
-        file = waiting.pop()
-        if file in seen:
-            continue
-        seen[file] = file.read_bytes()
-        waiting += _own_imports(file, seen[file])
-    root = path.resolve().parent
-    digest = hashlib.sha256()
-    for file in sorted(seen):
-        digest.update(os.path.relpath(file, root).encode() + b"\0" + seen[file] + b"\0")
-    return digest.hexdigest()
-
-
-def _own_imports(file: Path, source: bytes) -> list[Path]:
-    """The files beside ``file``, or anywhere in its package, that it imports."""
-    package_root = file.parent
-    while (package_root / "__init__.py").exists():
-        package_root = package_root.parent
-    folders = {package_root, file.parent}
-    try:
-        tree = ast.parse(source)
-    except SyntaxError:
-        return []  # its import will say so
-    found = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found += [_module_file(folders, alias.name) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                folder = file.parents[node.level - 1]
-                base = ".".join((*folder.relative_to(package_root).parts, *filter(None, [node.module])))
-            for alias in node.names:
-                # `from package import name`: a module of the package, or else something in its __init__.py.
-                found.append(_module_file(folders, f"{base}.{alias.name}") or _module_file(folders, base))
-    return [path for path in found if path is not None]
-
-
-def _module_file(folders: Iterable[Path], name: str) -> Path | None:
-    for folder in folders:
-        place = folder.joinpath(*name.split("."))
-        for path in (place.with_name(f"{place.name}.py"), place / "__init__.py"):
-            if path.is_file():
-                return path.resolve()
-    return None
-
-
 def discover(files: Iterable[str | Path] = ()) -> Registry:
     """Load the built-in plugins, all installed ones, and local ``files``.
 
@@ -391,7 +339,7 @@ def _add_file(registry: Registry, path: Path) -> None:
     if not path.is_file():
         raise PluginError(f"plugin file {path}: not found")
     path = path.resolve()
-    name = f"kdbench_local_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    name = f"{LOCAL_MODULE}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if registry.manager.has_plugin(name):
         return
 
@@ -405,6 +353,7 @@ def _add_file(registry: Registry, path: Path) -> None:
         if str(path.parent) not in sys.path:
             sys.path.append(str(path.parent))
         spec.loader.exec_module(module)
+        _check_helpers(path)
         return module
 
     try:
@@ -412,6 +361,17 @@ def _add_file(registry: Registry, path: Path) -> None:
     except PluginError:
         sys.modules.pop(name, None)
         raise
+
+
+def _check_helpers(path: Path) -> None:
+    """Refuse a local file that was given another local file's helper because the two helpers share a name."""
+    local = {Path(m.__file__ or "").parent for n, m in sys.modules.items() if n.startswith(LOCAL_MODULE)}
+    for helper in sources(path):
+        name = ".".join(helper.relative_to(path.parent).with_suffix("").parts) if path.parent in helper.parents else ""
+        name = name.removesuffix(".__init__")
+        loaded = getattr(sys.modules.get(name), "__file__", None)
+        if loaded is not None and Path(loaded).resolve() != helper and Path(loaded).parent in local:
+            raise PluginError(f"imports '{name}', and got {loaded} of another local plugin; rename one of the two")
 
 
 def _is_editable(distribution: str) -> bool:
