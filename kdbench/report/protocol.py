@@ -34,7 +34,8 @@ def paragraphs(study: Study) -> list[str]:
         f"A gain is the mean over seeds of the difference between two methods at the same seed; in brackets its "
         f"{stats.CONFIDENCE:.0%} Student-t interval. Two methods are called tied where the interval of their paired "
         "difference contains 0. Intervals are each for one comparison, not corrected for how many there are; with few "
-        "seeds they are wide, and a tie is then no proof of equality.",
+        "seeds they are wide, and a tie is then no proof of equality. Differences that are the same at every seed give "
+        "no interval: on few test images that is a coincidence.",
         "One teacher was used per pair, the same for all methods and seeds. How much the ranking depends on which "
         "teacher it was, these numbers cannot say.",
     ]

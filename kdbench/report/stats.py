@@ -21,6 +21,9 @@ PAIRS_FOR_INTERVAL = 5
 DIVERGED = -math.inf
 """The score of a diverged trial: any mean that includes it ranks last."""
 
+ROUNDING = 1e-5
+"""Percent points that rounding alone may cause; one image of a million is ten times as many."""
+
 Array = NDArray[np.float64]
 
 
@@ -66,9 +69,16 @@ def estimate(values: Iterable[float], confidence: float = CONFIDENCE) -> Estimat
 def paired_difference(
     ours: Mapping[int, float], theirs: Mapping[int, float], confidence: float = CONFIDENCE
 ) -> Estimate:
-    """``ours - theirs`` over the seeds that both have; values by seed."""
+    """``ours - theirs`` over the seeds that both have; values by seed.
+
+    Differences that are all the same, but not 0, give no interval: accuracies are counts of test images, and on
+    few images and few seeds equal counts are a coincidence, not certainty.
+    """
     seeds = sorted(ours.keys() & theirs.keys())
-    return estimate((ours[seed] - theirs[seed] for seed in seeds), confidence)
+    found = estimate((ours[seed] - theirs[seed] for seed in seeds), confidence)
+    if found.std is not None and found.mean is not None and found.std < ROUNDING < abs(found.mean):
+        return Estimate(found.n, found.mean, found.std)
+    return found
 
 
 def over_pairs(means: Iterable[float], confidence: float = CONFIDENCE) -> Estimate:
@@ -82,9 +92,10 @@ def over_pairs(means: Iterable[float], confidence: float = CONFIDENCE) -> Estima
 def ranks(scores: Array) -> Array:
     """Ranks along the last axis: 1 for the highest score, equal scores share the mean of their ranks.
 
-    Scores (percent) are equal where they differ in the ninth decimal at most: there, sums differ by their order.
+    Scores, in percent, are equal up to :data:`ROUNDING`.
     """
-    return np.asarray(stats.rankdata(-np.round(np.asarray(scores, dtype=np.float64), 9), axis=-1), dtype=np.float64)
+    steps = np.round(np.asarray(scores, dtype=np.float64) / ROUNDING)
+    return np.asarray(stats.rankdata(-steps, axis=-1), dtype=np.float64)
 
 
 def complete_block(present: NDArray[np.bool_]) -> tuple[list[int], list[int]]:

@@ -36,11 +36,13 @@ class Standings:
     """The leader's row of the leaderboard; None where no method has finished undiverged."""
     tied: tuple[str, ...]
     undecided: tuple[str, ...]
-    """Without enough seeds in common with the leader."""
+    """Whose difference to the leader has no interval."""
     above: tuple[str, ...]
     """Above the baseline: the interval of the gain lies above 0."""
     level: tuple[str, ...]
     below: tuple[str, ...]
+    unclear: tuple[str, ...]
+    """Whose gain over the baseline has no interval."""
     diverged: tuple[str, ...]
     """``label in 1 of 3``."""
 
@@ -59,6 +61,7 @@ def standings(study: Study, pair: str) -> Standings:
     known = contenders[contenders["tied_with_none"].notna()]
     level = known["tied_with_none"].astype(bool)
     apart = known[~level]
+    unclear = contenders[contenders["tied_with_none"].isna() & (contenders["label"] != study.none)]
     diverged = cells[cells["diverged"] > 0]
     return Standings(
         pair=pair,
@@ -69,6 +72,7 @@ def standings(study: Study, pair: str) -> Standings:
         above=tuple(apart.loc[apart["gain_over_none"] > 0, "label"]),
         level=tuple(known.loc[level, "label"]),
         below=tuple(apart.loc[apart["gain_over_none"] < 0, "label"]),
+        unclear=tuple(unclear["label"]),
         diverged=tuple(f"{row.label} in {row.diverged} of {row.n + row.diverged}" for row in diverged.itertuples()),
     )
 
@@ -87,13 +91,16 @@ def _on_pair(study: Study, found: Standings) -> Verdict:
     else:
         sentences.append(f"Tied with it: {wording.listing(found.tied)}." if found.tied else "Nothing is tied with it.")
         if found.undecided:
-            sentences.append(f"Not decidable for lack of common seeds: {wording.listing(found.undecided)}.")
+            why = "for lack of common seeds, or because their differences do not vary"
+            sentences.append(f"Not decidable, {why}: {wording.listing(found.undecided)}.")
     known = len(found.above) + len(found.level) + len(found.below)
     if known:
+        known += len(found.unclear)
+        unclear = f"; of {len(found.unclear)} it cannot be said{_named(found.unclear)}" if found.unclear else ""
         methods = wording.plural(known, "method") + f" besides {study.none}"
         sentences.append(
             f"Of {methods}, {len(found.above)} can be told to be above it{_named(found.above)}, "
-            f"{len(found.below)} below{_named(found.below)}, {len(found.level)} not to differ from it."
+            f"{len(found.below)} below{_named(found.below)}, {len(found.level)} not to differ from it{unclear}."
         )
     return Verdict(found.title, found.pair, (*sentences, lost) if lost else tuple(sentences), str(best["label"]))
 

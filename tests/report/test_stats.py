@@ -82,6 +82,15 @@ def test_a_complete_block_leaves_out_pairs_that_most_lack_and_methods_that_lack_
     assert stats.complete_block(np.array([[False], [True], [False]])) == ([1], [0])
 
 
+def test_differences_that_do_not_vary_give_no_interval() -> None:
+    # One image of 500 in three seeds, whatever the order of the additions.
+    found = stats.paired_difference({0: 97.8, 1: 98.0, 2: 97.6}, {0: 98.0, 1: 98.2, 2: 97.8})
+    assert (found.n, found.mean) == (3, pytest.approx(-0.2))
+    assert (found.low, found.high, found.tied) == (None, None, None)
+    same = stats.paired_difference({0: 97.8, 1: 98.0}, {0: 97.8, 1: 98.0})
+    assert (same.mean, same.low, same.high, same.tied) == (0.0, 0.0, 0.0, True)
+
+
 def test_mean_ranks_over_pairs() -> None:
     first = np.array([[70.0, 72.0, 71.0], [71.0, 73.0, 72.0]])
     second = np.array([[60.0, 59.0, DIVERGED], [60.0, 59.0, 80.0]])
