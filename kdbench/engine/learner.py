@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import datetime
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -17,42 +16,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from kdbench.data.feed import Minibatch
 from kdbench.engine import checkpoint
 from kdbench.engine.device import Precision, Stopwatch
-from kdbench.engine.schedule import learning_rate
-from kdbench.errors import PluginError, TrialError
-from kdbench.method import Batch, Method, Output, Signature, Stage, Terms
+from kdbench.engine.phase import Phase, Position, phases
+from kdbench.errors import TrialError
+from kdbench.method import Batch, Method, Output, Signature
 from kdbench.models.base import TappedModel
 from kdbench.recipe import Recipe
 from kdbench.results import TrialFolder, write_atomically
 from kdbench.seeding import derive
-
-MAIN = "main"
-
-
-class Position(NamedTuple):
-    """Where in its training a learner is; those at one position train in lockstep. First stages come first."""
-
-    main: bool
-    stage: int
-    epoch: int
-
-    @property
-    def stream(self) -> str:
-        """Names the data order and augmentation; the main stage's depend on no first stage."""
-        return MAIN if self.main else f"first stage {self.stage}"
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of training: one of the method's first stages, or the main one."""
-
-    name: str
-    loss: Callable[[Output, Output, Batch], Terms]
-    epochs: int
-    rate: Callable[[float], float]
-    trains: tuple[str, ...]
-    student_reads: tuple[str, ...]
-    teacher_reads: tuple[str, ...]
-    uses_student: bool
 
 
 def outputs(raw: Mapping[str, Tensor], reads: Sequence[str]) -> Output:
@@ -100,7 +70,7 @@ class Learner:
         self.precision = Precision.choose(recipe.precision, device)
         self.modules = nn.ModuleDict({"network": self.network, "method": self.method})
         self.average: AveragedModel | None = None
-        self.phases = self._phases(student, teacher)
+        self.phases = phases(method, recipe, student, teacher)
         self.phase_index = 0
         self.epoch = 0
         self.records: list[dict[str, Any]] = []
@@ -141,44 +111,6 @@ class Learner:
     def active(self) -> bool:
         """Whether it has still to train."""
         return not self.finished and self.error is None
-
-    def _phases(self, student: Signature, teacher: Signature) -> list[Phase]:
-        method, recipe = self.method, self.recipe
-        phases = []
-        for stage in method.stages():
-            self._check_stage(stage)
-            rate = stage.lr if stage.lr is not None else recipe.lr
-            phases.append(
-                Phase(
-                    stage.name,
-                    stage.loss,
-                    stage.epochs,
-                    lambda progress, rate=rate: rate,  # type: ignore[misc]
-                    stage.trains,
-                    tuple(student.select(stage.reads)) if stage.uses_student else (),
-                    tuple(teacher.select(stage.reads)),
-                    stage.uses_student,
-                )
-            )
-        reads = method.reads
-        main = Phase(
-            MAIN,
-            method,
-            recipe.epochs,
-            lambda progress: learning_rate(recipe, progress),
-            ("student", "method"),
-            tuple(student.select(reads if method.student_reads is None else method.student_reads)),
-            tuple(teacher.select(reads if method.teacher_reads is None else method.teacher_reads)),
-            uses_student=True,
-        )
-        return [*phases, main]
-
-    def _check_stage(self, stage: Stage) -> None:
-        for name in stage.trains:
-            if name not in {"student", "student.body"} and name not in dict(self.method.named_modules()):
-                raise PluginError(f"stage '{stage.name}' trains '{name}', which is no submodule of the method")
-            if name in {"student", "student.body"} and not stage.uses_student:
-                raise PluginError(f"stage '{stage.name}' trains the student, but has uses_student = False")
 
     # ---- training
 
