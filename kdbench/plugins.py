@@ -352,8 +352,8 @@ def _add_file(registry: Registry, path: Path) -> None:
         # As for a script: it may import the files beside it. Last, so that they hide no installed package.
         if str(path.parent) not in sys.path:
             sys.path.append(str(path.parent))
-        spec.loader.exec_module(module)
         _check_helpers(path)
+        spec.loader.exec_module(module)
         return module
 
     try:
@@ -364,14 +364,15 @@ def _add_file(registry: Registry, path: Path) -> None:
 
 
 def _check_helpers(path: Path) -> None:
-    """Refuse a local file that was given another local file's helper because the two helpers share a name."""
+    """Refuse a local file that would be given another local file's helper because the two share a name."""
     local = {Path(m.__file__ or "").parent for n, m in sys.modules.items() if n.startswith(LOCAL_MODULE)}
-    for helper in sources(path):
-        name = ".".join(helper.relative_to(path.parent).with_suffix("").parts) if path.parent in helper.parents else ""
-        name = name.removesuffix(".__init__")
-        loaded = getattr(sys.modules.get(name), "__file__", None)
-        if loaded is not None and Path(loaded).resolve() != helper and Path(loaded).parent in local:
-            raise PluginError(f"imports '{name}', and got {loaded} of another local plugin; rename one of the two")
+    helpers = {helper for helper in sources(path) if helper != path and path.parent in helper.parents}
+    for name in sorted({helper.relative_to(path.parent).with_suffix("").parts[0] for helper in helpers}):
+        spec = importlib.util.find_spec(name)
+        found = Path(spec.origin).resolve() if spec is not None and spec.origin else path
+        folder = found.parent.parent if found.name == "__init__.py" else found.parent
+        if folder != path.parent and folder in local:
+            raise PluginError(f"imports '{name}', and would get {found} of another local plugin; rename one of the two")
 
 
 def _is_editable(distribution: str) -> bool:

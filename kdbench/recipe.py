@@ -113,7 +113,10 @@ class Recipe(Table):
     """Stochastic depth, for students that have it."""
     augmentation: tuple[Augmentation, ...] = ()
     precision: Literal["auto", "float32", "tf32", "bf16"] = "auto"
-    """``auto``: bf16 autocast on a GPU, float32 on a CPU. Losses are computed in float32 in any case."""
+    """``auto``: bf16 autocast on a GPU, float32 on a CPU; ``tf32`` is for a GPU's convolutions.
+
+    Losses are computed in float32 in any case, and nothing is measured in bf16.
+    """
     selection: Literal["last", "validation"] = "last"
     """Which epoch is the result: the last, or the best on the validation split."""
 

@@ -360,7 +360,11 @@ class _Run:
             device=self.device,
             steps_per_epoch=feed.steps_per_epoch,
             settings=trial.settings,
-            made_with={"teacher": teacher.facts["sha256"], "data": self.arrays.fingerprint},
+            made_with={
+                "teacher": teacher.facts["sha256"],
+                "data": self.arrays.fingerprint,
+                "precision": Precision.choose(trial.recipe.precision, self.device).name,
+            },
             stream=content_hash(trial.identity),
         )
 

@@ -408,17 +408,30 @@ def test_a_local_file_offers_its_method_classes(write: Callable[[str, str], Path
     }
 
 
-def test_local_files_do_not_share_helpers_of_one_name(write: Callable[[str, str], Path]) -> None:
+@pytest.mark.parametrize(
+    "statement",
+    ["import scale_of_mine", "def late():\n    import scale_of_mine", "from scale_of_mine import SCALE"],
+    ids=["at once", "late", "a name"],
+)
+def test_local_files_do_not_share_helpers_of_one_name(write: Callable[[str, str], Path], statement: str) -> None:
     files = []
     for folder in ("first", "second"):
         write(f"{folder}/scale_of_mine.py", f"SCALE = '{folder}'")
-        source = f"from kdbench.method import Method\nimport scale_of_mine\nclass Loss(Method):\n    name = '{folder}'"
+        source = f"from kdbench.method import Method\n{statement}\nclass Loss(Method):\n    name = '{folder}'"
         files.append(write(f"{folder}/loss.py", source))
     assert offered(discover(files[:1]), "loss.py") == ["first"]
     with pytest.raises(PluginError) as error:
         discover(files)
-    assert "imports 'scale_of_mine', and got" in str(error.value)
+    assert "imports 'scale_of_mine', and would get" in str(error.value)
     assert f"{files[0].parent / 'scale_of_mine.py'} of another local plugin; rename one" in str(error.value)
+
+
+def test_a_local_file_may_bear_the_name_of_another_ones_helper(write: Callable[[str, str], Path]) -> None:
+    write("first/scale_of_mine.py", "SCALE = 1")
+    first = write("first/loss.py", "import scale_of_mine\n" + dedent(LOCAL_LOSS))
+    second = write("second/scale_of_mine.py", LOCAL_LOSS.replace("mine", "other"))
+    registry = discover([first, second])
+    assert (offered(registry, "loss.py"), offered(registry, "scale_of_mine.py")) == (["mine"], ["other"])
 
 
 def test_taps_that_depend_on_settings_are_not_guessed(install: Install) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from kdbench.data.feed import EvaluationSplit, Feed, Minibatch
 from kdbench.engine.device import Precision, Stopwatch
 from kdbench.engine.evaluate import collect, measure
-from kdbench.engine.learner import Learner, now
+from kdbench.engine.learner import Learner, at_least_float32, now
 from kdbench.errors import KdbenchError, ResultsError, TrialError
 from kdbench.method import Signature
 from kdbench.models.base import TappedModel
@@ -52,9 +52,10 @@ class Teacher:
     """``key``, ``sha256``, ``top1`` and ``seconds``, as results state them."""
 
     def __call__(self, images: Tensor, reads: Sequence[str], precision: Precision) -> dict[str, Tensor]:
-        """Its outputs for a batch, without gradients."""
+        """Its outputs for a batch, without gradients, in float32."""
         with torch.no_grad(), precision.autocast():
-            return self.network(images, reads)  # type: ignore[no-any-return]
+            raw = self.network(images, reads)
+        return {name: at_least_float32(value) for name, value in raw.items()}
 
 
 class Lockstep:
@@ -131,7 +132,7 @@ class Lockstep:
         watch.start()
         shown = teacher(minibatch.images, reads, self.precision) if teacher else None
         watch.stop()
-        labels, indices = minibatch.labels.clone(), minibatch.indices.clone()
+        kept = {name: tensor.clone() for name, tensor in _shared(minibatch).items()}
         versions = _versions(minibatch, shown)
         for learner in active:
             self._guard(learner, lambda: learner.step(number, minibatch, shown))  # noqa: B023
@@ -139,7 +140,7 @@ class Lockstep:
                 continue
             # All share these tensors: who wrote into them leaves, and the next ones get them as they were.
             self._guard(learner, _refuse_writing)
-            minibatch = replace(minibatch, labels=labels.clone(), indices=indices.clone())
+            minibatch = replace(minibatch, **{name: tensor.clone() for name, tensor in kept.items()})
             shown = teacher(minibatch.images, reads, self.precision) if teacher else None
             versions = _versions(minibatch, shown)
 
@@ -190,10 +191,8 @@ class Lockstep:
 
     def _teacher_on_test(self) -> Tensor | None:
         if self.teacher is not None and self._teacher_logits is None:
-            teacher, precision = self.teacher, self.precision
-            self._teacher_logits, _ = collect(
-                lambda images: teacher(images, (), precision)["logits"], self.feed.evaluate("test")
-            )
+            network = self.teacher.network
+            self._teacher_logits, _ = collect(lambda images: network(images)["logits"], self.feed.evaluate("test"))
         return self._teacher_logits
 
     def _conclude(self, learner: Learner, record: Mapping[str, Any]) -> None:
@@ -240,13 +239,15 @@ class Lockstep:
 
     def _cost(self, learner: Learner) -> dict[str, Any]:
         main = [record for record in learner.records if record["stage"] == "main"]
-        steps = len(main) * self.feed.steps_per_epoch
-        seconds = sum(record["seconds"] for record in main)
+        # The first epoch holds what libraries do once: choosing algorithms, allocating.
+        steady = main[1:] or main
+        steps = len(steady) * self.feed.steps_per_epoch
+        seconds = sum(record["seconds"] for record in steady)
         return {
             "seconds": learner.seconds,
             "teacher_seconds": learner.teacher_seconds,
             "seconds_per_step": seconds / steps if steps else None,
-            "images_per_second": len(main) * self.feed.n_train / seconds if seconds else None,
+            "images_per_second": len(steady) * self.feed.n_train / seconds if seconds else None,
             "peak_memory_bytes": learner.peak_memory_bytes,
             **learner.parameter_counts(),
             "extra_epochs": len(learner.records) - len(main),
@@ -262,18 +263,29 @@ class Lockstep:
             raise  # nothing can be written: that is no fault of the learner, and concerns all of them
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a plugin raises
             record = learner.fail(error)
+            self.listener.failed(learner.id, record)
+            if isinstance(error, torch.AcceleratorError):
+                # Nothing works on the device any more in this process, and the blame may be another learner's.
+                raise KdbenchError(
+                    f"{self.device} stopped working while {learner.id} was trained: {record['message']}; what is "
+                    "saved is safe: run again, and leave a method out with --method if it happens again"
+                ) from None
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-            self.listener.failed(learner.id, record)
 
 
 def _is_taught(learner: Learner) -> bool:
     return learner.method.needs_teacher or not learner.in_main
 
 
+def _shared(minibatch: Minibatch) -> dict[str, Tensor]:
+    """What methods see of a batch; they do not see the images."""
+    return {name: value for name, value in vars(minibatch).items() if value is not None and name != "images"}
+
+
 def _versions(minibatch: Minibatch, shown: Mapping[str, Tensor] | None) -> list[int]:
     """Counters that rise when anybody writes into what all learners share."""
-    return [tensor._version for tensor in (minibatch.labels, minibatch.indices, *(shown or {}).values())]
+    return [tensor._version for tensor in (*_shared(minibatch).values(), *(shown or {}).values())]
 
 
 def _refuse_writing() -> None:

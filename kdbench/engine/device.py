@@ -36,7 +36,7 @@ def device_name(device: torch.device) -> str:
 
 @dataclass(frozen=True)
 class Precision:
-    """How networks compute: ``float32``, ``tf32`` or ``bf16``. Losses are float32 in any case."""
+    """How networks train: ``float32``, ``tf32`` (convolutions) or ``bf16``. Losses and measurements are never bf16."""
 
     device: torch.device
     name: str
@@ -54,9 +54,9 @@ class Precision:
     def prepare(self) -> None:
         """Set what holds for the whole process."""
         if self.device.type == "cuda":
-            allowed = self.name != "float32"
-            torch.backends.cuda.matmul.allow_tf32 = allowed
-            torch.backends.cudnn.allow_tf32 = allowed
+            torch.backends.cudnn.allow_tf32 = self.name == "tf32"
+            # Losses consist of matrix products, and those of close neighbours' differences lose all in TF32.
+            torch.backends.cuda.matmul.allow_tf32 = False
             torch.backends.cudnn.benchmark = True
 
     def autocast(self) -> AbstractContextManager[object]:
@@ -76,21 +76,23 @@ class Stopwatch:
     device: torch.device
     seconds: float = 0.0
     _began: float = 0.0
+    _open: torch.cuda.Event | None = None
     _events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = field(default_factory=list)
 
     def start(self) -> None:
         """Begin a stretch."""
         if self.device.type == "cuda":
-            begin = _event()
-            begin.record()
-            self._events.append((begin, _event()))
+            self._open = _event()
+            self._open.record()
         else:
             self._began = time.perf_counter()
 
     def stop(self) -> None:
-        """End it."""
-        if self.device.type == "cuda":
-            self._events[-1][1].record()
+        """End it. A stretch that an error cut short is not counted."""
+        if self._open is not None:
+            end = _event()
+            end.record()
+            self._events.append((self._open, end))
         else:
             self.seconds += time.perf_counter() - self._began
 

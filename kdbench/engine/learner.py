@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from kdbench.data.feed import Minibatch
 from kdbench.engine import checkpoint
+from kdbench.engine.average import Average
 from kdbench.engine.device import Precision, Stopwatch
 from kdbench.engine.phase import Phase, Position, phases
 from kdbench.errors import TrialError
@@ -27,10 +27,11 @@ from kdbench.seeding import derive
 
 def outputs(raw: Mapping[str, Tensor], reads: Sequence[str]) -> Output:
     """What a method gets to see: float32 (or better) whatever the network's precision, and what it reads only."""
-    return Output(_at_least_float32(raw["logits"]), {name: _at_least_float32(raw[name]) for name in reads})
+    return Output(at_least_float32(raw["logits"]), {name: at_least_float32(raw[name]) for name in reads})
 
 
-def _at_least_float32(value: Tensor) -> Tensor:
+def at_least_float32(value: Tensor) -> Tensor:
+    """``value`` in float32 where it is less."""
     return value.float() if value.dtype in {torch.float16, torch.bfloat16} else value
 
 
@@ -69,7 +70,7 @@ class Learner:
         self.steps_per_epoch = steps_per_epoch
         self.precision = Precision.choose(recipe.precision, device)
         self.modules = nn.ModuleDict({"network": self.network, "method": self.method})
-        self.average: AveragedModel | None = None
+        self.average: Average | None = None
         self.phases = phases(method, recipe, student, teacher)
         self.phase_index = 0
         self.epoch = 0
@@ -143,11 +144,7 @@ class Learner:
             parameter.requires_grad_(True)
         self.optimizer = make_optimizer(self.recipe, parameters, self.phase.rate(0.0))
         if self.in_main and self.recipe.ema_decay is not None:
-            self.average = AveragedModel(
-                self._predicting(),
-                multi_avg_fn=get_ema_multi_avg_fn(self.recipe.ema_decay),  # type: ignore[no-untyped-call]
-                use_buffers=True,
-            )
+            self.average = Average(self._predicting(), self.recipe.ema_decay)
 
     def begin_epoch(self) -> None:
         """Set module modes and the epoch's randomness."""
@@ -166,8 +163,10 @@ class Learner:
         progress = self.epoch + number / self.steps_per_epoch
         for group in self.optimizer.param_groups:
             group["lr"] = phase.rate(progress)
-        # Not at the first step, where libraries try out their algorithms.
-        measure = self.device.type == "cuda" and number == min(1, self.steps_per_epoch - 1)
+        self.optimizer.zero_grad(set_to_none=True)
+        # Not at the first step, where libraries try out their algorithms and the optimiser makes its state.
+        late = (self.epoch, number) > (0, 0)
+        measure = self.device.type == "cuda" and late and number == min(1, self.steps_per_epoch - 1)
         base = _reset_peak(self.device) if measure else 0
         self._watch.start()
         # Dropout, drop path and plugins that draw without a generator get a stream of their own.
@@ -193,14 +192,14 @@ class Learner:
         # A stage without the student, or a training without a teacher, says so in its own signature.
         terms = phase.loss(seen, shown, batch)  # type: ignore[arg-type]
         values, loss = self._weigh(terms)
-        self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         if self.recipe.clip_grad_norm is not None:
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             nn.utils.clip_grad_norm_(parameters, self.recipe.clip_grad_norm, foreach=True)
+        begin_momentum(self.optimizer)
         self.optimizer.step()
-        if self.average is not None and self.in_main:
-            self.average.update_parameters(self._predicting())
+        if self.average is not None:
+            self.average.update()
         if self.in_main and seen is not None and type(self.method).after_step is not Method.after_step:
             with torch.no_grad():
                 self.method.after_step(_detached(seen), shown, batch)  # type: ignore[arg-type]
@@ -233,6 +232,7 @@ class Learner:
 
     def _own_bytes(self) -> int:
         tensors = [*self.modules.parameters(), *self.modules.buffers()]
+        tensors += self.average.tensors if self.average is not None else []
         tensors += [t for state in self.optimizer.state.values() for t in state.values() if isinstance(t, Tensor)]
         return sum(t.numel() * t.element_size() for t in tensors)
 
@@ -349,7 +349,7 @@ class Learner:
             return
         own = self._predicting()
         kept = {key: value.clone() for key, value in own.state_dict().items()}
-        own.load_state_dict(self.average.module.state_dict())
+        own.load_state_dict(self.average.deployed_state())
         try:
             yield
         finally:
@@ -363,11 +363,9 @@ class Learner:
             yield
 
     def predict(self, images: Tensor) -> Tensor:
-        """The logits (B, C) of images (B, channels, H, W), in float32."""
+        """The logits (B, C) of images (B, channels, H, W), computed in float32: bf16's would often be tied."""
         reads = self.phases[-1].student_reads
-        with self.precision.autocast():
-            raw = self.network(images, reads)
-        return self.method.predict(outputs(raw, reads)).float()
+        return self.method.predict(outputs(self.network(images, reads), reads)).float()
 
     def student_state(self) -> dict[str, Tensor]:
         """The student's weights: the network's, and under ``method.`` what it predicts with beside them."""
@@ -459,6 +457,20 @@ def make_optimizer(recipe: Recipe, parameters: Sequence[nn.Parameter], lr: float
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, fused=True)
+
+
+def begin_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Give parameters that get their first gradient late the zero momentum that they begin with.
+
+    The fused SGD of torch fails where some have momentum and others have none, as when a term joins in later.
+    """
+    for group in optimizer.param_groups:
+        if not group.get("momentum"):
+            continue
+        trained = [p for p in group["params"] if p.grad is not None]
+        late = [p for p in trained if optimizer.state[p].get("momentum_buffer") is None]
+        for parameter in late if len(late) < len(trained) else ():
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def now() -> str:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from kdbench.data.feed import Feed
 from kdbench.engine.cohort import Listener, Lockstep, Teacher
@@ -70,7 +69,10 @@ def train(
         folder=folder,
         device=device,
         steps_per_epoch=feed.steps_per_epoch,
-        made_with={"data": facts["data"]["fingerprint"]},
+        made_with={
+            "data": facts["data"]["fingerprint"],
+            "precision": Precision.choose(recipe.precision, device).name,
+        },
     )
     folder.begin(describe(plan), "teacher.json")
     learner.resume()
@@ -107,14 +109,9 @@ def measure_given(
     facts: Mapping[str, Any],
 ) -> None:
     """Keep given weights with their measured accuracy, as if they had been trained here."""
+    precision.prepare()
     network.to(precision.device).to(memory_format=torch.channels_last).eval()
-
-    def predict(images: Tensor) -> Tensor:
-        with precision.autocast():
-            logits: Tensor = network(images)["logits"]
-            return logits
-
-    metrics = measure(*collect(predict, feed.evaluate("test")))
+    metrics = measure(*collect(lambda images: network(images)["logits"], feed.evaluate("test")))
     folder.begin(describe(plan), "teacher.json")
     state = {key: value.cpu().contiguous() for key, value in network.state_dict().items()}
     write_atomically(folder.weights, lambda path: save_file(state, path))

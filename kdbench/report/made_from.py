@@ -16,9 +16,9 @@ _META = re.compile(r'<meta name="kdbench:made-from" content="([0-9a-f]{64})">')
 
 
 def digest(folder: SuiteFolder, *, filters: str = "", plots: bool = True) -> str:
-    """The SHA-256 of all that a report reads: the results as they stand, what is shown of them, kdbench's version."""
+    """The SHA-256 of all that makes a report: the results as they stand, what is shown of them, and the room's code."""
     plan = {key: value for key, value in (folder.plan or {}).items() if key != "updated"}
-    given = [kdbench.__version__, folder.path.name, filters, plots, plan]
+    given = [_own_code(), folder.path.name, filters, plots, plan]
     sha = hashlib.sha256(json.dumps(given, sort_keys=True).encode())
     places = {trial.path: trial.weights.exists() for trial in folder}
     places |= {folder.teacher(teacher["key"]).path: True for teacher in plan.get("teachers", [])}
@@ -32,6 +32,15 @@ def digest(folder: SuiteFolder, *, filters: str = "", plots: bool = True) -> str
                 continue
             sha.update(f"\n{name} {len(content)}\n".encode())
             sha.update(content)
+    return sha.hexdigest()
+
+
+def _own_code() -> str:
+    """kdbench's version, and what a checkout may change without changing it."""
+    sha = hashlib.sha256(kdbench.__version__.encode())
+    room = Path(__file__).parent
+    for path in sorted(path for path in room.rglob("*") if path.suffix in {".py", ".j2", ".css", ".js", ".csv"}):
+        sha.update(f"\n{path.relative_to(room)}\n".encode() + path.read_bytes())
     return sha.hexdigest()
 
 

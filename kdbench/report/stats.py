@@ -37,7 +37,7 @@ class Estimate:
     """Sample standard deviation (divisor n - 1); None below two values."""
     low: float | None = None
     high: float | None = None
-    """Bounds of the two-sided Student-t interval; None below two values."""
+    """Bounds of the two-sided Student-t interval; None below two values, and where differences do not vary."""
 
     @property
     def tied(self) -> bool | None:
@@ -92,10 +92,16 @@ def over_pairs(means: Iterable[float], confidence: float = CONFIDENCE) -> Estima
 def ranks(scores: Array) -> Array:
     """Ranks along the last axis: 1 for the highest score, equal scores share the mean of their ranks.
 
-    Scores, in percent, are equal up to :data:`ROUNDING`.
+    Scores, in percent, are equal where they are neighbours nearer than :data:`ROUNDING`.
     """
-    steps = np.round(np.asarray(scores, dtype=np.float64) / ROUNDING)
-    return np.asarray(stats.rankdata(-steps, axis=-1), dtype=np.float64)
+    descending = -np.asarray(scores, dtype=np.float64)
+    order = np.argsort(descending, axis=-1)
+    # The infinities of diverged trials are equal; their difference is not a number.
+    with np.errstate(invalid="ignore"):
+        apart = np.diff(np.take_along_axis(descending, order, -1), axis=-1) > ROUNDING
+    levels = np.zeros(descending.shape, dtype=np.int64)
+    np.put_along_axis(levels, order[..., 1:], np.cumsum(apart, axis=-1), -1)
+    return np.asarray(stats.rankdata(levels, axis=-1), dtype=np.float64)
 
 
 def complete_block(present: NDArray[np.bool_]) -> tuple[list[int], list[int]]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
 from kdbench.engine.cohort import Interrupted, Lockstep
+from kdbench.errors import KdbenchError
 from kdbench.method import Batch, Method, Output, Stage, Terms
 
 
@@ -198,8 +201,6 @@ def test_weights_chosen_on_validation_are_those_that_are_saved(learner, train, t
 
 
 def test_mixed_labels_reach_the_loss(learner, feed, teacher):
-    from dataclasses import replace
-
     one = learner(Labels())
     one.begin_epoch()
     minibatch = next(iter(feed.epoch("main", 0)))
@@ -231,6 +232,45 @@ def test_one_that_writes_into_what_all_share_leaves_and_the_others_keep_their_bi
     train(learner(Writes(), "w"), learner(Distils(), "a", "company"))
     assert heard.errors["w"]["message"].startswith("it wrote into the teacher's outputs or the batch")
     assert equal(weights(tmp_path, "alone"), weights(tmp_path, "company"))
+
+
+class Mixed:
+    """A feed whose batches are mixed with themselves."""
+
+    def __init__(self, feed):
+        self.feed = feed
+
+    def __getattr__(self, name):
+        return getattr(self.feed, name)
+
+    def epoch(self, stage, epoch):
+        for batch in self.feed.epoch(stage, epoch):
+            yield replace(batch, mixed_labels=batch.labels.roll(1), mix=torch.tensor(0.25))
+
+
+@pytest.mark.parametrize("what", ["mixed_labels", "mix"])
+def test_the_mixture_is_shared_too(learner, feed, teacher, tmp_path, heard, what):
+    class WritesMixture(Labels):
+        def forward(self, student, teacher, batch):
+            getattr(batch, what).fill_(1)
+            return super().forward(student, teacher, batch)
+
+    options = {"checkpoint_every": 1, "facts": {"data": {}, "environment": {}}}
+    Lockstep([learner(Labels(), "a", "alone")], Mixed(feed), teacher, heard, **options).run()
+    Lockstep([learner(WritesMixture(), "w"), learner(Labels(), "a", "b")], Mixed(feed), teacher, heard, **options).run()
+    assert heard.errors["w"]["message"].startswith("it wrote into the teacher's outputs or the batch")
+    assert equal(weights(tmp_path, "alone"), weights(tmp_path, "b"))
+
+
+def test_a_device_that_stops_working_ends_the_run_and_is_said(learner, train, heard):
+    class Asserts(Labels):
+        def forward(self, student, teacher, batch):
+            raise torch.AcceleratorError("device-side assert triggered")
+
+    with pytest.raises(KdbenchError, match="cpu stopped working while x was trained: device-side assert"):
+        train(learner(Asserts(), "x"), learner(Labels(), "a"))
+    assert heard.errors["x"]["type"] == "AcceleratorError"
+    assert heard.results == {}
 
 
 def test_a_stage_is_not_shared_across_settings_or_smoothing(learner, train, feed):

@@ -36,6 +36,40 @@ def test_on_a_gpu_auto_is_bf16():
     assert Precision.choose("auto", torch.device("cuda", 0)).name == "bf16"
 
 
+class Event:
+    """As CUDA's: it tells no time unless both were recorded."""
+
+    clock = 0.0
+
+    def __init__(self, enable_timing: bool) -> None:
+        self.time: float | None = None
+
+    def record(self) -> None:
+        Event.clock += 1000.0
+        self.time = Event.clock
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, end: Event) -> float:
+        if self.time is None or end.time is None:
+            raise ValueError("Both events must be recorded before calculating elapsed time.")
+        return end.time - self.time
+
+
+def test_on_a_gpu_a_step_that_fails_is_not_counted_and_spoils_nothing(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    watch = Stopwatch(torch.device("cuda", 0))
+    watch.start()  # and never stopped
+    assert watch.read() == 0.0
+    for _ in range(2):
+        watch.start()
+        watch.stop()
+    watch.start()
+    assert watch.read() == 2.0
+    assert watch.read() == 0.0
+
+
 def test_a_stopwatch_sums_and_starts_over():
     watch = Stopwatch(CPU)
     for _ in range(3):

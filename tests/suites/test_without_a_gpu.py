@@ -1,9 +1,9 @@
 """Steps on a GPU that is not there.
 
 Fake tensors have a device and no values: they refuse to meet a tensor of another device, and whoever asks for
-a value, for which a GPU would be waited, fails. So the engine's own steps, feeds and augmentations are held to
-what ``kdbench check`` holds methods to. What needs a driver is put out of the way: events, memory counters, the
-backward pass and the optimiser's kernels.
+a value, for which a GPU would be waited, fails; so does a step that copies something over from the CPU. So the
+engine's own steps, feeds and augmentations are held to what ``kdbench check`` holds methods to. What needs a
+driver is not tried: events, memory counters, autocast, moving modules, the backward pass, the optimiser.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdbench.data.base import Arrays, Split
 from kdbench.data.feed import Feed, open_feed
@@ -42,6 +43,18 @@ class Anywhere(torch.Generator):
 
     def __new__(cls, device: Any = None) -> Anywhere:
         return super().__new__(cls)
+
+
+class NothingComesOver(TorchDispatchMode):
+    """Refuses copies from the CPU to the GPU, which wait for both."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        given = func(*args, **(kwargs or {}))
+        if func.overloadpacket in {torch.ops.aten._to_copy, torch.ops.aten.copy_}:
+            source = args[1] if func.overloadpacket is torch.ops.aten.copy_ else args[0]
+            if source.device.type == "cpu" and given.device == GPU:
+                raise AssertionError(f"{func} from the CPU")
+        return given
 
 
 @pytest.fixture
@@ -71,7 +84,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def study() -> Opened:
     pair = 'pairs=[{teacher = "resnet20", student = "resnet8"}]'
-    shortened = ("seeds=[0]", f"recipe.batch_size={BATCH}", "recipe.precision=float32")
+    shortened = ("seeds=[0]", f"recipe.batch_size={BATCH}", "recipe.precision=float32", "recipe.ema_decay=0.9")
     # Planned with real tensors.
     opened = open_suite("classics", overrides=(pair, f"recipe.augmentation={AUGMENTATION}", *shortened))
     assert opened.plan.trials
@@ -138,7 +151,8 @@ def train(learner: Learner, feed: Feed, teacher: Teacher) -> None:
         for number, minibatch in enumerate(feed.epoch("main", 0)):
             assert {minibatch.images.device, minibatch.labels.device, minibatch.indices.device} == {GPU}
             shown = teacher(minibatch.images, learner.phase.teacher_reads, learner.precision)
-            learner.step(number, minibatch, shown)
+            with NothingComesOver():
+                learner.step(number, minibatch, shown)
         if learner.in_main:
             break
         learner._end_stage()
@@ -169,6 +183,14 @@ class Curious(Method):
         return {"ce": (value, 1.0 if value > 1 else 0.5)}
 
 
+class Fetching(Method):
+    """Makes a tensor on the CPU and moves it."""
+
+    def forward(self, student, teacher, batch):
+        weight = torch.tensor([0.5, 0.5]).to(student.logits.device)
+        return {"ce": (batch.cross_entropy(student.logits) * weight.sum(), 1.0)}
+
+
 class Indexing(Method):
     """Gathers by indices that lie on the CPU."""
 
@@ -178,7 +200,12 @@ class Indexing(Method):
 
 @pytest.mark.parametrize(
     ("method", "error"),
-    [(Forgetful, RuntimeError), (Curious, DataDependentOutputException), (Indexing, RuntimeError)],
+    [
+        (Forgetful, RuntimeError),
+        (Curious, DataDependentOutputException),
+        (Fetching, AssertionError),
+        (Indexing, RuntimeError),
+    ],
 )
 def test_it_can_fail(feed, teacher, learner, method, error):
     with pytest.raises(error):

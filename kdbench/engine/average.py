@@ -1,0 +1,53 @@
+"""The exponential moving average of a student's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Average:
+    """Follows a module: ``average = decay * average + (1 - decay) * weights`` after each step, buffers included.
+
+    The first step's weights are taken as they are. torch's own ``AveragedModel`` computes the same, but counts
+    its steps in a tensor, for which each step waits for the GPU.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self._followed = module.state_dict()  # shares the module's memory
+        self._decay = decay
+        self._steps = 0
+        self._average = {key: value.clone() for key, value in self._followed.items()}
+        self._floating = [key for key, value in self._followed.items() if value.is_floating_point()]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """What it holds."""
+        return list(self._average.values())
+
+    def update(self) -> None:
+        """Take up the weights as they are now. Waits for nothing."""
+        followed = [self._followed[key] for key in self._floating]
+        average = [self._average[key] for key in self._floating]
+        if self._steps == 0:
+            torch._foreach_copy_(average, followed)
+        else:
+            torch._foreach_lerp_(average, followed, 1 - self._decay)
+        self._steps += 1
+
+    def deployed_state(self) -> dict[str, Tensor]:
+        """The module's state with the averages in it; counters, which have none, as they are."""
+        return {**self._followed, **{key: self._average[key] for key in self._floating}}
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"steps": self._steps, "average": self._average}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self._steps = state["steps"]
+        for key, value in state["average"].items():
+            self._average[key].copy_(value)
