@@ -59,7 +59,7 @@ def paragraphs(study: Study) -> list[str]:
             f"Trained in stages before the main one (epochs in brackets): {named}. Where such a stage trains the "
             "student, as AB's does, the student is trained longer than the others. Seconds include it."
         )
-    return [*text, *_data(study)]
+    return [*text, *_data(study), *_precision(study)]
 
 
 def _headline(selection: str) -> str:
@@ -98,6 +98,17 @@ def _data(study: Study) -> list[str]:
             f"({wording.listing(sorted(value[:8] for value in prints))})."
         )
     return text
+
+
+def _precision(study: Study) -> list[str]:
+    """Where a pair's students were trained in different precisions, as by a CPU and a GPU."""
+    done = study.trials[study.trials["status"] == "done"]
+    mixed = [
+        f"{study.title(str(pair))} ({wording.listing(sorted(found))})"
+        for pair, group in done.groupby("pair", sort=False)
+        if len(found := set(group["precision"]) - {""}) > 1
+    ]
+    return [f"Careful: students of one pair were trained in different precisions: {'; '.join(mixed)}."] if mixed else []
 
 
 def _recipe(study: Study) -> Mapping[str, Any]:

@@ -1,0 +1,23 @@
+"""What a reader is warned of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from kdbench.report.protocol import paragraphs
+from kdbench.report.study import read_study
+
+
+def test_precisions_mixed_within_a_pair_are_said_and_across_pairs_are_not(runs: Callable[..., Any]) -> None:
+    suite = runs()
+    suite.teacher("resnet20", 80.0)
+    for label, precision in (("none", "float32"), ("kd", "float32")):
+        suite.done("resnet20", "resnet8", label, 0, 70.0, environment={"precision": precision})
+    for label, precision in (("none", "bf16"), ("kd", "bf16")):
+        suite.done("resnet20", "resnet14", label, 0, 70.0, environment={"precision": precision})
+    assert not any("precisions" in text for text in paragraphs(read_study(suite.write())))
+    suite.done("resnet20", "resnet8", "vid", 0, 70.0, environment={"precision": "bf16"})
+    assert paragraphs(read_study(suite.write()))[-1] == (
+        "Careful: students of one pair were trained in different precisions: resnet20 → resnet8 (bf16 and float32)."
+    )
