@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -82,11 +83,13 @@ def main() -> None:
         _error(str(error))
         code = USAGE
     except SystemExit as error:
+        if isinstance(error.__context__, OSError) and error.__context__.errno == errno.EPIPE:
+            _drop_output()  # click, or rich, has noticed that nobody reads any more
+            sys.exit(OK)
         _error(f"internal error: something called sys.exit({error.code!r})")
         code = SOME_TRIAL_FAILED
     except BrokenPipeError:
-        # The reader (head, less) has seen enough; Python must not complain when it closes the pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         code = OK
     except Exception as error:
         if debug:
@@ -101,18 +104,26 @@ def main() -> None:
     sys.exit(code)
 
 
+def _drop_output() -> None:
+    # The reader (head, less) has seen enough; Python must not complain when it closes the pipe.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _error(message: str) -> None:
     for line in message.splitlines():
-        Console(stderr=True).print(f"[bold red]kdbench:[/] {escape(line)}", highlight=False, soft_wrap=True)
+        Console(stderr=True, emoji=False).print(
+            f"[bold red]kdbench:[/] {escape(line)}", highlight=False, soft_wrap=True
+        )
 
 
 def _warn(message: str) -> None:
-    Console(stderr=True).print(f"[yellow]kdbench:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    Console(stderr=True, emoji=False).print(f"[yellow]kdbench:[/] {escape(message)}", highlight=False, soft_wrap=True)
 
 
 def _print(thing: Any) -> None:
     # In a pipe there is no width to fit into: nothing must be cut off.
-    console = Console() if sys.stdout.isatty() else Console(width=200)
+    # Names such as a:b:c are no emoji.
+    console = Console(emoji=False, width=None if sys.stdout.isatty() else 200)
     console.print(thing, highlight=False)
 
 
@@ -434,7 +445,7 @@ def check(
 
     found = find(target, parse_settings(settings or ()), plugins or ())
     reports = []
-    with Console(stderr=True).status("") as status:
+    with Console(stderr=True, emoji=False).status("") as status:
         for examinee in found.examinees:
             status.update(f"checking {examinee.name}")
             reports.append(examine(examinee, found.registry, pairs or ()))
@@ -465,7 +476,7 @@ def selftest(
 
     chosen = choose_device(device)
     golden = list(room.compare_golden(discover(), chosen))
-    trained = room.train_shortened(device, [ProgressObserver(Console(stderr=True))], _warn)
+    trained = room.train_shortened(device, [ProgressObserver(Console(stderr=True, emoji=False))], _warn)
     passed = room.passed(golden, trained)
     if as_json:
         vectors = [{**asdict(agreement), "passed": agreement.passed} for agreement in golden]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class KdbenchError(Exception):
@@ -52,6 +54,21 @@ class TeacherMismatchError(KdbenchError):
 
 class Incompatible(KdbenchError):  # noqa: N818 - it states a fact about a pair, it is not a failure
     """Raised by a method's ``setup`` when it cannot read a student or teacher; the trial is skipped."""
+
+
+def in_words(error: BaseException) -> str:
+    """What went wrong in somebody's code, and where: ``ValueError: no good (my_loss.py, line 12)``.
+
+    kdbench's own errors say all by themselves.
+    """
+    if isinstance(error, KdbenchError):
+        return str(error)
+    said = f"{type(error).__name__}: {error}".removesuffix(": ")
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if path.suffix == ".py" and "torch" not in path.parts and Path(__file__).parent not in path.parents:
+            return f"{said} ({path.name}, line {frame.lineno})"
+    return said
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
-from kdbench.errors import Incompatible
+from kdbench.errors import Incompatible, PluginError
 
 __all__ = [
     "Batch",
@@ -128,6 +128,12 @@ class Output:
     taps: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __getitem__(self, tap: str) -> Tensor:
+        """A tap by its name; ``stage-1`` is the last stage read."""
+        if tap == "stage-1" and self.stages:
+            return self.stages[-1]
+        if tap not in self.taps:
+            seen = ", ".join(self.taps) or "none"
+            raise PluginError(f"tap '{tap}' is not there: add it to reads, if the network has it; taps read: {seen}")
         return self.taps[tap]
 
     @property
@@ -143,12 +149,12 @@ class Output:
     @property
     def embedding(self) -> Tensor:
         """The pooled embedding, (B, D)."""
-        return self.taps["embedding"]
+        return self["embedding"]
 
     @property
     def dist_logits(self) -> Tensor:
         """The logits of the student's own distillation head, (B, C)."""
-        return self.taps["dist_logits"]
+        return self["dist_logits"]
 
 
 @dataclass(frozen=True)
@@ -240,3 +246,26 @@ class Method(nn.Module):
     def predict(self, student: Output) -> Tensor:
         """The logits that are evaluated, (B, C): by default the class head's."""
         return student.logits
+
+
+COMMON_TAPS = frozenset(
+    {"logits", "embedding", "stem", "dist_logits", "stage*", "stage*/pre", "stage-1", "stage-1/pre"}
+)
+"""What a method may read where a network has it, and do without where not."""
+
+
+def set_up(method: Method, student: Signature, teacher: Signature, data: DataSignature) -> None:
+    """Let ``method`` build its adapters.
+
+    Raises :class:`Incompatible` as its ``setup`` does, and for taps by names of their own that neither network
+    has: nothing would ever be seen of them.
+    """
+    method.setup(student, teacher, data)
+    reads = {*method.reads, *(method.student_reads or ()), *(method.teacher_reads or ())}
+    reads |= {read for stage in method.stages() for read in stage.reads}
+    for read in sorted(reads - COMMON_TAPS):
+        if not student.select({read}) and not teacher.select({read}):
+            known = ", ".join(dict.fromkeys([*teacher.taps, *student.taps]))
+            raise Incompatible(
+                f"reads '{read}', a tap that neither {teacher.model} nor {student.model} has; taps: {known}"
+            )

@@ -173,6 +173,8 @@ class Registry:
             names = " or ".join(f"'{o.provider.distribution}:{o.spec.name}'" for o in found)
             raise PluginError(f"{kind} '{name}' is offered by {who}; write {names}")
         hint = did_you_mean(name, {o.spec.name for o in offers})
+        if hint.startswith("; known"):
+            hint += "; what is not installed can be named by -p, or by plugins in the suite"
         broken = "".join(f" ({item})" for item in self.broken)
         raise PluginError(f"{kind} '{name}' is not registered{hint}{broken}")
 

@@ -17,7 +17,7 @@ from kdbench import settings as settings_of
 from kdbench.data.base import DataFacts, Dataset
 from kdbench.data.splits import limit_facts
 from kdbench.errors import Incompatible, ModelError, PluginError, SuiteError, did_you_mean
-from kdbench.method import DataSignature, Method, Signature
+from kdbench.method import DataSignature, Method, Signature, set_up
 from kdbench.models.base import TappedModel, signature
 from kdbench.models.weights import load_weights
 from kdbench.plugins import Offer, Registry
@@ -248,7 +248,7 @@ class Resolver:
         try:
             with torch.device("meta"):
                 data = DataSignature(self.facts.classes, self.facts.n_train)
-                method.setup(self.signature(trial.student), self.signature(trial.teacher.model), data)
+                set_up(method, self.signature(trial.student), self.signature(trial.teacher.model), data)
         except Incompatible as error:
             return str(error)
         except ModelError:
@@ -295,7 +295,9 @@ def with_results(plan: Plan, folder: SuiteFolder) -> Plan:
             else:
                 trials.append(trial.with_status("done"))
         elif error is not None:
-            trials.append(trial.with_status("failed", str(error.get("message", ""))))
+            trials.append(trial.with_status("failed", str(error.get("why") or error.get("message", ""))))
+        elif epochs := len(place.epochs):
+            trials.append(trial.with_status("pending", f"{epochs} of its epochs stand"))
         else:
             trials.append(trial)
     return plan.with_trials(trials)

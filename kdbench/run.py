@@ -22,11 +22,11 @@ from kdbench.data.splits import limit
 from kdbench.engine import teacher as teachers
 from kdbench.engine.cohort import Interrupted, Lockstep, Teacher
 from kdbench.engine.device import Precision, choose_device, device_name
-from kdbench.engine.learner import Learner, now
+from kdbench.engine.learner import Learner, failure, now
 from kdbench.environment import describe_environment
-from kdbench.errors import DataError, KdbenchError, ResultsError, TeacherMismatchError, TrialError
+from kdbench.errors import DataError, KdbenchError, ResultsError, TeacherMismatchError, TrialError, in_words
 from kdbench.hookspecs import RunInfo
-from kdbench.method import DataSignature
+from kdbench.method import DataSignature, set_up
 from kdbench.models.base import TappedModel, signature
 from kdbench.observers.notify import Notifier
 from kdbench.recipe import Recipe
@@ -36,7 +36,7 @@ from kdbench.results import SuiteFolder, TrialFolder
 from kdbench.seeding import derive
 from kdbench.session import alone_with, default_observers, only_one_run, registered, stop_at_interrupt
 from kdbench.suite import load
-from kdbench.suite.plan import Cohort, Plan, TeacherPlan, Trial, content_hash
+from kdbench.suite.plan import Cohort, Plan, TeacherPlan, Trial, content_hash, count
 from kdbench.suite.schema import Suite
 
 if TYPE_CHECKING:
@@ -65,10 +65,16 @@ class Results:
         return [trial for trial in asked if trial.status in {"failed", "pending"}]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a trial; accuracies in percent, times in seconds."""
-        from kdbench.report.frame import read_trials
+        """One row a trial of those asked for; accuracies in percent, times in seconds."""
+        from kdbench.report import frame
 
-        return read_trials(self.folder)
+        filters = self.filters
+        return frame.read_trials(self.folder, frame.Filters(filters.methods, filters.pairs, filters.seeds))
+
+    def __repr__(self) -> str:
+        asked = [trial for trial in self.plan.trials if self.filters.match(trial)]
+        states = ", ".join(f"{number} {state}" for state, number in count(asked).items())
+        return f"<Results of {self.plan.suite.name}: {states}; report: {self.report / 'index.html'}>"
 
 
 @dataclass(frozen=True)
@@ -125,7 +131,7 @@ def run_suite(
     MLflow's store, ``"none"`` for no tracking. ``observers`` replaces the progress display and MLflow.
     Raises ``KdbenchError`` for what cannot be run; trials that fail are in ``Results.failed``.
     """
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     warn = warn or partial(_warn, console)
     opened = open_suite(suite, overrides=overrides, plugins=plugins)
     filters = Filters(methods, pairs, seeds)
@@ -253,7 +259,7 @@ class _Run:
             raise  # these concern all
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a model may come with a plugin
             # Without its teacher none of these can be trained; other teachers' trials can.
-            self.warn(f"teacher {cohort.teacher.name}: {error or type(error).__name__}")
+            self.warn(f"teacher {cohort.teacher.name}: {in_words(error)}")
             for trial in trials:
                 self._could_not_begin(trial, error)
             return
@@ -347,7 +353,7 @@ class _Run:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(trial.seed, "adapters", trial.method))
             method = self.resolver.method(trial)
-            method.setup(student, teacher.signature, data)
+            set_up(method, student, teacher.signature, data)
         return Learner(
             identifier=trial.id,
             network=network,
@@ -369,16 +375,7 @@ class _Run:
         )
 
     def _could_not_begin(self, trial: Trial, error: BaseException) -> None:
-        record = {
-            "id": trial.id,
-            "status": "failed",
-            "stage": "setup",
-            "epoch": 0,
-            "type": type(error).__name__,
-            "message": str(error) or type(error).__name__,
-            "traceback": _traceback(error),
-            "when": now(),
-        }
+        record = failure(trial.id, error, "setup", 0)
         place = self.folder.trial(trial.id)
         place.begin(trial.to_json())
         place.fail(record)
@@ -469,7 +466,7 @@ class _TrialListener:
         self.notify("kdbench_trial_finished", trial=trial, result=result, run=self.info)
 
     def failed(self, identifier: str, error: Mapping[str, Any]) -> None:
-        trial = self.trials[identifier].with_status("failed", str(error["message"]))
+        trial = self.trials[identifier].with_status("failed", str(error["why"]))
         self.notify("kdbench_trial_failed", trial=trial, error=error, run=self.info)
 
 
@@ -500,12 +497,6 @@ def write_report(folder: SuiteFolder, report: Path, warn: Callable[[str], None])
     except Exception as error:  # noqa: BLE001 - hours of training must not end in a page's fault
         what = str(error) if isinstance(error, KdbenchError) else f"{type(error).__name__}: {error}"
         warn(f"the report was not written: {what}; the results are safe, and kdbench report writes it again")
-
-
-def _traceback(error: BaseException) -> str:
-    import traceback
-
-    return "".join(traceback.format_exception(error))
 
 
 def _warn(console: Console, message: str) -> None:

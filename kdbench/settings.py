@@ -245,8 +245,10 @@ def resolve(
     problems = []
     for key in given:
         if key not in parameters:
-            known = did_you_mean(key, parameters)
-            problems.append((key, f"unknown setting{known or '; it has no settings'}"))
+            known = did_you_mean(key, parameters) or "; it has no settings"
+            if key in inspect.signature(thing).parameters:
+                known = f"; settings are keyword-only: write def __init__(self, *, {key}=...)"
+            problems.append((key, f"unknown setting{known}"))
     for key, parameter in parameters.items():
         if key not in given:
             if parameter.default is parameter.empty:

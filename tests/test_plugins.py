@@ -359,7 +359,10 @@ def test_unknown_name_like_no_other_lists_what_is_known() -> None:
     with pytest.raises(PluginError) as caught:
         discover().dataset("zzzz")
     known = "cifar10, cifar100, digits, image_folder, imagenet, tiny_imagenet"
-    assert str(caught.value) == f"data set 'zzzz' is not registered; known: {known}"
+    assert str(caught.value) == (
+        f"data set 'zzzz' is not registered; known: {known}; "
+        "what is not installed can be named by -p, or by plugins in the suite"
+    )
 
 
 def test_library_models_need_no_registration() -> None:

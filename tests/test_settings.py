@@ -371,3 +371,13 @@ def test_explain(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError) as caught:
         Model.model_validate(given)
     assert [explain(detail) for detail in caught.value.errors()] == [words]
+
+
+def test_positional_arguments_are_no_settings_and_the_remedy_is_said() -> None:
+    class Positional:
+        def __init__(self, weight: float = 1.0) -> None: ...
+
+    _, problems = resolve(Positional, {"weight": 2.0})
+    assert problems == [
+        ("weight", "unknown setting; settings are keyword-only: write def __init__(self, *, weight=...)")
+    ]

@@ -17,7 +17,7 @@ from kdbench.engine import checkpoint
 from kdbench.engine.average import Average
 from kdbench.engine.device import Precision, Stopwatch
 from kdbench.engine.phase import Phase, Position, phases
-from kdbench.errors import TrialError
+from kdbench.errors import TrialError, in_words
 from kdbench.method import Batch, Method, Output, Signature
 from kdbench.models.base import TappedModel
 from kdbench.recipe import Recipe
@@ -314,19 +314,9 @@ class Learner:
     def fail(self, error: BaseException) -> dict[str, Any]:
         """Give up, and give the memory back; the next run tries again."""
         self.error = error
-        message = str(error) or type(error).__name__
+        record = failure(self.id, error, self.phase.name, self.epoch + 1)
         if isinstance(error, torch.OutOfMemoryError):
-            message = f"out of memory on {self.device}; try a smaller recipe.batch_size"
-        record = {
-            "id": self.id,
-            "status": "failed",
-            "stage": self.phase.name,
-            "epoch": self.epoch + 1,
-            "type": type(error).__name__,
-            "message": message,
-            "traceback": "".join(traceback.format_exception(error)),
-            "when": now(),
-        }
+            record["message"] = record["why"] = f"out of memory on {self.device}; try a smaller recipe.batch_size"
         self.folder.fail(record)
         # The traceback's frames hold the step's activations.
         error.__traceback__ = error.__context__ = error.__cause__ = None
@@ -471,6 +461,21 @@ def begin_momentum(optimizer: torch.optim.Optimizer) -> None:
         late = [p for p in trained if optimizer.state[p].get("momentum_buffer") is None]
         for parameter in late if len(late) < len(trained) else ():
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
+def failure(identifier: str, error: BaseException, stage: str, epoch: int) -> dict[str, Any]:
+    """``error.json``: ``why`` is for people, ``traceback`` for who looks closer. ``epoch`` 0 is before the first."""
+    return {
+        "id": identifier,
+        "status": "failed",
+        "stage": stage,
+        "epoch": epoch,
+        "type": type(error).__name__,
+        "message": str(error) or type(error).__name__,
+        "why": in_words(error),
+        "traceback": "".join(traceback.format_exception(error)),
+        "when": now(),
+    }
 
 
 def now() -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import kdbench
+from kdbench.errors import ExportError
 from kdbench.export import card, find, formats, student
 from kdbench.export.formats import Format
 from kdbench.export.student import Blueprint, Student
@@ -104,7 +105,12 @@ def load_student(path: str | Path, *, plugins: Sequence[str | Path] = ()) -> Stu
 
 def _place(out: str | Path | None, identifier: str, to: Format) -> Path:
     path = Path(out) if out is not None else Path()
-    return path / f"{identifier}{formats.SUFFIXES[to]}" if path.is_dir() else path
+    suffix = formats.SUFFIXES[to]
+    if path.is_dir() or not path.suffix:
+        return path / f"{identifier}{suffix}"
+    if path.suffix != suffix:
+        raise ExportError(f"--out {path}: a file of the form {to} ends in {suffix}; so does its reader expect it")
+    return path
 
 
 def _write_text(path: Path, text: str) -> None:

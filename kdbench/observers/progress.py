@@ -153,7 +153,7 @@ class ProgressObserver:
         self.close()
         states = ", ".join(f"{number} {state}" for state, number in count(plan.trials).items())
         spent = "" if self._began is None else f" in {duration(self._clock() - self._began)}"
-        self._say([f"{plan.suite.name}: {'interrupted; ' if interrupted else ''}{states}{spent}"])
+        self._say([f"{plan.suite.name}: {'stopped early; ' if interrupted else ''}{states}{spent}"])
 
     def close(self) -> None:
         """Take the live display away. May be called again."""
@@ -237,7 +237,7 @@ class ProgressObserver:
     @hookimpl
     def kdbench_trial_failed(self, trial: Trial, error: Mapping[str, Any]) -> None:
         """Say why."""
-        message = " ".join(str(error.get("message", "")).split())
+        message = " ".join(str(error.get("why") or error.get("message", "")).split())
         self._say([f"failed {trial.label} on {trial.pair}, seed {trial.seed}: {message}"])
         self._end(trial, "failed")
 

@@ -235,7 +235,8 @@ def _get(content: Mapping[str, Any], table: str, key: str) -> Any:
 
 def _why(error: Mapping[str, Any]) -> str:
     place = _place(error)
-    return f"{error.get('type', 'error')}: {error.get('message', '')}{f' ({place})' if place else ''}"
+    said = error.get("why") or f"{error.get('type', 'error')}: {error.get('message', '')}"
+    return f"{said}{f' ({place})' if place else ''}"
 
 
 def _place(record: Mapping[str, Any]) -> str:

@@ -110,7 +110,8 @@ def complete_block(present: NDArray[np.bool_]) -> tuple[list[int], list[int]]:
     Comparing methods over pairs needs every method on every pair, and nothing is filled in. So a pair that most
     methods lack is left out, and otherwise the method that lacks most pairs, one at a time.
     """
-    rows, columns = list(range(present.shape[0])), list(range(present.shape[1]))
+    # What has no result at all lacks no pair more than another.
+    rows, columns = (np.flatnonzero(present.any(axis=axis)).tolist() for axis in (1, 0))
     while rows and columns:
         block = present[np.ix_(rows, columns)]
         if block.all():

@@ -126,7 +126,7 @@ def _over_pairs(study: Study) -> list[Verdict]:
         return [Verdict(title, "", ("No two methods have results on a common pair yet.",))]
     if len(whole.pairs) < 2:
         only = study.title(whole.pairs[0])
-        return [Verdict(title, "", (f"So far only {only} has results of several methods; see there.",))]
+        return [Verdict(title, "", (f"So far most methods have all their results on {only} alone; see there.",))]
     first = ranked[0]
     assert first.rank is not None
     bounds = "" if first.rank.low is None else f" [{first.rank.low:.2f}, {first.rank.high:.2f}]"

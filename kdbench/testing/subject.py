@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from kdbench import settings as settings_of
 from kdbench.errors import KdbenchError, PluginError
 from kdbench.hookspecs import MethodSpec
-from kdbench.method import Batch, Method, Output, Stage, Terms
+from kdbench.method import Batch, Method, Output, Stage, Terms, set_up
 from kdbench.plugins import Offer
 from kdbench.testing.bench import Bench, Inputs, output
 
@@ -130,7 +130,7 @@ class Subject:
         """A new one, set up; its adapters initialised by ``seed``."""
         torch.manual_seed(seed)
         method = self.examinee.build()
-        method.setup(self.bench.student, self.bench.teacher, self.bench.data)
+        set_up(method, self.bench.student, self.bench.teacher, self.bench.data)
         return method
 
     def steps(self, inputs: Inputs, method: Method | None = None, *, with_teacher: bool = True) -> Iterator[Step]:

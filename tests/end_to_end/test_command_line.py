@@ -152,7 +152,9 @@ def test_a_failed_trial_makes_the_exit_code_1(write_suite, kdbench, tmp_path):
     )
     done = kdbench("run", write_suite("broken"), "-p", tmp_path / "broken.py", "--tracking-uri", "none")
     assert done.returncode == 1
-    assert re.search(r"kdbench: resnet8-resnet8-broken-seed0-\w{10}: failed: no good", done.stderr)
+    assert re.search(
+        r"kdbench: resnet8-resnet8-broken-seed0-\w{10}: failed: ValueError: no good \(broken.py, line 4\)", done.stderr
+    )
     assert "Traceback" not in done.stderr
 
 

@@ -54,6 +54,7 @@ def test_a_suite_is_trained_recorded_and_reported_and_not_trained_again(write_su
     )
     frame = results.to_frame()
     assert sorted(frame.method) == ["ab", "kd", "none"]
+    assert repr(results).startswith("<Results of tiny: 3 done; report: ")
 
     page = tmp_path / "reports/tiny/index.html"
     written = page.stat().st_mtime_ns
@@ -62,7 +63,9 @@ def test_a_suite_is_trained_recorded_and_reported_and_not_trained_again(write_su
     assert watch.epochs == []
     assert page.stat().st_mtime_ns == written
 
-    run(suite, fresh=True, methods=["k*"])
+    asked = run(suite, fresh=True, methods=["k*"])
+    assert list(asked.to_frame().method) == ["kd"]
+    assert repr(asked) == f"<Results of tiny: 1 done; report: {page}>"
     assert {label for label, _ in watch.epochs} == {"kd"}
     assert page.stat().st_mtime_ns > written
 

@@ -98,7 +98,11 @@ class Strange(Method):
         (lambda s: {}, "forward must return named terms, got dict"),
         (lambda s: {"a": s.logits.mean()}, "term 'a' must be a pair (value, weight), got Tensor"),
         (lambda s: {"a": (s.logits, 1.0)}, "term 'a' must be a scalar, got shape (48, 10)"),
-        (lambda s: {"a": (s["stage1"].mean(), 1.0)}, "'stage1'"),
+        (
+            lambda s: {"a": (s["stage1"].mean(), 1.0)},
+            "tap 'stage1' is not there: add it to reads, if the network has it; taps read: logits",
+        ),
+        (lambda s: {"a": ({}["no"], 1.0)}, "'no'"),
     ],
 )
 def test_wrong_terms_fail_the_trial_with_a_reason(learner, train, heard, returned, message):

@@ -41,6 +41,15 @@ def test_an_onnx_program_is_written_without_noise(kdbench, trained, tmp_path):
     assert (code, out, err) == (0, "student: a.onnx\nmodel card: a.onnx.md\n", "")
 
 
+def test_out_is_a_folder_unless_it_ends_as_the_form_does(kdbench, trained, tmp_path):
+    name = trained.path("resnet8 vid").name
+    code, out, _ = kdbench("export", trained.path("resnet8 vid"), "--to", "safetensors", "--out", "new/folder")
+    assert (code, out.splitlines()[0]) == (0, f"student: new/folder/{name}.safetensors")
+    assert (tmp_path / "new/folder" / f"{name}.safetensors").is_file()
+    code, _, err = kdbench("export", trained.path("resnet8 vid"), "--to", "safetensors", "--out", "student.pt")
+    assert (code, "--out student.pt: a file of the form safetensors ends in .safetensors" in err) == (2, True)
+
+
 def test_an_unknown_trial_is_a_usage_error_in_one_line(kdbench, trained):
     code, out, err = kdbench("export", "resnet14-resnet8-vdi-seed0", "--to", "torch", "--output", trained.output)
     assert (code, out) == (2, "")

@@ -264,7 +264,7 @@ def test_interruption_is_said(pretend: Any, trial: Any, clock: Any) -> None:
     run.begin(kd)
     clock.advance(90)
     run.end(interrupted=True)
-    assert output(console) == ["tiny: interrupted; 1 pending in 01:30"]
+    assert output(console) == ["tiny: stopped early; 1 pending in 01:30"]
 
 
 def screen(console: Console) -> str:

@@ -80,6 +80,10 @@ def test_a_complete_block_leaves_out_pairs_that_most_lack_and_methods_that_lack_
     gap[1, 4] = False
     assert stats.complete_block(gap) == ([0, 2], [0, 1, 2, 3, 4, 5])
     assert stats.complete_block(np.array([[False], [True], [False]])) == ([1], [0])
+    # Two methods of six are done, on both pairs: those that have not begun cost no pair.
+    begun = np.zeros((6, 2), dtype=bool)
+    begun[:2] = True
+    assert stats.complete_block(begun) == ([0, 1], [0, 1])
 
 
 def test_differences_that_do_not_vary_give_no_interval() -> None:
