@@ -110,10 +110,21 @@ def _class_facts(node: ast.ClassDef) -> Facts | None:
                 attributes[name] = _literal(value)
             except ValueError:
                 continue  # not a literal: only an import can tell
+    if any(isinstance(part, ast.Attribute) and ast.unparse(part) == "self.reads" for part in _written(node)):
+        attributes["reads"] = None  # settings decide
     if any(ast.unparse(base).rpartition(".")[2] not in {"Method", "object"} for base in node.bases):
         return None  # settings and attributes may be inherited
     settings = _arguments(constructor) if constructor else {}
     return Facts(settings, _first_line(ast.get_docstring(node)), attributes)
+
+
+def _written(node: ast.ClassDef) -> Iterator[ast.expr]:
+    """What a class and its functions assign to."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.Assign):
+            yield from part.targets
+        elif isinstance(part, ast.AnnAssign | ast.AugAssign):
+            yield part.target
 
 
 def _assignments(item: ast.stmt) -> Iterator[tuple[str, ast.expr]]:

@@ -40,7 +40,8 @@ def test_source_and_import_tell_the_same(name: str) -> None:
     assert static.summary == imported.summary
     assert static.summary
     for key, value in static.attributes.items():
-        assert imported.attributes.get(key, value) == value
+        if value is not None:  # else settings decide: the class alone does not tell
+            assert imported.attributes.get(key, value) == value
     for key in ("paper", "reads", "student_reads", "teacher_reads", "needs_teacher"):
         if key not in static.attributes and key in imported.attributes:
             assert imported.attributes[key] == getattr(Method, key), f"{key} is set, but not as a literal"
@@ -146,6 +147,19 @@ def test_settings_in_words(module: Callable[[str], str], first: str) -> None:
         "reads": frozenset({"logits", "stage*"}),
         "student_reads": frozenset(),
     }
+
+
+def test_taps_that_settings_decide_are_not_told(module: Callable[[str], str]) -> None:
+    name = module(
+        "from kdbench.method import Method\n"
+        "class Chooses(Method):\n"
+        "    reads = frozenset({'logits'})\n"
+        "    def __init__(self, *, tap: str = 'stem'):\n"
+        "        self.reads = frozenset({tap})\n"
+    )
+    static = read_statically(f"{name}:Chooses")
+    assert static is not None
+    assert static.attributes["reads"] is None
 
 
 def test_what_the_source_does_not_tell(module: Callable[[str], str]) -> None:

@@ -100,6 +100,8 @@ def markdown(study: Study) -> str:
             overall=study.overall if len(study.pairs) > 1 and study.cells["n"].sum() else None,
             tables=tables["tables"],
             paragraphs=protocol.paragraphs(study),
+            recipe=protocol.recipe_rows(study),
+            settings=protocol.settings_rows(study),
             command=protocol.command(study),
             **_head(study),
         )

@@ -153,6 +153,8 @@ def test_leaderboard_markdown(page: tuple[Path, Page]) -> None:
     for table in tables:
         widths = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
         assert len(widths) == 1
+    assert "\nRecipe: epochs 3; batch size 64; optimizer sgd; lr 0.05; momentum 0.9;" in text
+    assert "\n- vid: weight 1.0\n" in text
 
 
 def test_rendering_twice_gives_the_same_bytes(
