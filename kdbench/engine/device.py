@@ -55,7 +55,7 @@ class Precision:
         """Set what holds for the whole process."""
         if self.device.type == "cuda":
             torch.backends.cudnn.allow_tf32 = self.name == "tf32"
-            # Losses consist of matrix products, and those of close neighbours' differences lose all in TF32.
+            # Losses consist of matrix products, and of small differences between them, which TF32's ten bits lose.
             torch.backends.cuda.matmul.allow_tf32 = False
             torch.backends.cudnn.benchmark = True
 
