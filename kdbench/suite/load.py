@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, get_args
 
@@ -279,19 +279,16 @@ def _is_recipe(table: Mapping[str, Any]) -> bool:
 
 def _name_problems(tables: Mapping[str, Any], catalogue: Catalogue) -> Iterable[tuple[str, str]]:
     """Unknown names and wrong settings, also where other parts of the file are wrong."""
-    data = tables.get("data")
-    if isinstance(data, dict) and isinstance(data.get("name"), str):
-        settings = {k: v for k, v in data.items() if k not in schema.Data.model_fields}
-        for key, what in catalogue.data_problems(data["name"], settings):
-            yield f"data.{key or 'name'}", what
+    data = _table(tables.get("data"))
+    for key, what in _setting_problems(data, schema.Data, catalogue.data_problems):
+        yield f"data.{key}", what
     methods = {}
     for index, table in enumerate(_rows(tables, "methods")):
-        if not isinstance(table.get("name"), str):
-            continue
-        settings = {k: v for k, v in table.items() if k not in schema.Method.model_fields}
-        methods[str(table.get("label") or table["name"])] = table["name"], settings
-        for key, what in catalogue.method_problems(table["name"], settings):
-            yield f"methods[{index}].{key or 'name'}", what
+        for key, what in _setting_problems(table, schema.Method, catalogue.method_problems):
+            yield f"methods[{index}].{key}", what
+        if isinstance(table.get("name"), str):
+            settings = {k: v for k, v in table.items() if k not in schema.Method.model_fields}
+            methods[str(table.get("label") or table["name"])] = table["name"], settings
     teachers = _table(tables.get("teachers"))
     for index, pair in enumerate(_rows(tables, "pairs")):
         model = _table(teachers.get(str(pair.get("teacher")))).get("model") or pair.get("teacher")
@@ -305,6 +302,23 @@ def _name_problems(tables: Mapping[str, Any], catalogue: Catalogue) -> Iterable[
                 for key, what in catalogue.method_problems(name, {**settings, **override}):
                     if key not in known:
                         yield f"pairs[{index}].methods.{label}.{key}", what
+
+
+def _setting_problems(
+    table: Mapping[str, Any],
+    keys: type[BaseModel],
+    ask: Callable[[str, Mapping[str, Any]], Iterable[tuple[str, str]]],
+) -> Iterable[tuple[str, str]]:
+    """Wrong settings of what a table names; a key that is none may be a misspelt one of the table's own."""
+    settings = {k: v for k, v in table.items() if k not in keys.model_fields}
+    near = {key: hint for key in settings if "did you mean" in (hint := did_you_mean(key, keys.model_fields))}
+    if not isinstance(table.get("name"), str):
+        # Whose settings they are is not known.
+        yield from ((key, f"unknown key{hint}") for key, hint in near.items())
+        return
+    for key, what in ask(table["name"], settings):
+        misspelt = what.startswith("unknown setting") and "did you mean" not in what and key in near
+        yield key or "name", f"unknown key{near[key]}" if misspelt else what
 
 
 # The schema says what is no table and no list; these pass over it.
