@@ -128,6 +128,7 @@ class ProgressObserver:
         self._skipped: set[tuple[str, str]] = set()
         self._teacher_began = 0.0
         self._teacher_epochs = 0
+        self._trained = 0
 
     # ---- the run
 
@@ -153,7 +154,8 @@ class ProgressObserver:
         self.close()
         states = ", ".join(f"{number} {state}" for state, number in count(plan.trials).items())
         spent = "" if self._began is None else f" in {duration(self._clock() - self._began)}"
-        self._say([f"{plan.suite.name}: {'stopped early; ' if interrupted else ''}{states}{spent}"])
+        now = f"; {self._trained} trained now" if 0 < self._trained < count(plan.trials).get("done", 0) else ""
+        self._say([f"{plan.suite.name}: {'stopped early; ' if interrupted else ''}{states}{now}{spent}"])
 
     def close(self) -> None:
         """Take the live display away. May be called again."""
@@ -262,6 +264,7 @@ class ProgressObserver:
 
     def _end(self, trial: Trial, state: str) -> None:
         identifier = trial.id
+        self._trained += state == "done"
         self._open.pop(identifier, None)
         if identifier in self._rows:
             self._rows[identifier].ended = state

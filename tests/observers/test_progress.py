@@ -267,6 +267,20 @@ def test_interruption_is_said(pretend: Any, trial: Any, clock: Any) -> None:
     assert output(console) == ["tiny: stopped early; 1 pending in 01:30"]
 
 
+def test_what_was_trained_now_is_told_from_what_stood(pretend: Any, trial: Any, clock: Any) -> None:
+    console = plain()
+    before, now = trial("kd", status="done"), trial("vid", epochs=1)
+    run = pretend([before, now], ProgressObserver(console, clock))
+    run.start()
+    run.begin(now)
+    clock.advance(3)
+    run.epoch(now, 1)
+    run.finish(now)
+    run.plan = run.plan.with_trials([before, now.with_status("done")])
+    run.end()
+    assert output(console)[-1] == "tiny: 2 done; 1 trained now in 00:03"
+
+
 def screen(console: Console) -> str:
     """What was written to a terminal, without its control sequences."""
     assert isinstance(console.file, io.StringIO)
