@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import sys
@@ -83,11 +82,12 @@ def main() -> None:
         _error(str(error))
         code = USAGE
     except SystemExit as error:
-        if isinstance(error.__context__, OSError) and error.__context__.errno == errno.EPIPE:
-            _drop_output()  # click, or rich, has noticed that nobody reads any more
-            sys.exit(OK)
-        _error(f"internal error: something called sys.exit({error.code!r})")
-        code = SOME_TRIAL_FAILED
+        if isinstance(error.__context__, BrokenPipeError):  # which click, or rich, has noticed first
+            _drop_output()
+            code = OK
+        else:
+            _error(f"internal error: something called sys.exit({error.code!r})")
+            code = SOME_TRIAL_FAILED
     except BrokenPipeError:
         _drop_output()
         code = OK
@@ -111,18 +111,19 @@ def _drop_output() -> None:
 
 def _error(message: str) -> None:
     for line in message.splitlines():
-        Console(stderr=True, emoji=False).print(
-            f"[bold red]kdbench:[/] {escape(line)}", highlight=False, soft_wrap=True
-        )
+        _stderr().print(f"[bold red]kdbench:[/] {escape(line)}", highlight=False, soft_wrap=True)
 
 
 def _warn(message: str) -> None:
-    Console(stderr=True, emoji=False).print(f"[yellow]kdbench:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    _stderr().print(f"[yellow]kdbench:[/] {escape(message)}", highlight=False, soft_wrap=True)
+
+
+def _stderr() -> Console:
+    return Console(stderr=True, emoji=False)  # names such as a:b:c are none
 
 
 def _print(thing: Any) -> None:
     # In a pipe there is no width to fit into: nothing must be cut off.
-    # Names such as a:b:c are no emoji.
     console = Console(emoji=False, width=None if sys.stdout.isatty() else 200)
     console.print(thing, highlight=False)
 
@@ -445,7 +446,7 @@ def check(
 
     found = find(target, parse_settings(settings or ()), plugins or ())
     reports = []
-    with Console(stderr=True, emoji=False).status("") as status:
+    with _stderr().status("") as status:
         for examinee in found.examinees:
             status.update(f"checking {examinee.name}")
             reports.append(examine(examinee, found.registry, pairs or ()))
@@ -476,7 +477,7 @@ def selftest(
 
     chosen = choose_device(device)
     golden = list(room.compare_golden(discover(), chosen))
-    trained = room.train_shortened(device, [ProgressObserver(Console(stderr=True, emoji=False))], _warn)
+    trained = room.train_shortened(device, [ProgressObserver(_stderr())], _warn)
     passed = room.passed(golden, trained)
     if as_json:
         vectors = [{**asdict(agreement), "passed": agreement.passed} for agreement in golden]

@@ -71,6 +71,11 @@ def in_words(error: BaseException) -> str:
     return said
 
 
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that ``name`` is likely to mean."""
+    return next(iter(difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)), None)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A suffix naming the nearest known name, or else all of them.
 
@@ -78,7 +83,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     "; did you mean 'vid'?"
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    if near:
-        return f"; did you mean '{near[0]}'?"
+    near = nearest(name, names)
+    if near is not None:
+        return f"; did you mean '{near}'?"
     return f"; known: {', '.join(names)}" if names else ""

@@ -19,7 +19,7 @@ import pluggy
 
 import kdbench
 from kdbench import hookspecs
-from kdbench.errors import PluginError, did_you_mean
+from kdbench.errors import PluginError, did_you_mean, nearest
 from kdbench.hookspecs import DatasetSpec, MethodSpec, ModelSpec
 from kdbench.settings import Facts, load_target, read_by_import, read_statically, source_of
 from kdbench.sources import hash_sources, sources
@@ -172,8 +172,9 @@ class Registry:
             who = " and ".join(str(o.provider) for o in found)
             names = " or ".join(f"'{o.provider.distribution}:{o.spec.name}'" for o in found)
             raise PluginError(f"{kind} '{name}' is offered by {who}; write {names}")
-        hint = did_you_mean(name, {o.spec.name for o in offers})
-        if hint.startswith("; known"):
+        known = {o.spec.name for o in offers}
+        hint = did_you_mean(name, known)
+        if nearest(name, known) is None:
             hint += "; what is not installed can be named by -p, or by plugins in the suite"
         broken = "".join(f" ({item})" for item in self.broken)
         raise PluginError(f"{kind} '{name}' is not registered{hint}{broken}")

@@ -103,28 +103,26 @@ def _class_facts(node: ast.ClassDef) -> Facts | None:
     for item in node.body:
         if isinstance(item, ast.FunctionDef) and item.name == "__init__":
             constructor = item
-        if isinstance(item, ast.FunctionDef) and item.name == "reads":
-            return None  # a property: only an import can tell
         for name, value in _assignments(item):
             try:
                 attributes[name] = _literal(value)
             except ValueError:
                 continue  # not a literal: only an import can tell
-    if any(isinstance(part, ast.Attribute) and ast.unparse(part) == "self.reads" for part in _written(node)):
-        attributes["reads"] = None  # settings decide
+    if _settings_decide_reads(node):
+        attributes["reads"] = None
     if any(ast.unparse(base).rpartition(".")[2] not in {"Method", "object"} for base in node.bases):
         return None  # settings and attributes may be inherited
     settings = _arguments(constructor) if constructor else {}
     return Facts(settings, _first_line(ast.get_docstring(node)), attributes)
 
 
-def _written(node: ast.ClassDef) -> Iterator[ast.expr]:
-    """What a class and its functions assign to."""
-    for part in ast.walk(node):
-        if isinstance(part, ast.Assign):
-            yield from part.targets
-        elif isinstance(part, ast.AnnAssign | ast.AugAssign):
-            yield part.target
+def _settings_decide_reads(node: ast.ClassDef) -> bool:
+    """Whether ``reads`` is a property, or assigned to an instance."""
+    return any(
+        (isinstance(part, ast.FunctionDef) and part.name == "reads")
+        or (isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Store) and ast.unparse(part) == "self.reads")
+        for part in ast.walk(node)
+    )
 
 
 def _assignments(item: ast.stmt) -> Iterator[tuple[str, ast.expr]]:

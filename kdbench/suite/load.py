@@ -10,7 +10,7 @@ from typing import Any, Protocol, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from kdbench.errors import SuiteError, did_you_mean
+from kdbench.errors import SuiteError, did_you_mean, nearest
 from kdbench.recipe import Augmentation, Recipe
 from kdbench.settings import as_json, explain
 from kdbench.suite import schema
@@ -311,14 +311,18 @@ def _setting_problems(
 ) -> Iterable[tuple[str, str]]:
     """Wrong settings of what a table names; a key that is none may be a misspelt one of the table's own."""
     settings = {k: v for k, v in table.items() if k not in keys.model_fields}
-    near = {key: hint for key in settings if "did you mean" in (hint := did_you_mean(key, keys.model_fields))}
+    misspelt = {
+        key: f"unknown key{did_you_mean(key, keys.model_fields)}"
+        for key in settings
+        if nearest(key, keys.model_fields) is not None
+    }
     if not isinstance(table.get("name"), str):
         # Whose settings they are is not known.
-        yield from ((key, f"unknown key{hint}") for key, hint in near.items())
+        yield from misspelt.items()
         return
     for key, what in ask(table["name"], settings):
-        misspelt = what.startswith("unknown setting") and "did you mean" not in what and key in near
-        yield key or "name", f"unknown key{near[key]}" if misspelt else what
+        unknown = what.startswith("unknown setting") and "did you mean" not in what
+        yield key or "name", misspelt.get(key, what) if unknown else what
 
 
 # The schema says what is no table and no list; these pass over it.

@@ -158,6 +158,15 @@ def test_a_failed_trial_makes_the_exit_code_1(write_suite, kdbench, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("arguments", [("list", "methods"), ("list", "methods", "--json"), ("--help",)])
+def test_a_reader_that_has_seen_enough_is_no_error(command, arguments):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command(*arguments), stdout=writing, stderr=subprocess.PIPE, env=environment(), text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
