@@ -320,12 +320,27 @@ def test_a_checkpoint_that_does_not_fit_is_left_and_said(write_suite, run, watch
     made_with = {
         "teacher": watch.results["kd"]["teacher"]["sha256"],
         "data": watch.results["kd"]["data"]["fingerprint"],
+        "precision": "float32",
     }
     checkpoint.save(place.checkpoint, trial.id, {"phase_index": 0, "modules": {}, "made_with": made_with})
     said = []
     again = run(suite, warn=said.append)
     assert again.missing == []
     assert said == [f"{trial.id}: its checkpoint does not fit or cannot be read; it begins anew"]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_checkpoint_names_the_teacher_the_data_and_the_precision(write_suite, run, watch, monkeypatch, precision):
+    """So that none is gone on from on another kind of device."""
+    from kdbench.engine import checkpoint
+
+    saved = {}
+    monkeypatch.setattr(checkpoint, "save", lambda path, name, state: saved.update({name: state["made_with"]}))
+    run(write_suite("kd"), overrides=[f"recipe.precision={precision}"])
+    made_of, teacher = watch.results["kd"]["data"]["fingerprint"], watch.results["kd"]["teacher"]
+    (trial,) = (name for name in saved if name != teacher["key"])
+    assert saved[trial] == {"teacher": teacher["sha256"], "data": made_of, "precision": precision}
+    assert saved[teacher["key"]] == {"data": made_of, "precision": precision}
 
 
 def test_another_folder_of_images_is_other_data(write_suite, run, watch, tmp_path, monkeypatch):

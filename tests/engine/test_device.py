@@ -32,6 +32,25 @@ def test_auto_and_tf32_are_float32_on_a_cpu_and_bf16_is_obeyed():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 
 
+@pytest.fixture
+def flags():
+    """Torch's flags for GPUs, which hold for the process; given back as they were."""
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = convolutions.allow_tf32, products.allow_tf32, convolutions.benchmark
+    yield
+    convolutions.allow_tf32, products.allow_tf32, convolutions.benchmark = before
+
+
+@pytest.mark.usefixtures("flags")
+@pytest.mark.parametrize("name", ["float32", "tf32", "bf16"])
+def test_only_convolutions_are_ever_tf32(name):
+    torch.backends.cudnn.allow_tf32 = name != "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = True
+    Precision(torch.device("cuda", 0), name).prepare()
+    assert torch.backends.cudnn.allow_tf32 is (name == "tf32")
+    assert torch.backends.cuda.matmul.allow_tf32 is False
+
+
 def test_on_a_gpu_auto_is_bf16():
     assert Precision.choose("auto", torch.device("cuda", 0)).name == "bf16"
 
