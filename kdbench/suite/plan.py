@@ -13,7 +13,7 @@ from kdbench.recipe import Recipe
 from kdbench.suite.schema import Suite
 
 # Raised whenever a change of kdbench changes what a trial computes: old results are then refused, never mixed.
-PROTOCOL = 1
+PROTOCOL = 2
 
 
 @dataclass(frozen=True)

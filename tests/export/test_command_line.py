@@ -25,7 +25,7 @@ def kdbench(monkeypatch, tmp_path, capsys):
 
 
 def test_the_forms_are_those_that_can_be_written():
-    assert [form.value for form in cli.Form] == list(get_args(Format))
+    assert [form.value for form in cli.students.Form] == list(get_args(Format))
 
 
 def test_a_beginning_of_an_id_is_enough(kdbench, trained, tmp_path):

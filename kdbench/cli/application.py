@@ -1,0 +1,79 @@
+"""The application: entry point, exit codes, and the errors that every command may end with."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+import kdbench
+from kdbench.cli.output import drop_output, show_error
+from kdbench.errors import KdbenchError
+
+OK, SOME_TRIAL_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+SOME_CHECK_FAILED = 1
+
+app = typer.Typer(
+    name="kdbench",
+    help="A benchmark for knowledge distillation: bring a loss, compare it believably.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+mlflow_app = typer.Typer(help="Keep MLflow in step with the results.", no_args_is_help=True)
+app.add_typer(mlflow_app, name="mlflow")
+
+
+def main() -> None:
+    """Run the command line and exit with 0 (done), 1 (a trial failed), 2 (wrong usage or suite) or 130."""
+    debug = "--debug" in sys.argv
+    try:
+        code = app(standalone_mode=False)
+    except typer.Exit as stop:
+        code = stop.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        show_error("left at once; the same command goes on from the last checkpoint")
+        code = INTERRUPTED
+    except KdbenchError as error:
+        if debug:
+            raise
+        show_error(str(error))
+        code = USAGE
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # which click, or rich, has noticed first
+            drop_output()
+            code = OK
+        else:
+            show_error(f"internal error: something called sys.exit({error.code!r})")
+            code = SOME_TRIAL_FAILED
+    except BrokenPipeError:
+        drop_output()
+        code = OK
+    except Exception as error:
+        if debug:
+            raise
+        usage = getattr(error, "format_message", None)
+        if usage is not None:
+            show_error(f"{usage()}; see kdbench --help")
+            code = getattr(error, "exit_code", USAGE)
+        else:
+            show_error(f"internal error: {type(error).__name__}: {error}; --debug shows where")
+            code = SOME_TRIAL_FAILED
+    sys.exit(code)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"kdbench {kdbench.__version__}")  # noqa: T201
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass

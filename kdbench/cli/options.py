@@ -1,0 +1,37 @@
+"""The arguments that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+SuiteArgument = Annotated[str, typer.Argument(metavar="SUITE", help="A suite file, or the name of a shipped suite.")]
+Methods = Annotated[
+    list[str] | None,
+    typer.Option("-m", "--method", metavar="GLOB", help="Only methods whose name or label matches; may be repeated."),
+]
+Pairs = Annotated[
+    list[str] | None, typer.Option("--pair", metavar="TEACHER:STUDENT", help="Only this pair; may be repeated.")
+]
+Seeds = Annotated[list[int] | None, typer.Option("--seed", metavar="N", help="Only this seed; may be repeated.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as in recipe.epochs=3; may be repeated."),
+]
+Plugins = Annotated[
+    list[Path] | None, typer.Option("-p", "--plugin", metavar="FILE", help="Load a local plugin; may be repeated.")
+]
+Output = Annotated[Path, typer.Option("--output", metavar="DIR", help="Where results go.")]
+ReportDir = Annotated[Path, typer.Option("--report-dir", metavar="DIR", help="Where reports go.")]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking-uri", metavar="URI", help="MLflow's store; sqlite:///mlflow.db unless named; 'none' for none."
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+
+RUNS, REPORTS = Path("runs"), Path("reports")

@@ -1,0 +1,50 @@
+"""What commands print: results on standard output, messages on standard error."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+
+def drop_output() -> None:
+    """Send what is still to be written to nowhere: the reader (head, less) has closed the pipe."""
+    # Python must not complain when it closes the pipe at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def show_error(message: str) -> None:
+    """Print an error, each line with the program's name."""
+    for line in message.splitlines():
+        stderr().print(f"[bold red]kdbench:[/] {escape(line)}", highlight=False, soft_wrap=True)
+
+
+def show_warning(message: str) -> None:
+    """Print a warning."""
+    stderr().print(f"[yellow]kdbench:[/] {escape(message)}", highlight=False, soft_wrap=True)
+
+
+def stderr() -> Console:
+    """A console on standard error."""
+    return Console(stderr=True, emoji=False)  # names such as a:b:c are none
+
+
+def show(thing: Any) -> None:
+    """Print text or a table."""
+    # In a pipe there is no width to fit into: nothing must be cut off.
+    console = Console(emoji=False, width=None if sys.stdout.isatty() else 200)
+    console.print(thing, highlight=False)
+
+
+def show_json(content: Any) -> None:
+    """Print JSON for scripts."""
+    print(json.dumps(content, indent=2, default=plain))  # noqa: T201
+
+
+def plain(value: Any) -> Any:
+    """What JSON has no form for: sets as sorted lists, all else as text."""
+    return sorted(value) if isinstance(value, set | frozenset) else str(value)

@@ -1,0 +1,43 @@
+"""Commands on trained students."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kdbench.cli.application import app
+from kdbench.cli.options import RUNS, Debug, Output, Plugins
+from kdbench.cli.output import show, show_warning
+
+
+class Form(StrEnum):
+    """The forms that ``kdbench export`` writes."""
+
+    SAFETENSORS = "safetensors"
+    TORCH = "torch"
+    ONNX = "onnx"
+
+
+@app.command()
+def export(
+    trial: Annotated[
+        str, typer.Argument(metavar="TRIAL", help="A trial's id, as much of its beginning as is unique, or its folder.")
+    ],
+    to: Annotated[Form, typer.Option("--to", help="Weights for safetensors or torch.load, or an ONNX program.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="The file, or its folder; named by the trial otherwise."),
+    ] = None,
+    plugins: Plugins = None,
+    output: Output = RUNS,
+    debug: Debug = False,
+) -> None:
+    """Write a trained student without its adapters, ready to use, with a model card beside it."""
+    from kdbench.export import export_trial
+
+    written = export_trial(trial, to.value, out, output=output, plugins=plugins or (), warn=show_warning)
+    show(f"student: {written.file}")
+    show(f"model card: {written.card}")

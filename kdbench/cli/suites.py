@@ -1,0 +1,182 @@
+"""Commands on a suite: train it, plan it, report it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from kdbench.cli.application import INTERRUPTED, OK, SOME_TRIAL_FAILED, app
+from kdbench.cli.options import (
+    REPORTS,
+    RUNS,
+    AsJson,
+    Debug,
+    Methods,
+    Output,
+    Overrides,
+    Pairs,
+    Plugins,
+    ReportDir,
+    Seeds,
+    SuiteArgument,
+    TrackingUri,
+)
+from kdbench.cli.output import show, show_error, show_json
+
+if TYPE_CHECKING:
+    from kdbench.suite.plan import Plan, Trial
+
+
+@app.command()
+def run(
+    suite: SuiteArgument,
+    methods: Methods = None,
+    pairs: Pairs = None,
+    seeds: Seeds = None,
+    device: Annotated[str, typer.Option("--device", metavar="D", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    overrides: Overrides = None,
+    plugins: Plugins = None,
+    output: Output = RUNS,
+    report_dir: ReportDir = REPORTS,
+    tracking_uri: TrackingUri = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Ignore earlier results of these trials.")] = False,
+    allow_teacher_mismatch: Annotated[
+        bool, typer.Option("--allow-teacher-mismatch", help="Go on where a teacher is not as good as expected.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Train what is missing of a suite, log it, and write its report."""
+    from kdbench.run import run_suite
+
+    results = run_suite(
+        suite,
+        methods=methods or (),
+        pairs=pairs or (),
+        seeds=seeds or (),
+        device=device,
+        overrides=overrides or (),
+        plugins=plugins or (),
+        output=output,
+        report_dir=report_dir,
+        tracking_uri=tracking_uri,
+        fresh=fresh,
+        allow_teacher_mismatch=allow_teacher_mismatch,
+    )
+    if results.interrupted:
+        show_error("interrupted; every trial is saved, and the same command goes on from here")
+        raise typer.Exit(INTERRUPTED)
+    failed = results.missing
+    for trial in failed:
+        show_error(f"{trial.id}: {trial.status}: {trial.reason}")
+    if failed:
+        show_error(f"{len(failed)} trial(s) failed; see error.json in {results.folder.path}; the next run tries again")
+    leaderboard = results.report / "leaderboard.md"
+    if leaderboard.is_file():
+        show(f"report: {results.report / 'index.html'}")
+    raise typer.Exit(SOME_TRIAL_FAILED if failed else OK)
+
+
+@app.command()
+def plan(
+    suite: SuiteArgument,
+    methods: Methods = None,
+    pairs: Pairs = None,
+    seeds: Seeds = None,
+    overrides: Overrides = None,
+    plugins: Plugins = None,
+    output: Output = RUNS,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Show the trials of a suite: what is done, what is to do, what will be skipped and why."""
+    from kdbench.resolve import Filters, with_results
+    from kdbench.results import SuiteFolder
+    from kdbench.run import open_suite
+
+    opened = open_suite(suite, overrides=overrides or (), plugins=plugins or ())
+    filters = Filters(methods or (), pairs or (), seeds or ())
+    filters.check(opened.suite)
+    folder = SuiteFolder(output, opened.suite.name)
+    folder.check_protocol()
+    everything = with_results(opened.plan, folder)
+    chosen = everything.with_trials(trial for trial in everything.trials if filters.match(trial))
+    if as_json:
+        show_json(chosen.describe())
+        return
+    show(_plan_table(chosen))
+    for line in _plan_summary(chosen, everything, folder, opened.resolver.facts.n_train):
+        show(line)
+
+
+def _plan_table(plan: Plan) -> Table:
+    table = Table(title=f"{plan.suite.name}: {plan.suite.question}", title_justify="left")
+    for column in ("teacher", "student", "method", "seeds", "state"):
+        table.add_column(column, overflow="fold")
+    rows: dict[tuple[str, str, str], list[Trial]] = {}
+    for trial in plan.trials:
+        rows.setdefault((trial.teacher.name, trial.student, trial.label), []).append(trial)
+    for (teacher, student, label), trials in rows.items():
+        table.add_row(teacher, student, label, str(len(trials)), escape(_states(trials)))
+    return table
+
+
+def _states(trials: Sequence[Trial]) -> str:
+    from kdbench.suite.plan import count
+
+    states = count(trials)
+    reasons = sorted({trial.reason for trial in trials if trial.reason})
+    text = ", ".join(state if len(states) == 1 else f"{n} {state}" for state, n in states.items())
+    return f"{text}: {'; '.join(reasons)}" if reasons else text
+
+
+def _plan_summary(chosen: Plan, everything: Plan, folder: Any, n_train: int) -> Iterable[str]:
+    from kdbench.suite.cost import hours, steps
+    from kdbench.suite.plan import count
+
+    states = ", ".join(f"{n} {state}" for state, n in count(chosen.trials).items())
+    yield f"{len(chosen.trials)} trials ({states}) in {len(chosen.cohorts)} cohorts"
+    for teacher in chosen.teachers:
+        stands = folder.teacher(teacher.key).result
+        how = f"measured {stands['top1']:.2f} %" if stands else "given weights" if teacher.weights else "to be trained"
+        yield f"teacher {teacher.name}: {how}"
+    waiting = [trial for trial in chosen.trials if trial.status in {"pending", "failed"}]
+    if waiting:
+        estimate = hours(waiting, everything.trials, folder)
+        known = f"about {estimate[0]:.2g} hours by results on {estimate[1]}" if estimate else "hours unknown as yet"
+        yield f"to do: {steps(waiting, n_train):,} steps of students, {known}"
+
+
+@app.command()
+def report(
+    suite: SuiteArgument,
+    methods: Methods = None,
+    pairs: Pairs = None,
+    seeds: Seeds = None,
+    output: Output = RUNS,
+    report_dir: ReportDir = REPORTS,
+    debug: Debug = False,
+) -> None:
+    """Write the report of what stands in the results folder."""
+    from kdbench.report.render import render
+    from kdbench.results import SuiteFolder
+
+    name = suite_name(suite, output)
+    folder = SuiteFolder(output, name)
+    folder.check_protocol()
+    target = render(folder, report_dir / name, methods=methods or (), pairs=pairs or (), seeds=seeds or ())
+    show(f"report: {target}")
+
+
+def suite_name(suite: str, output: Path) -> str:
+    """The name of a suite file, of a shipped suite, or of a results folder."""
+    from kdbench.suite.load import locate, read
+
+    if (output / suite / "plan.json").is_file():
+        return suite
+    path = locate(suite)
+    return str(read(path).get("name", path.stem))

@@ -1,0 +1,26 @@
+"""Commands on MLflow."""
+
+from __future__ import annotations
+
+from kdbench.cli.application import mlflow_app
+from kdbench.cli.options import REPORTS, RUNS, Debug, Output, ReportDir, SuiteArgument, TrackingUri
+from kdbench.cli.output import show
+from kdbench.cli.suites import suite_name
+
+
+@mlflow_app.command()
+def sync(
+    suite: SuiteArgument,
+    output: Output = RUNS,
+    report_dir: ReportDir = REPORTS,
+    tracking_uri: TrackingUri = None,
+    debug: Debug = False,
+) -> None:
+    """Bring MLflow up to date with a results folder; may be repeated without harm."""
+    from kdbench.observers.mlflow import sync as replay
+    from kdbench.results import SuiteFolder
+
+    name = suite_name(suite, output)
+    folder = SuiteFolder(output, name)
+    folder.check_protocol()
+    show(str(replay(folder, name, tracking_uri, report_dir / name)))
