@@ -92,6 +92,8 @@ class CRD(Method):
     memory_teacher: Tensor
     log_z: Tensor
     started: Tensor
+    embedded_student: Tensor | None
+    embedded_teacher: Tensor | None
 
     def __init__(
         self,
@@ -126,6 +128,9 @@ class CRD(Method):
             self.register_buffer(name, (2 * torch.rand(data.n_train, self.width) - 1) * bound)
         self.register_buffer("log_z", torch.zeros(2))
         self.register_buffer("started", torch.tensor(False))
+        # Embeddings of the forward pass, for the memories. Between steps there are none to save.
+        for name in ("embedded_student", "embedded_teacher"):
+            self.register_buffer(name, None, persistent=False)
 
     def embeddings(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:
         """Unit embeddings of both networks, each (B, width)."""
@@ -135,6 +140,7 @@ class CRD(Method):
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Terms:
         """``ce`` and ``crd``."""
         s, t = self.embeddings(student, teacher)
+        self.embedded_student, self.embedded_teacher = s.detach(), t.detach()
         negatives = self.other_classes(batch.labels, self.negatives, batch.generator)
         rows = torch.cat([batch.indices[:, None], negatives], dim=1)
         # All of a memory at once: smaller than gathering K rows of it for every image.
@@ -162,9 +168,16 @@ class CRD(Method):
         return log_z
 
     def after_step(self, student: Output, teacher: Output, batch: Batch) -> None:
-        """Move the batch's rows of both memories towards the embeddings."""
-        for memory, v in zip(
-            (self.memory_student, self.memory_teacher), self.embeddings(student, teacher), strict=True
+        """Move the batch's rows of both memories towards the embeddings of the forward pass.
+
+        The optimiser has moved the linear layers since; the study's code stores what the loss was computed from.
+        """
+        for memory, v in (
+            (self.memory_student, self.embedded_student),
+            (self.memory_teacher, self.embedded_teacher),
         ):
+            if v is None:
+                raise RuntimeError("crd: after_step must follow forward, whose embeddings it stores")
             row = self.momentum * memory[batch.indices] + (1 - self.momentum) * v
             memory[batch.indices] = unit(row, dim=1).to(memory.dtype)
+        self.embedded_student = self.embedded_teacher = None

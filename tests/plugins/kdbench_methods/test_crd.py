@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from kdbench_methods.crd import CRD, OtherClasses, contrastive_loss
 
 from kdbench.method import DataSignature, Incompatible, Output
@@ -96,15 +97,32 @@ def test_the_normaliser_is_fixed_from_the_first_batch(pair, output, signature, m
     assert torch.equal(method.log_z, first)
 
 
-def test_memories_move_towards_the_embeddings_of_their_images(pair, make_batch):
+def test_memories_move_towards_the_embeddings_of_the_forward_pass(pair, make_batch):
+    """Not towards those of the linear layers after the optimiser's step."""
     method, s, t = pair()
-    before = method.memory_student.clone()
+    before = [method.memory_student.clone(), method.memory_teacher.clone()]
+    layers = [method.embed_student, method.embed_teacher]
     with torch.no_grad():
-        v = torch.nn.functional.normalize(method.embed_student(s.embedding))
+        v = [F.normalize(layer(net.embedding)) for layer, net in zip(layers, (s, t), strict=True)]
+    method(s, t, make_batch())
+    with torch.no_grad():
+        for layer in layers:
+            layer.weight.mul_(-3).add_(0.1)
         method.after_step(s, t, make_batch())
-    expected = torch.nn.functional.normalize(0.5 * before[:6] + 0.5 * v)
-    torch.testing.assert_close(method.memory_student[:6], expected)
-    assert torch.equal(method.memory_student[6:], before[6:])
+    for memory, old, embedded in zip((method.memory_student, method.memory_teacher), before, v, strict=True):
+        torch.testing.assert_close(memory[:6], F.normalize(0.5 * old[:6] + 0.5 * embedded))
+        assert torch.equal(memory[6:], old[6:])
+
+
+def test_what_is_kept_of_the_forward_pass_is_no_state(pair, make_batch):
+    method, s, t = pair()
+    keys = set(method.state_dict())
+    method(s, t, make_batch())
+    assert set(method.state_dict()) == keys
+    with torch.no_grad():
+        method.after_step(s, t, make_batch())
+    with pytest.raises(RuntimeError, match=r"^crd: after_step must follow forward, whose embeddings it stores$"):
+        method.after_step(s, t, make_batch())
 
 
 def test_memories_start_uniform(pair):
