@@ -94,9 +94,9 @@ def plan(
     debug: Debug = False,
 ) -> None:
     """Show the trials of a suite: what is done, what is to do, what will be skipped and why."""
+    from kdbench.opening import open_suite
     from kdbench.resolve import Filters, with_results
     from kdbench.results import SuiteFolder
-    from kdbench.run import open_suite
 
     opened = open_suite(suite, overrides=overrides or (), plugins=plugins or ())
     filters = Filters(methods or (), pairs or (), seeds or ())

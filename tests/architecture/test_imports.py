@@ -56,7 +56,7 @@ PLANTED = {
         ("kdbench/settings.py", "def late():\n    import torchvision.models", "kdbench.settings -> torchvision"),
     ],
     "mlflow": [
-        ("kdbench/run.py", "import mlflow", "kdbench.run -> mlflow"),
+        ("kdbench/run/api.py", "import mlflow", "kdbench.run.api -> mlflow"),
         ("kdbench/observers/progress.py", "from mlflow import MlflowClient", "kdbench.observers.progress -> mlflow"),
     ],
     "matplotlib": [("kdbench/report/labels.py", "import matplotlib.pyplot", "kdbench.report.labels -> matplotlib")],

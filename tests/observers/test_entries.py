@@ -16,7 +16,7 @@ from kdbench.observers.entries import (
 )
 
 TRIAL = {
-    "protocol": 1,
+    "protocol": 2,
     "id": "resnet20-resnet8-kd_T4-seed0-0123456789",
     "suite": "tiny",
     "data": {"name": "digits", "train_limit": None},
@@ -38,7 +38,7 @@ def test_parameters_are_flat_and_complete() -> None:
         "teacher": "resnet20",
         "student": "resnet8",
         "seed": "0",
-        "protocol": "1",
+        "protocol": "2",
         "settings.temperature": "4.0",
         "settings.taps": '["stage1", "stage2"]',
         "settings.warm.epochs": "2",

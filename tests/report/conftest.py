@@ -62,7 +62,7 @@ class Runs:
         self._write(
             folder / "trial.json",
             {
-                **row, "protocol": 1, "suite": self.suite, "teacher_key": known["key"], "settings": {"weight": 1.0},
+                **row, "protocol": 2, "suite": self.suite, "teacher_key": known["key"], "settings": {"weight": 1.0},
                 "recipe": self.recipe, "data": {"name": self.data},
                 "plugin": {"distribution": "kdbench", "version": "0.1.0"},
             },
@@ -118,7 +118,7 @@ class Runs:
         self._write(
             self.folder.path / "plan.json",
             {
-                "protocol": 1,
+                "protocol": 2,
                 "path": f"suites/{self.suite}.toml",
                 "suite": {
                     "name": self.suite, "question": "Which loss helps most?", "cost": "3 minutes",

@@ -169,7 +169,7 @@ def test_nothing_was_run(tmp_path: Any) -> None:
 
 def test_another_protocol_is_refused(study: SuiteFolder) -> None:
     plan = study.path / "plan.json"
-    plan.write_text(plan.read_text().replace('"protocol": 1', '"protocol": 0', 1))
+    plan.write_text(plan.read_text().replace('"protocol": 2', '"protocol": 0', 1))
     with pytest.raises(ResultsError, match="written under protocol 0"):
         read_trials(study)
 

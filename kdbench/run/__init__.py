@@ -1,0 +1,6 @@
+"""Join plan, engine and observers. ``run_suite`` is the Python API."""
+
+from kdbench.opening import Opened, open_suite
+from kdbench.run.api import Results, run_suite
+
+__all__ = ["Opened", "Results", "open_suite", "run_suite"]

@@ -1,0 +1,203 @@
+"""The Python API, and one invocation from its plan to its report."""
+
+from __future__ import annotations
+
+import datetime
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+
+from kdbench.engine.cohort import Interrupted
+from kdbench.engine.device import choose_device, device_name
+from kdbench.engine.learner import now
+from kdbench.environment import describe_environment
+from kdbench.errors import KdbenchError
+from kdbench.hookspecs import RunInfo
+from kdbench.observers.notify import Notifier
+from kdbench.opening import open_suite
+from kdbench.report import made_from
+from kdbench.resolve import Filters, with_results
+from kdbench.results import SuiteFolder
+from kdbench.run.context import Context
+from kdbench.run.students import Students
+from kdbench.run.teachers import Teachers
+from kdbench.session import default_observers, only_one_run, registered, stop_at_interrupt
+from kdbench.suite.plan import Plan, Trial, count
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Results:
+    """What stands in the results folder after a run."""
+
+    plan: Plan
+    folder: SuiteFolder
+    report: Path
+    filters: Filters
+    interrupted: bool = False
+
+    @property
+    def failed(self) -> list[Trial]:
+        """Trials whose last attempt failed."""
+        return [trial for trial in self.plan.trials if trial.status == "failed"]
+
+    @property
+    def missing(self) -> list[Trial]:
+        """Trials that were asked for and have no outcome."""
+        asked = (trial for trial in self.plan.trials if self.filters.match(trial))
+        return [trial for trial in asked if trial.status in {"failed", "pending"}]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a trial of those asked for; accuracies in percent, times in seconds."""
+        from kdbench.report import frame
+
+        filters = self.filters
+        return frame.read_trials(self.folder, frame.Filters(filters.methods, filters.pairs, filters.seeds))
+
+    def __repr__(self) -> str:
+        asked = [trial for trial in self.plan.trials if self.filters.match(trial)]
+        states = ", ".join(f"{number} {state}" for state, number in count(asked).items())
+        return f"<Results of {self.plan.suite.name}: {states}; report: {self.report / 'index.html'}>"
+
+
+def run_suite(
+    suite: str | Path,
+    *,
+    methods: Sequence[str] = (),
+    pairs: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    device: str = "auto",
+    overrides: Sequence[str] = (),
+    plugins: Sequence[str | Path] = (),
+    output: str | Path = "runs",
+    report_dir: str | Path = "reports",
+    tracking_uri: str | None = None,
+    fresh: bool = False,
+    allow_teacher_mismatch: bool = False,
+    observers: Sequence[object] | None = None,
+    warn: Callable[[str], None] | None = None,
+) -> Results:
+    """Train what is missing of a suite, and write its report.
+
+    ``suite`` is a path or the name of a suite that ships with kdbench. ``methods`` are globs on names or
+    labels, ``pairs`` are ``teacher:student``, ``overrides`` are ``key.path=value``; ``tracking_uri`` is
+    MLflow's store, ``"none"`` for no tracking. ``observers`` replaces the progress display and MLflow.
+    Raises ``KdbenchError`` for what cannot be run; trials that fail are in ``Results.failed``.
+    """
+    console = Console(stderr=True, emoji=False)
+    warn = warn or partial(_warn, console)
+    opened = open_suite(suite, overrides=overrides, plugins=plugins)
+    filters = Filters(methods, pairs, seeds)
+    filters.check(opened.suite)
+    chosen_device = choose_device(device)
+    folder = SuiteFolder(Path(output), opened.suite.name)
+    report = Path(report_dir) / opened.suite.name
+    for broken in opened.registry.broken:
+        warn(f"plugin {broken}")
+    if chosen_device.type == "cuda":
+        # Events and streams belong to the current device.
+        torch.cuda.set_device(chosen_device)
+    with only_one_run(folder), stop_at_interrupt(warn) as stopping:
+        folder.check_protocol()
+        environment = {**describe_environment(), "device": device_name(chosen_device)}
+        info = RunInfo(
+            invocation=f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}",
+            output=folder.path,
+            report=report,
+            tracking_uri=tracking_uri,
+            device=str(chosen_device),
+            environment=environment,
+            chosen=frozenset(trial.id for trial in opened.plan.trials if filters.match(trial)),
+        )
+        standing = default_observers(tracking_uri, console, warn) if observers is None else observers
+        with registered(standing, opened.registry, warn):
+            notify = Notifier(opened.registry.manager, warn)
+            context = Context(opened, folder, info, chosen_device, notify, warn, stopping)
+            run = _Invocation(context, allow_teacher_mismatch)
+            return run(filters, fresh=fresh)
+
+
+class _Invocation:
+    """Trains cohort after cohort, notifies observers, writes the report."""
+
+    def __init__(self, context: Context, allow_teacher_mismatch: bool) -> None:
+        self.context = context
+        self.students = Students(context, Teachers(context, allow_teacher_mismatch))
+
+    def __call__(self, filters: Filters, *, fresh: bool) -> Results:
+        chosen = self.context.info.chosen or frozenset()
+        if fresh:
+            for identifier in chosen:
+                self.context.folder.trial(identifier).clear()
+        plan = with_results(self.context.opened.plan, self.context.folder)
+        self._remember(plan)
+        self.context.notify("kdbench_suite_started", plan=plan, run=self.context.info)
+        for trial in plan.trials:
+            if trial.status == "skipped" and trial.id in chosen:
+                self.context.notify("kdbench_trial_skipped", trial=trial, reason=trial.reason, run=self.context.info)
+        try:
+            self._train_all(plan, chosen, {"pending", "failed"})
+            # A teacher that had to be made anew may have left results of earlier cohorts behind.
+            self._train_all(with_results(self.context.opened.plan, self.context.folder), chosen, {"pending"})
+        except Interrupted:
+            return self._end(filters, interrupted=True)
+        except Exception:
+            self._end(filters, interrupted=True)
+            raise
+        return self._end(filters, interrupted=False)
+
+    def _train_all(self, plan: Plan, chosen: frozenset[str], states: set[str]) -> None:
+        for cohort in plan.cohorts:
+            trials = [trial for trial in cohort.trials if trial.id in chosen and trial.status in states]
+            if trials and self.context.stopping.is_set():
+                raise Interrupted("interrupted")
+            if trials:
+                self.students.train(cohort, trials)
+
+    def _end(self, filters: Filters, *, interrupted: bool) -> Results:
+        plan = with_results(self.context.opened.plan, self.context.folder)
+        self._remember(plan)
+        write_report(self.context.folder, self.context.info.report, self.context.warn)
+        self.context.notify("kdbench_suite_finished", plan=plan, run=self.context.info, interrupted=interrupted)
+        return Results(plan, self.context.folder, self.context.info.report, filters, interrupted)
+
+    def _remember(self, plan: Plan) -> None:
+        self.context.folder.write_plan(
+            {
+                "suite": plan.suite.model_dump(mode="json"),
+                "path": str(self.context.opened.path),
+                "overrides": list(self.context.opened.overrides),
+                "plugins": list(self.context.opened.plugins),
+                "trials": [trial.describe() for trial in plan.trials],
+                "teachers": [{"name": t.name, "key": t.key, "model": t.model} for t in plan.teachers],
+                "environment": dict(self.context.info.environment),
+                "updated": now(),
+            }
+        )
+
+
+def write_report(folder: SuiteFolder, report: Path, warn: Callable[[str], None]) -> None:
+    """Render the report of all that stands, unless that one is there; a failure to do so loses no result."""
+    try:
+        if made_from.is_current(report, made_from.digest(folder)):
+            return
+        from kdbench.report.render import render
+
+        render(folder, report)
+    except Exception as error:  # noqa: BLE001 - hours of training must not end in a page's fault
+        what = str(error) if isinstance(error, KdbenchError) else f"{type(error).__name__}: {error}"
+        warn(f"the report was not written: {what}; the results are safe, and kdbench report writes it again")
+
+
+def _warn(console: Console, message: str) -> None:
+    # On the progress display's own console, which then makes room for it.
+    console.print(f"[yellow]kdbench:[/] {escape(message)}", highlight=False, soft_wrap=True)

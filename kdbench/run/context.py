@@ -1,0 +1,83 @@
+"""What all parts of one invocation share: the suite, its data and folder, the device, and who listens."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from kdbench.data.base import Arrays
+from kdbench.data.feed import Feed, channel_statistics, open_feed
+from kdbench.data.splits import limit
+from kdbench.engine.device import Precision
+from kdbench.hookspecs import RunInfo
+from kdbench.models.base import TappedModel
+from kdbench.observers.notify import Notifier
+from kdbench.opening import Opened
+from kdbench.recipe import Recipe
+from kdbench.resolve import Resolver
+from kdbench.results import SuiteFolder
+
+
+@dataclass
+class Context:
+    """One invocation of ``kdbench run``."""
+
+    opened: Opened
+    folder: SuiteFolder
+    info: RunInfo
+    device: torch.device
+    notify: Notifier
+    warn: Callable[[str], None]
+    stopping: threading.Event
+
+    @property
+    def resolver(self) -> Resolver:
+        """Builds what the suite names."""
+        return self.opened.resolver
+
+    @cached_property
+    def arrays(self) -> Arrays:
+        """The data, loaded when first needed: a finished suite needs none."""
+        return limit(self.resolver.dataset.load(), **self.resolver.limits)
+
+    def network(self, name: str, recipe: Recipe | None = None, weights: str | None = None) -> TappedModel:
+        """A network that knows how this suite's images are normalised."""
+        network = self.resolver.network(name, recipe, weights)
+        network.accept_normalisation(*channel_statistics(self.resolver.facts, self.arrays))
+        return network
+
+    def feed(self, recipe: Recipe, seed: int) -> Feed:
+        """The batches that a recipe asks for, under a seed."""
+        return open_feed(
+            self.arrays,
+            self.resolver.facts,
+            augmentation=recipe.augmentation,
+            batch_size=recipe.batch_size,
+            seed=seed,
+            device=self.device,
+        )
+
+    def facts(self, recipe: Recipe) -> dict[str, Any]:
+        """``data`` and ``environment`` of the results."""
+        precision = Precision.choose(recipe.precision, self.device).name
+        data, facts = self.arrays, self.resolver.facts
+        mean, std = channel_statistics(facts, data)
+        return {
+            "data": {
+                "name": self.opened.suite.data.name,
+                "fingerprint": data.fingerprint,
+                "corrupt": data.corrupt,
+                "classes": facts.classes,
+                "image_shape": list(facts.image_shape),
+                "mean": list(mean),
+                "std": list(std),
+                "n_train": len(data.train.labels),
+                "n_test": len(data.test.labels),
+            },
+            "environment": {**self.info.environment, "precision": precision},
+        }

@@ -1,0 +1,137 @@
+"""The students of one cohort: those whose results are missing are built, resumed and trained in lockstep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from kdbench.data.feed import Feed
+from kdbench.engine import teacher as teachers
+from kdbench.engine.cohort import Interrupted, Lockstep, Teacher
+from kdbench.engine.device import Precision
+from kdbench.engine.learner import Learner, failure
+from kdbench.errors import DataError, ResultsError, TeacherMismatchError, in_words
+from kdbench.method import DataSignature, set_up
+from kdbench.models.base import signature
+from kdbench.run.context import Context
+from kdbench.run.listeners import TrialListener
+from kdbench.run.teachers import Teachers
+from kdbench.seeding import derive
+from kdbench.suite.plan import Cohort, Trial, content_hash
+
+
+class Students:
+    """Trains the missing students of one cohort after another."""
+
+    def __init__(self, context: Context, teachers: Teachers) -> None:
+        self.context = context
+        self.teachers = teachers
+
+    def train(self, cohort: Cohort, trials: Sequence[Trial]) -> None:
+        """Train ``trials``, which are of ``cohort``, and those of it whose results are stale."""
+        try:
+            teacher = self.teachers(cohort.teacher)
+        except (Interrupted, ResultsError, DataError, TeacherMismatchError):
+            raise  # these concern all
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a model may come with a plugin
+            # Without its teacher none of these can be trained; other teachers' trials can.
+            self.context.warn(f"teacher {cohort.teacher.name}: {in_words(error)}")
+            for trial in trials:
+                self._could_not_begin(trial, error)
+            return
+        missing = [trial for trial in cohort.trials if trial in trials or self._stale(trial, teacher)]
+        recipe = cohort.trials[0].recipe
+        feed = self.context.feed(recipe, cohort.seed)
+        learners = []
+        for trial in missing:
+            learner = self._learner(trial, teacher, feed)
+            if learner is not None:
+                learners.append(learner)
+        if not learners:
+            return
+        names = {trial.id: trial for trial in missing}
+        Lockstep(
+            learners,
+            feed,
+            teacher,
+            TrialListener(names, self.context.notify, self.context.info),
+            facts=self.context.facts(recipe),
+            checkpoint_every=self.context.opened.suite.checkpoint_every,
+            stop=self.context.stopping.is_set,
+        ).run()
+
+    def _stale(self, trial: Trial, teacher: Teacher) -> bool:
+        """Whether a chosen trial's result was made with another teacher's weights, or other data."""
+        result = self.context.folder.trial(trial.id).result
+        if result is None or trial.id not in (self.context.info.chosen or ()):
+            return False
+        made_with = (result.get("teacher") or {}).get("sha256"), (result.get("data") or {}).get("fingerprint")
+        return made_with != (teacher.facts["sha256"], self.context.arrays.fingerprint)
+
+    def _learner(self, trial: Trial, teacher: Teacher, feed: Feed) -> Learner | None:
+        """The trial's student and method, ready to go on; None where that fails."""
+        place = self.context.folder.trial(trial.id)
+        try:
+            learner = self._new_learner(trial, teacher, feed)
+            # A damaged or stale result is not taken for one.
+            (place.path / "result.json").unlink(missing_ok=True)
+            place.begin(trial.to_json())
+            if place.checkpoint.exists() and not _resumed(learner):
+                self.context.warn(f"{trial.id}: its checkpoint does not fit or cannot be read; it begins anew")
+                place.checkpoint.unlink()
+                learner = self._new_learner(trial, teacher, feed)
+            place.write_epochs(learner.records)
+        except ResultsError:
+            raise
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin's own failure is its trial's
+            self._could_not_begin(trial, error)
+            return None
+        self.context.notify("kdbench_trial_started", trial=trial, run=self.context.info)
+        return learner
+
+    def _new_learner(self, trial: Trial, teacher: Teacher, feed: Feed) -> Learner:
+        network = teachers.build_seeded(
+            lambda: self.context.network(trial.student, trial.recipe), trial.seed, "student", trial.student
+        )
+        student = signature(network, trial.student, self.context.resolver.facts.image_shape)
+        labels = self.context.arrays.train.labels
+        # A copy: the training itself reads the original.
+        data = DataSignature(self.context.resolver.facts.classes, len(labels), torch.tensor(labels))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(trial.seed, "adapters", trial.method))
+            method = self.context.resolver.method(trial)
+            set_up(method, student, teacher.signature, data)
+        return Learner(
+            identifier=trial.id,
+            network=network,
+            student=student,
+            teacher=teacher.signature,
+            method=method,
+            recipe=trial.recipe,
+            seed=trial.seed,
+            folder=self.context.folder.trial(trial.id),
+            device=self.context.device,
+            steps_per_epoch=feed.steps_per_epoch,
+            settings=trial.settings,
+            made_with={
+                "teacher": teacher.facts["sha256"],
+                "data": self.context.arrays.fingerprint,
+                "precision": Precision.choose(trial.recipe.precision, self.context.device).name,
+            },
+            stream=content_hash(trial.identity),
+        )
+
+    def _could_not_begin(self, trial: Trial, error: BaseException) -> None:
+        record = failure(trial.id, error, "setup", 0)
+        place = self.context.folder.trial(trial.id)
+        place.begin(trial.to_json())
+        place.fail(record)
+        self.context.notify("kdbench_trial_failed", trial=trial, error=record, run=self.context.info)
+
+
+def _resumed(learner: Learner) -> bool:
+    try:
+        return learner.resume()
+    except Exception:  # noqa: BLE001 - a checkpoint that does not fit may fail in any way
+        return False

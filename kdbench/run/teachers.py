@@ -1,0 +1,89 @@
+"""Teachers of one invocation: found, loaded or trained, each once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from kdbench.engine import teacher as teachers
+from kdbench.engine.cohort import Teacher
+from kdbench.engine.device import Precision
+from kdbench.errors import TeacherMismatchError, TrialError
+from kdbench.models.base import TappedModel
+from kdbench.results import TrialFolder
+from kdbench.run.context import Context
+from kdbench.run.listeners import TeacherListener
+from kdbench.session import alone_with
+from kdbench.suite.plan import TeacherPlan
+
+
+class Teachers:
+    """Gives each teacher of the plan, and keeps it for the next cohort."""
+
+    def __init__(self, context: Context, allow_mismatch: bool) -> None:
+        self.context = context
+        self.allow_mismatch = allow_mismatch
+        self._ready: dict[str, Teacher] = {}
+
+    def __call__(self, plan: TeacherPlan) -> Teacher:
+        """The teacher, trained now where there is none."""
+        if plan.key not in self._ready:
+            self._ready[plan.key] = self._make(plan)
+        return self._ready[plan.key]
+
+    def _make(self, plan: TeacherPlan) -> Teacher:
+        folder = self.context.folder.teacher(plan.key)
+        shape = self.context.resolver.facts.image_shape
+
+        def build() -> TappedModel:
+            return self.context.network(plan.model, plan.recipe)
+
+        with alone_with(folder, self.context.stopping, self.context.warn):
+            fingerprint = self.context.arrays.fingerprint
+            teacher = teachers.load(plan, build, shape, folder, self.context.device, fingerprint)
+            if teacher is None:
+                self._obtain(plan, build, folder)
+                teacher = teachers.load(plan, build, shape, folder, self.context.device, fingerprint)
+        if teacher is None:
+            raise TrialError(f"{folder.path} cannot be read back; remove it and run again")
+        self._compare(plan, teacher)
+        described = teachers.describe(plan)
+        self.context.notify(
+            "kdbench_teacher_finished", teacher=described, result=dict(folder.result or {}), run=self.context.info
+        )
+        return teacher
+
+    def _obtain(self, plan: TeacherPlan, build: Callable[[], TappedModel], folder: TrialFolder) -> None:
+        recipe = plan.recipe or self.context.opened.suite.recipe
+        feed = self.context.feed(recipe, plan.seed)
+        self.context.notify("kdbench_teacher_started", teacher=teachers.describe(plan), run=self.context.info)
+        if plan.recipe is None:
+            network = self.context.network(plan.model, weights=plan.weights)
+            precision = Precision.choose(recipe.precision, self.context.device)
+            teachers.measure_given(plan, network, feed, folder, precision, self.context.facts(recipe))
+            return
+        teachers.train(
+            plan,
+            plan.recipe,
+            build,
+            self.context.resolver.facts.image_shape,
+            feed,
+            folder,
+            self.context.device,
+            TeacherListener(plan, self.context.notify, self.context.info),
+            facts=self.context.facts(plan.recipe),
+            checkpoint_every=self.context.opened.suite.checkpoint_every,
+            stop=self.context.stopping.is_set,
+        )
+
+    def _compare(self, plan: TeacherPlan, teacher: Teacher) -> None:
+        """Stop before spending on students of a teacher that is not what the suite expects."""
+        expected = plan.expected_top1
+        if expected is None or abs(teacher.facts["top1"] - expected) <= plan.tolerance:
+            return
+        message = (
+            f"teacher {plan.name}: reaches {teacher.facts['top1']:.2f} % on the test set, the suite expects "
+            f"{expected:.2f} ± {plan.tolerance:.2f} %"
+        )
+        if not self.allow_mismatch:
+            raise TeacherMismatchError(f"{message}; correct teachers.{plan.name} or pass --allow-teacher-mismatch")
+        self.context.warn(message)
