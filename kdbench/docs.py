@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import sys
@@ -55,7 +56,10 @@ def first_party(registry: Registry) -> list[Offer[MethodSpec]]:
 
 def _row(offer: Offer[MethodSpec], registry: Registry) -> dict[str, Any]:
     """What is known of a method; less where it cannot be built without being told more."""
-    row = offer.to_json()
+    # What the class's docstring adds to its first line, the summary. A variant with a summary may differ from it.
+    docstring = "" if offer.spec.summary else inspect.getdoc(offer.load()) or ""
+    details = docstring.partition("\n\n")[2].replace("``", "`")
+    row = {**offer.to_json(), "details": details}
     if any(setting.default == REQUIRED for setting in offer.facts.settings.values()):
         settings = {name: setting.to_json() for name, setting in offer.facts.settings.items()}
         return {**row, "settings": settings, "stages": (), "reads": None}
@@ -68,6 +72,9 @@ def _section(row: Mapping[str, Any]) -> Iterable[str]:
     yield ""
     yield row["summary"]
     yield ""
+    if row["details"]:
+        yield row["details"]
+        yield ""
     if row["paper"]:
         yield f"- Source: {row['paper']}"
     yield f"- Reads: {_reads(row)}"

@@ -36,13 +36,15 @@ def main_directions(f: Float[Tensor, "batch c h w"], k: int) -> Float[Tensor, "b
     They are eigenvectors v of A = x^T x. To first order dv_i = sum_j v_j (v_j . dA v_i) / (l_i - l_j), which
     is infinite where two singular values agree, as they do in a dead map; such pairs are left out here. The
     value is the decomposition's; the gradient is that sum's.
+
+    A singular vector's sign is arbitrary: here its entry of largest magnitude is positive.
     """
     x = f.flatten(2).mT
     A = x.mT @ x
     scale = A.detach().diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
     A = A / torch.where(scale > 0, scale, 1.0)
     values, vectors = torch.linalg.eigh(A.detach())
-    values, vectors = values.flip(1), vectors.flip(2)
+    values, vectors = values.flip(1), with_fixed_sign(vectors.flip(2))
     first = vectors[:, :, :k]
     gap = values[:, None, :k] - values[:, :, None]
     distinct = gap.abs() > 100 * torch.finfo(f.dtype).eps
@@ -50,6 +52,12 @@ def main_directions(f: Float[Tensor, "batch c h w"], k: int) -> Float[Tensor, "b
     change = vectors.mT @ (A - A.detach()) @ first
     directions: Tensor = first + vectors @ (inverse_gap * change)
     return directions
+
+
+def with_fixed_sign(v: Float[Tensor, "batch c k"]) -> Float[Tensor, "batch c k"]:
+    """Each vector along the second axis with the sign that makes its entry of largest magnitude positive."""
+    largest = v.gather(1, v.abs().argmax(1, keepdim=True))
+    return torch.where(largest < 0, -v, v)
 
 
 def nearest_direction(s: Float[Tensor, "batch c k"], t: Float[Tensor, "batch c"]) -> Float[Tensor, "batch c"]:
@@ -82,7 +90,12 @@ def singular_vector_loss(s: Sequence[Tensor], t: Sequence[Tensor]) -> Float[Tens
 
 
 class KDSVD(Method):
-    """Kernels between successive stages' first singular vectors, matched to the teacher's."""
+    """Kernels between successive stages' first singular vectors, matched to the teacher's.
+
+    This deviates from the released code in one point. A singular vector's sign is arbitrary, and the kernel between
+    successive stages depends on it. The released code takes the sign that the decomposition happens to return; here
+    the entry of largest magnitude is positive, so that devices and precisions agree.
+    """
 
     paper = "Lee et al., ECCV 2018, https://arxiv.org/abs/1807.06819"
     reads = frozenset({"logits", "stage*"})
