@@ -30,6 +30,7 @@ def only_one_run(folder: SuiteFolder) -> Iterator[None]:
     except OSError as error:
         raise ResultsError(f"{folder.path}: cannot be written: {error.strerror or error}") from error
     try:
+        folder.remove_leftovers()
         yield
     finally:
         lock.release()

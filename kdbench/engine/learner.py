@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from kdbench.data.feed import Minibatch
@@ -21,8 +20,9 @@ from kdbench.engine.phase import Phase, Position, phases
 from kdbench.errors import TrialError, in_words
 from kdbench.method import Batch, Method, Output, Signature
 from kdbench.models.base import TappedModel
+from kdbench.models.weights import write_weights
 from kdbench.recipe import Recipe
-from kdbench.results import TrialFolder, write_atomically
+from kdbench.results import TrialFolder
 from kdbench.seeding import derive
 
 
@@ -376,7 +376,7 @@ class Learner:
     def write_student(self) -> None:
         """Write ``student.safetensors``."""
         state = self.best[2] if self.best is not None else {k: v.cpu() for k, v in self.student_state().items()}
-        write_atomically(self.folder.weights, lambda path: save_file(state, path))
+        write_weights(self.folder.weights, state)
 
     def parameter_counts(self) -> dict[str, int]:
         """The student's parameters (with what it predicts with), those trained, and those of adapters."""

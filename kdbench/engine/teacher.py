@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from kdbench.data.feed import Feed
 from kdbench.engine.cohort import Listener, Lockstep, Teacher
@@ -17,9 +17,9 @@ from kdbench.engine.learner import Learner, now
 from kdbench.errors import TrialError
 from kdbench.method import Batch, Method, Output, Terms
 from kdbench.models.base import TappedModel, signature
-from kdbench.models.weights import weights_sha256
+from kdbench.models.weights import weights_sha256, write_weights
 from kdbench.recipe import Recipe
-from kdbench.results import TrialFolder, write_atomically
+from kdbench.results import TrialFolder
 from kdbench.seeding import derive
 from kdbench.suite.plan import TeacherPlan
 
@@ -114,7 +114,7 @@ def measure_given(
     metrics = measure(*collect(lambda images: network(images)["logits"], feed.evaluate("test")))
     folder.begin(describe(plan), "teacher.json")
     state = {key: value.cpu().contiguous() for key, value in network.state_dict().items()}
-    write_atomically(folder.weights, lambda path: save_file(state, path))
+    write_weights(folder.weights, state)
     folder.finish(
         {"id": plan.key, "status": "done", "epoch": 0, **metrics, "cost": {"seconds": 0.0}, **facts, "finished": now()}
     )

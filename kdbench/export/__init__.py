@@ -18,7 +18,7 @@ from kdbench.export.formats import Format
 from kdbench.export.student import Blueprint, Student
 from kdbench.models.weights import weights_sha256
 from kdbench.plugins import discover
-from kdbench.results import write_atomically
+from kdbench.results import write_atomically, write_text
 
 __all__ = ["Blueprint", "Exported", "Format", "Student", "export_trial", "load_student"]
 
@@ -83,7 +83,7 @@ def export_trial(
     write_atomically(file, lambda temporary: formats.write(to, temporary, whole, facts))
     text = card.model_card(found, whole, to, file.name, facts, registry)
     beside = file.with_name(f"{file.name}.md")
-    write_atomically(beside, lambda temporary: _write_text(temporary, text))
+    write_text(beside, text)
     return Exported(file, beside)
 
 
@@ -111,7 +111,3 @@ def _place(out: str | Path | None, identifier: str, to: Format) -> Path:
     if path.suffix != suffix:
         raise ExportError(f"--out {path}: a file of the form {to} ends in {suffix}; so does its reader expect it")
     return path
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -39,7 +39,6 @@ def check(to: str) -> None:
 def write(to: Format, path: Path, student: Student, facts: Mapping[str, Any]) -> None:
     """Write ``student`` with ``facts`` about it."""
     if to == "safetensors":
-        # save_file makes files that none but their owner may read.
         path.write_bytes(save(state(student), {"format": "pt", HEADER: json.dumps(facts)}))
     elif to == "torch":
         torch.save({"state_dict": state(student), "facts": dict(facts)}, path)

@@ -1,4 +1,4 @@
-"""Reading weights from files, and naming them by their content.
+"""Reading weights from files and writing them, and naming them by their content.
 
 A file is a safetensors file or a torch checkpoint; the latter is read with ``weights_only=True``, so that
 no code in it ever runs. The state dictionary may lie bare in it or, beside epoch and accuracy, under
@@ -33,11 +33,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from kdbench.errors import ModelError
 from kdbench.models.base import TappedModel
+from kdbench.results import write_atomically
 
 _CONTAINERS = ("model", "state_dict", "net", "model_state_dict")
 _WRAPPERS = ("module.", "_orig_mod.")
@@ -142,6 +143,20 @@ def _some(names: Sequence[str]) -> str:
 
 def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "a scalar"
+
+
+def write_weights(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Write a state dictionary of contiguous CPU tensors as a safetensors file, atomically.
+
+    Raises:
+        ResultsError: the file cannot be written.
+    """
+    # Not save_file: it makes a temporary file itself, which survives a kill and which its owner alone may read.
+    write_atomically(path, lambda temporary: _fill(temporary, save(dict(state))))
+
+
+def _fill(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
 
 
 def weights_sha256(weights: nn.Module | Mapping[str, Tensor]) -> str:

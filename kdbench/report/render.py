@@ -11,13 +11,12 @@ import jinja2
 from markupsafe import Markup
 
 import kdbench
-from kdbench.errors import ResultsError
 from kdbench.report import made_from, protocol, sections, wording
 from kdbench.report.frame import Filters
 from kdbench.report.study import Study, read_study
 from kdbench.report.styles import INK, NEUTRAL
 from kdbench.report.verdict import verdicts
-from kdbench.results import SuiteFolder, write_atomically
+from kdbench.results import SuiteFolder, remove_leftovers, write_text
 
 if TYPE_CHECKING:
     from kdbench.report.plots import Drawing
@@ -59,12 +58,14 @@ def render(
     # Taken first: what changes while a run goes on is then shown, or makes the page out of date.
     digest = made_from.digest(folder, filters=filters.describe(), plots=plots)
     study = read_study(folder, filters)
+    for place in (report, report / "plots"):
+        remove_leftovers(place)
     drawn = _draw(study, report / "plots") if plots else {}
-    _write(report / "trials.csv", study.trials.to_csv(index=False, float_format="%.6g"))
-    _write(report / "leaderboard.csv", study.cells.to_csv(index=False, float_format="%.6g"))
-    _write(report / "leaderboard.md", markdown(study))
+    write_text(report / "trials.csv", study.trials.to_csv(index=False, float_format="%.6g"))
+    write_text(report / "leaderboard.csv", study.cells.to_csv(index=False, float_format="%.6g"))
+    write_text(report / "leaderboard.md", markdown(study))
     # Last: it says what all of them were made from.
-    _write(report / "index.html", page(study, drawn, digest))
+    write_text(report / "index.html", page(study, drawn, digest))
     return report / "index.html"
 
 
@@ -188,14 +189,3 @@ def _state(row: Mapping[str, Any]) -> str:
 
 def _asset(name: str) -> str:
     return (files(__package__) / "templates" / name).read_text(encoding="utf-8")
-
-
-def _write(path: Path, text: str) -> None:
-    def fill(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ResultsError(f"{path.parent}: cannot be made: {error.strerror or error}") from error
-    write_atomically(path, fill)

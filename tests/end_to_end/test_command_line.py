@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -182,3 +184,22 @@ def test_wrong_usage_is_one_clear_line_and_exit_code_2(kdbench, arguments, messa
     assert done.returncode == 2
     assert done.stderr.startswith(message)
     assert "Traceback" not in done.stderr
+
+
+def test_files_follow_the_umask_and_a_run_removes_what_dead_ones_left(write_suite, command, tmp_path):
+    trial = tmp_path / "runs/tiny/some-trial"
+    trial.mkdir(parents=True)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    host = re.sub(r"[^A-Za-z0-9-]", "_", platform.node())
+    left = trial / f".student.safetensors.{host}.{dead.pid}.tmp"
+    left.write_bytes(b"half")
+    kept = trial / f".student.safetensors.{host}.{os.getpid()}.tmp"
+    kept.write_bytes(b"half")
+    arguments = command("run", write_suite("none"), "--set", "recipe.epochs=1", "--device", "cpu")
+    subprocess.run(arguments, cwd=tmp_path, env=environment(), check=True, capture_output=True, umask=0o022)
+    assert not left.exists()
+    assert kept.exists()
+    files = [path for folder in ("runs", "reports") for path in (tmp_path / folder).rglob("*") if path.is_file()]
+    assert {"student.safetensors", "teacher.safetensors", "index.html"} <= {path.name for path in files}
+    assert {oct(path.stat().st_mode & 0o777) for path in files if path != kept} == {"0o644"}

@@ -301,7 +301,7 @@ def test_published_figures_stand_beside_ours(runs: Callable[..., Any], tmp_path:
 
 def test_a_report_folder_that_cannot_be_made(study: SuiteFolder, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ResultsError, match="cannot be made: Not a directory"):
+    with pytest.raises(ResultsError, match="cannot be written: Not a directory"):
         render(study, tmp_path / "file" / "report", plots=False)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 
 import pytest
 
-from kdbench.errors import ResultsError
-from kdbench.results import SuiteFolder, TrialFolder, read_json, write_atomically, write_json
+from kdbench.results import SuiteFolder, TrialFolder
 
 DONE = {"id": "a", "status": "done", "top1": 90.0}
 
@@ -18,32 +18,6 @@ def trial(tmp_path) -> TrialFolder:
     folder = TrialFolder(tmp_path / "suite" / "a")
     folder.begin({"id": "a"})
     return folder
-
-
-def test_a_write_that_fails_leaves_what_stood_and_no_remains(tmp_path):
-    path = tmp_path / "x.json"
-    write_json(path, {"a": 1})
-
-    def half(temporary):
-        temporary.write_text('{"a"')
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(ResultsError) as error:
-        write_atomically(path, half)
-    assert str(error.value) == f"{path}: cannot be written: No space left on device"
-    assert read_json(path) == {"a": 1}
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_json_that_is_missing_truncated_or_no_table_is_none(tmp_path):
-    path = tmp_path / "x.json"
-    assert read_json(path) is None
-    text = json.dumps(DONE)
-    for broken in (text[:-1], "", "[1]", "\x00"):
-        path.write_text(broken)
-        assert read_json(path) is None, broken
-    path.write_bytes(b"\xff\xfe{}")
-    assert read_json(path) is None
 
 
 def test_done_means_a_result_and_weights(trial):
@@ -109,3 +83,22 @@ def test_a_suite_folder_lists_trials_and_nothing_else(tmp_path, trial):
 
 def test_a_folder_without_a_plan_has_no_protocol_to_refuse(tmp_path):
     SuiteFolder(tmp_path, "nothing").check_protocol()
+
+
+def test_leftovers_are_removed_in_the_folders_of_trials_and_teachers(tmp_path):
+    folder = SuiteFolder(tmp_path, "suite")
+    places = [folder.path, folder.trial("a").path, folder.teacher("k").path]
+    remains = []
+    for place in places:
+        place.mkdir(parents=True)
+        (place / "result.json").write_text("{}")
+        remains.append(place / f".result.json.another-host.{os.getpid()}.tmp")
+        remains[-1].write_text("{")
+        os.utime(remains[-1], (0, 0))
+    elsewhere = SuiteFolder(tmp_path, "other").path / remains[0].name
+    elsewhere.parent.mkdir()
+    elsewhere.write_text("{")
+    os.utime(elsewhere, (0, 0))
+    assert sorted(folder.remove_leftovers()) == sorted(remains)
+    assert elsewhere.exists()
+    assert all((place / "result.json").exists() for place in places)

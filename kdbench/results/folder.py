@@ -1,68 +1,19 @@
-"""The results folder: the truth about what was trained. MLflow mirrors it, the report reads it.
-
-    runs/<suite>/plan.json                      the suite, all its trials as last planned, skipped ones with reasons
-    runs/<suite>/<trial id>/trial.json          what the trial is
-    runs/<suite>/<trial id>/epochs.jsonl        one line an epoch; what is not finite is "NaN" or "Infinity", in quotes
-    runs/<suite>/<trial id>/result.json         stands when the trial is done or diverged
-    runs/<suite>/<trial id>/error.json          why the last attempt failed
-    runs/<suite>/<trial id>/student.safetensors the student's weights
-    runs/<suite>/<trial id>/checkpoint.pt       while it is being trained
-    runs/_teachers/<key>/                       teacher.json, epochs.jsonl, result.json, teacher.safetensors
-
-Every file is written beside its place and moved there, so a reader never sees half of one.
-"""
+"""The folders of suites, trials and teachers."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from kdbench.errors import ResultsError
+from kdbench.results.files import read_json, remove_leftovers, write_json, write_text
 from kdbench.suite.plan import PROTOCOL
 
 TEACHERS = "_teachers"
-
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a temporary file, then put it in ``path``'s place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise ResultsError(f"{path}: cannot be written: {error.strerror or error}") from error
-    except RuntimeError as error:
-        # torch's own zip writer says only that it could not go on.
-        raise ResultsError(f"{path}: cannot be written; is the disk full? ({error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON object atomically."""
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda temporary: _write_text(temporary, text))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object, or None where the file is missing, truncated or no object."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError, json.JSONDecodeError):
-        return None
-    return content if isinstance(content, dict) else None
 
 
 def _line(record: Mapping[str, Any]) -> str:
@@ -142,7 +93,7 @@ class TrialFolder:
     def write_epochs(self, records: list[dict[str, Any]]) -> None:
         """Replace ``epochs.jsonl``."""
         text = "".join(_line(record) for record in records)
-        write_atomically(self.path / "epochs.jsonl", lambda temporary: _write_text(temporary, text))
+        write_text(self.path / "epochs.jsonl", text)
 
     def append_epoch(self, record: Mapping[str, Any]) -> None:
         """Add one line to ``epochs.jsonl``."""
@@ -176,6 +127,14 @@ class SuiteFolder:
     def teacher(self, key: str) -> TrialFolder:
         """One teacher's folder, shared by all suites of the same output folder."""
         return TrialFolder(self.output / TEACHERS / key, weights="teacher.safetensors")
+
+    def remove_leftovers(self) -> list[Path]:
+        """Remove what dead processes left half written, here and in the teachers' folders; the paths removed."""
+        folders = [self.path]
+        for parent in (self.path, self.output / TEACHERS):
+            if parent.is_dir():
+                folders += sorted(path for path in parent.iterdir() if path.is_dir())
+        return [path for folder in folders for path in remove_leftovers(folder)]
 
     @property
     def plan(self) -> dict[str, Any] | None:

@@ -1,0 +1,27 @@
+"""The results folder: the truth about what was trained. MLflow mirrors it, the report reads it.
+
+    runs/<suite>/plan.json                      the suite, all its trials as last planned, skipped ones with reasons
+    runs/<suite>/<trial id>/trial.json          what the trial is
+    runs/<suite>/<trial id>/epochs.jsonl        one line an epoch; what is not finite is "NaN" or "Infinity", in quotes
+    runs/<suite>/<trial id>/result.json         exists once the trial is done or diverged
+    runs/<suite>/<trial id>/error.json          why the last attempt failed
+    runs/<suite>/<trial id>/student.safetensors the student's weights
+    runs/<suite>/<trial id>/checkpoint.pt       while it is being trained
+    runs/_teachers/<key>/                       teacher.json, epochs.jsonl, result.json, teacher.safetensors
+
+Every file is written under a temporary name and renamed, so a reader never sees half of one.
+"""
+
+from kdbench.results.files import read_json, remove_leftovers, write_atomically, write_json, write_text
+from kdbench.results.folder import TEACHERS, SuiteFolder, TrialFolder
+
+__all__ = [
+    "TEACHERS",
+    "SuiteFolder",
+    "TrialFolder",
+    "read_json",
+    "remove_leftovers",
+    "write_atomically",
+    "write_json",
+    "write_text",
+]
