@@ -27,8 +27,8 @@ from kdbench.suite.load import pair_recipe
 from kdbench.suite.plan import Origin, Plan, TeacherPlan, Trial, content_hash
 from kdbench.suite.schema import Suite
 
-# Where the data lies, and how it is read, changes no number.
-_NOT_IDENTITY = frozenset({"root", "download", "workers"})
+# How the data is read changes no number; nor does its folder, where the data set identifies its content itself.
+_NOT_IDENTITY = frozenset({"download", "workers"})
 
 
 class Catalogue:
@@ -139,11 +139,12 @@ class Resolver:
 
     @cached_property
     def data_identity(self) -> dict[str, Any]:
-        """What decides the images, and no path."""
-        settings = {k: v for k, v in self._data_settings.items() if k not in _NOT_IDENTITY}
+        """What decides the images; no path where the data set identifies its content."""
+        content = self.dataset.facts().content
+        left_out = _NOT_IDENTITY | {"root"} if content else _NOT_IDENTITY
+        settings = {k: v for k, v in self._data_settings.items() if k not in left_out}
         source = _foreign_source(self.registry.dataset(self.suite.data.name))
-        listing = self.dataset.facts().listing
-        return {"name": self.suite.data.name, **settings, **self.limits, "source": source, "listing": listing}
+        return {"name": self.suite.data.name, **settings, **self.limits, "source": source, "content": content}
 
     def network(self, name: str, recipe: Recipe | None = None, weights: str | None = None) -> TappedModel:
         """A network by name, freshly initialised or with the given weights."""

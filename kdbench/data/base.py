@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -30,8 +29,12 @@ class DataFacts:
     """
     n_validation: int = 0
     """Images cut from the training images, see :mod:`kdbench.data.splits`."""
-    listing: str = ""
-    """Hash of the names of the files that a data set of files consists of."""
+    content: str = ""
+    """What the data set holds, as a hash that changes when an image, a label or their order does.
+
+    It identifies teachers and trials, and is the same wherever the data is stored. Where a data set leaves it empty,
+    all its settings identify it, its ``root`` included. :func:`kdbench.data.content.content_of` computes it for files.
+    """
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Split:
 class FileSplit:
     """Images left on disk, decoded batch by batch, and their classes (N,) of int64.
 
-    For data sets that fit neither the device nor memory. ``root`` is where the relative ``files`` lie.
+    For data sets that fit neither the device nor memory. ``files`` are relative to ``root``.
     """
 
     root: Path
@@ -62,14 +65,6 @@ class FileSplit:
     def take(self, indices: NDArray[np.int64]) -> FileSplit:
         """The files at ``indices``."""
         return replace(self, files=tuple(self.files[i] for i in indices), labels=self.labels[indices])
-
-
-def listing(*splits: FileSplit) -> str:
-    """A hash of the names and classes of the files of ``splits``: tells one folder of images from another."""
-    checksum = hashlib.sha256()
-    for split in splits:
-        checksum.update("\n".join(split.files).encode() + b"\0" + split.labels.tobytes())
-    return checksum.hexdigest()[:16]
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +91,7 @@ class Dataset(Protocol):
     """A data set; its keyword-only constructor arguments are settings of the suite's ``[data]`` table."""
 
     def facts(self) -> DataFacts:
-        """Sizes, without decoding an image. Raises ``DataError`` where the data is not there."""
+        """Sizes and content, without decoding an image. Raises ``DataError`` where the data is missing."""
 
     def load(self) -> Arrays:
         """Read it; decode at most once and keep the arrays in the cache folder."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -17,10 +19,36 @@ T = TypeVar("T")
 
 
 def cache_folder() -> Path:
-    """``KDBENCH_CACHE``, else ``kdbench`` in the user's cache folder (``~/.cache``)."""
-    if own := os.environ.get("KDBENCH_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kdbench"
+    """``KDBENCH_CACHE``, else ``kdbench`` in the user's cache folder (``~/.cache``).
+
+    Raises ``DataError`` where the user has no home folder.
+    """
+    try:
+        if own := os.environ.get("KDBENCH_CACHE"):
+            return Path(own).expanduser()
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kdbench"
+    except RuntimeError as error:
+        raise DataError("the user has no home folder for cached data; set KDBENCH_CACHE to a folder") from error
+
+
+def write_checked(path: Path, content: Any) -> None:
+    """Write JSON atomically, after a first line that holds its SHA-256. Raises ``OSError``."""
+    body = json.dumps(content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(f"{hashlib.sha256(body.encode()).hexdigest()}\n{body}\n", encoding="ascii")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_checked(path: Path) -> Any:
+    """What :func:`write_checked` wrote. Raises ``OSError``, or ``ValueError`` for a file that is damaged."""
+    digest, _, body = path.read_text(encoding="ascii").partition("\n")
+    if hashlib.sha256(body.rstrip("\n").encode()).hexdigest() != digest:
+        raise ValueError(f"{path}: is damaged")
+    return json.loads(body)
 
 
 def exclusive(path: Path) -> FileLock:

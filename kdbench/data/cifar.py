@@ -28,6 +28,8 @@ class _Cifar:
 
     classes: ClassVar[int]
     torchvision_class: ClassVar[str]
+    content: ClassVar[str]
+    """MD5 of the published archive. Every file is compared with its published MD5 before it is used."""
     mean: ClassVar[Channels]
     std: ClassVar[Channels]
 
@@ -44,6 +46,7 @@ class _Cifar:
             n_test=10_000,
             mean=self.mean,
             std=self.std,
+            content=self.content,
         )
 
     def load(self) -> Arrays:
@@ -82,6 +85,7 @@ class Cifar10(_Cifar):
 
     classes = 10
     torchvision_class = "CIFAR10"
+    content = "c58f30108f718f92721af3b95e74349a"
     mean = (0.4914, 0.4822, 0.4465)
     std = (0.2470, 0.2435, 0.2616)
 
@@ -91,6 +95,7 @@ class Cifar100(_Cifar):
 
     classes = 100
     torchvision_class = "CIFAR100"
+    content = "eb9058c3a382ffc7106e4002c42a8d85"
     mean = (0.5071, 0.4867, 0.4408)
     std = (0.2675, 0.2565, 0.2761)
 

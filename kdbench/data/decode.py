@@ -1,24 +1,22 @@
 """Image files to memory-mapped uint8 arrays in the cache folder: decoded once, in parallel, for all runs.
 
-The cache's key is a checksum of the list of files (relative names, sizes in bytes, labels) and of the
-settings, so that a data set that moved is found again and one that changed is decoded anew. Workers write
-their rows straight to the file: their memory holds a chunk of images, never the data set. No torch here,
-which would cost each worker seconds and some hundred megabytes.
+The cache's key is a hash of the files' content (:mod:`kdbench.data.content`) and of the settings: a data set that
+moved is found again, and one that changed is decoded again. Workers write their rows directly to the file: their
+memory holds a chunk of images, never the data set. No torch here, which would cost each worker seconds and some
+hundred megabytes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import json
 import logging
 import math
 import multiprocessing
 import os
 import signal
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -32,12 +30,14 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from kdbench.data.base import Arrays, FileSplit, Split
-from kdbench.data.cache import cache_folder, made_once
+from kdbench.data.cache import cache_folder, made_once, read_checked, write_checked
+from kdbench.data.content import content_of
+from kdbench.data.progress import progress
 from kdbench.errors import DataError
 
 OnCorrupt = Literal["error", "skip"]
 
-_FORMAT = 1
+_FORMAT = 2
 """Part of the key; to be raised when other bytes are written for the same files."""
 _CHUNK_BYTES = 8 * 2**20
 _CHUNK_FILES = 512
@@ -85,6 +85,7 @@ def decoded(
     train: FileSplit,
     test: FileSplit,
     *,
+    content: str,
     class_names: tuple[str, ...],
     size: int | None = None,
     on_corrupt: OnCorrupt = "error",
@@ -92,25 +93,26 @@ def decoded(
 ) -> Arrays:
     """The decoded images of a data set, from the cache where they are there.
 
-    ``size``: resize to that many pixels square; without it all images must be as large as the first. A
+    ``content``: the hash of the files (:func:`~kdbench.data.content.content_of`). ``size``: resize to that many pixels
+    square; without it all images must be as large as the first. A
     corrupt image raises ``DataError`` naming the file or, with ``on_corrupt`` ``skip``, is left out and
     counted. ``workers``: processes that decode, by default one for each core; 0 decodes in this process.
     """
     height, width = (size, size) if size else image_size(train)
     splits = {"train": train, "test": test}
-    checksum = hashlib.sha256(repr((_FORMAT, height, width, size, on_corrupt)).encode())
-    for split, files in splits.items():
-        for file, label in zip(files.files, files.labels.tolist(), strict=True):
-            checksum.update(f"{split}\0{file}\0{bytes_of(files.root / file)}\0{label}\n".encode())
+    key = hashlib.sha256(repr((_FORMAT, height, width, size, on_corrupt, content)).encode()).hexdigest()
 
     def make(folder: Path) -> None:
-        with _executor(workers) as executor, _progress(name, splits) as progress:
+        total_files = sum(len(files.files) for files in splits.values())
+        with _executor(workers) as executor, progress(f"decoding {name}", total_files) as advance:
             outcomes = {
                 split: _decode_split(
-                    files, folder, split, _Target(height, width, size is not None), on_corrupt, executor, progress
+                    files, folder, split, _Target(height, width, size is not None), on_corrupt, executor, advance
                 )
                 for split, files in splits.items()
             }
+        if content_of(train, test) != content:
+            raise DataError(f"{train.root}: files changed while they were decoded; run again")
         total = outcomes["train"]
         mean, std = total.statistics()
         corrupt = [file for outcome in outcomes.values() for file in outcome.corrupt]
@@ -120,13 +122,15 @@ def decoded(
             "std": std,
             "corrupt": corrupt,
         }
-        (folder / "facts.json").write_text(json.dumps(facts, indent=1))
+        write_checked(folder / "facts.json", facts)
         if corrupt:
             shown = ", ".join(corrupt[:3]) + (" .." if len(corrupt) > 3 else "")
             log.warning("%s: left out %d corrupt images: %s", name, len(corrupt), shown)
 
     def read(folder: Path) -> Arrays:
-        facts = json.loads((folder / "facts.json").read_text())
+        facts = read_checked(folder / "facts.json")
+        if _fingerprint(folder, splits) != facts["fingerprint"]:
+            raise ValueError(f"{folder}: is damaged")
         return Arrays(
             train=_open(folder, "train"),
             test=_open(folder, "test"),
@@ -137,7 +141,7 @@ def decoded(
             std=tuple(facts["std"]),
         )
 
-    return made_once(cache_folder() / "images" / f"{name}-{checksum.hexdigest()[:16]}", make, read)
+    return made_once(cache_folder() / "images" / f"{name}-{key[:16]}", make, read)
 
 
 @dataclass(frozen=True)
@@ -197,7 +201,7 @@ def _decode_split(
     target: _Target,
     on_corrupt: OnCorrupt,
     executor: Executor | None,
-    progress: _Progress,
+    advance: Callable[[int], None],
 ) -> _Outcome:
     """Write ``split``.npy and ``split``-labels.npy of the files that can be decoded."""
     path = folder / f"{split}.npy"
@@ -217,7 +221,7 @@ def _decode_split(
         if part.corrupt and on_corrupt == "error":
             raise DataError(f'{next(iter(part.corrupt.values()))}; data.on_corrupt = "skip" leaves such images out')
         outcome.add(part)
-        progress.advance(len(chunk.files))
+        advance(len(chunk.files))
     kept = np.array([file not in outcome.corrupt for file in files.files])
     if not kept.all():
         _keep_rows(path, np.flatnonzero(kept))
@@ -287,14 +291,6 @@ def _fingerprint(folder: Path, splits: dict[str, FileSplit]) -> str:
     return checksum.hexdigest()
 
 
-def bytes_of(path: Path) -> int:
-    """A file's size; ``DataError`` where it cannot be read."""
-    try:
-        return path.stat().st_size
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-
-
 def _start_worker() -> None:
     """A worker leaves Ctrl-C to the main process, and ends when that is gone, were it killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -328,32 +324,3 @@ def _executor(workers: int | None) -> Iterator[Executor | None]:
         except BaseException:
             executor.shutdown(cancel_futures=True)
             raise
-
-
-class _Progress:
-    """A progress bar on standard error; silent where that is no terminal."""
-
-    def __init__(self, name: str, total: int) -> None:
-        from rich.console import Console
-        from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
-        self.bar = Progress(
-            *Progress.get_default_columns()[:2],
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=not sys.stderr.isatty(),
-            transient=True,
-        )
-        self.task = self.bar.add_task(f"decoding {name}", total=total)
-
-    def advance(self, images: int) -> None:
-        """So many more images are done."""
-        self.bar.advance(self.task, images)
-
-
-@contextmanager
-def _progress(name: str, splits: dict[str, FileSplit]) -> Iterator[_Progress]:
-    progress = _Progress(name, sum(len(files.files) for files in splits.values()))
-    with progress.bar:
-        yield progress

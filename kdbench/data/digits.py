@@ -12,8 +12,11 @@ import numpy as np
 
 from kdbench.data.base import Arrays, DataFacts, Split
 from kdbench.data.splits import stratified
+from kdbench.errors import DataError
 
 N_TEST = 500
+CONTENT = "30f2299c66ca74120495ff2f0bf45d697149c52d54b8397a206a2dac8c58e54e"
+"""SHA-256 of images, labels and split."""
 
 
 class Digits:
@@ -22,7 +25,13 @@ class Digits:
     def facts(self) -> DataFacts:
         """Sizes and channel statistics, which are constants."""
         return DataFacts(
-            classes=10, image_shape=(1, 8, 8), n_train=1297, n_test=N_TEST, mean=(0.30476,), std=(0.37582,)
+            classes=10,
+            image_shape=(1, 8, 8),
+            n_train=1297,
+            n_test=N_TEST,
+            mean=(0.30476,),
+            std=(0.37582,),
+            content=CONTENT,
         )
 
     def load(self) -> Arrays:
@@ -34,10 +43,12 @@ class Digits:
         everything = Split(images, labels.astype(np.int64))
         test = stratified(everything.labels, N_TEST, seed=0, purpose="digits test split")
         train = np.setdiff1d(np.arange(len(labels)), test)
-        fingerprint = hashlib.sha256(images.tobytes() + everything.labels.tobytes() + test.tobytes())
+        fingerprint = hashlib.sha256(images.tobytes() + everything.labels.tobytes() + test.tobytes()).hexdigest()
+        if fingerprint != CONTENT:
+            raise DataError("scikit-learn's digits are not the published ones; install scikit-learn again")
         return Arrays(
             train=everything.take(train),
             test=everything.take(test),
-            fingerprint=fingerprint.hexdigest(),
+            fingerprint=fingerprint,
             class_names=tuple("0123456789"),
         )

@@ -13,7 +13,8 @@ from typing import Annotated, Literal
 import numpy as np
 from annotated_types import Ge, Gt
 
-from kdbench.data.base import Arrays, DataFacts, FileSplit, listing
+from kdbench.data.base import Arrays, DataFacts, FileSplit
+from kdbench.data.content import content_of
 from kdbench.data.decode import decoded, image_size
 from kdbench.data.folder import existing_root, files_of
 from kdbench.errors import DataError
@@ -63,8 +64,12 @@ class TinyImageNet:
         names = sorted(labels)
         return FileSplit(self.root, tuple(names), np.array([labels[name] for name in names], np.int64))
 
+    @cached_property
+    def _content(self) -> str:
+        return content_of(*self._files[1:])
+
     def facts(self) -> DataFacts:
-        """Sizes, from the lists and names of files and the header of one image."""
+        """Sizes, from the lists and names of files and the header of one image, and their content."""
         classes, train, test = self._files
         height, width = (self.size, self.size) if self.size else image_size(train)
         return DataFacts(
@@ -72,7 +77,7 @@ class TinyImageNet:
             image_shape=(3, height, width),
             n_train=len(train.files),
             n_test=len(test.files),
-            listing=listing(train, test),
+            content=self._content,
         )
 
     def load(self) -> Arrays:
@@ -82,6 +87,7 @@ class TinyImageNet:
             "tiny_imagenet",
             train,
             test,
+            content=self._content,
             class_names=self._words(classes),
             size=self.size,
             on_corrupt=self.on_corrupt,

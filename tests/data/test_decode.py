@@ -17,13 +17,14 @@ from PIL import Image
 
 from kdbench.data import decode
 from kdbench.data.base import FileSplit, Split
+from kdbench.data.content import content_of
 from kdbench.data.decode import decoded, image_size, read_image
 from kdbench.errors import DataError
 
 WriteImage = Callable[..., np.ndarray]
 
 
-def listing(root: Path, names: list[str]) -> FileSplit:
+def file_split(root: Path, names: list[str]) -> FileSplit:
     return FileSplit(root, tuple(names), np.arange(len(names), dtype=np.int64) % 2)
 
 
@@ -34,12 +35,13 @@ def files(tmp_path: Path, write_image: WriteImage) -> tuple[FileSplit, FileSplit
     names = [f"{number}.png" for number in range(10)]
     pixels = [write_image(root / name, (6, 5), number) for number, name in enumerate(names)]
     everything = np.stack(pixels).transpose(0, 3, 1, 2)
-    return listing(root, names[:7]), listing(root, names[7:]), everything
+    return file_split(root, names[:7]), file_split(root, names[7:]), everything
 
 
 def decode_files(train: FileSplit, test: FileSplit, **settings: object) -> decode.Arrays:
     settings = {"workers": 0} | settings
-    return decoded("set", train, test, class_names=("a", "b"), **settings)  # type: ignore[arg-type]
+    content = content_of(train, test)
+    return decoded("set", train, test, content=content, class_names=("a", "b"), **settings)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -81,12 +83,12 @@ def test_the_cache_is_found_again_where_the_images_moved(
     fingerprint = decode_files(train, test).fingerprint
     moved = tmp_path / "moved"
     shutil.move(train.root, moved)
-    arrays = decode_files(listing(moved, list(train.files)), listing(moved, list(test.files)))
+    arrays = decode_files(file_split(moved, list(train.files)), file_split(moved, list(test.files)))
     assert arrays.fingerprint == fingerprint
     assert len([path for path in (cache / "images").iterdir() if path.is_dir()]) == 1
 
 
-def test_changed_files_are_decoded_anew(
+def test_changed_files_are_decoded_again(
     files: tuple[FileSplit, FileSplit, np.ndarray], write_image: WriteImage
 ) -> None:
     train, test, _ = files
@@ -96,6 +98,36 @@ def test_changed_files_are_decoded_anew(
     assert isinstance(arrays.train, Split)
     assert not arrays.train.images[3].any()
     assert arrays.fingerprint != fingerprint
+
+
+def test_a_file_changed_in_place_at_equal_size_is_decoded_again(tmp_path: Path, write_image: WriteImage) -> None:
+    write_image(tmp_path / "0.bmp")
+    write_image(tmp_path / "1.bmp", seed=1)
+    files = file_split(tmp_path, ["0.bmp", "1.bmp"])
+    fingerprint = decode_files(files, files).fingerprint
+    size = (tmp_path / "1.bmp").stat().st_size
+    pixels = write_image(tmp_path / "1.bmp", seed=2)
+    assert (tmp_path / "1.bmp").stat().st_size == size
+    arrays = decode_files(files, files)
+    assert isinstance(arrays.train, Split)
+    np.testing.assert_array_equal(arrays.train.images[1], pixels.transpose(2, 0, 1))
+    assert arrays.fingerprint != fingerprint
+
+
+def test_files_that_change_while_they_are_decoded_are_an_error(
+    files: tuple[FileSplit, FileSplit, np.ndarray],
+    write_image: WriteImage,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    train, test, _ = files
+    monkeypatch.setattr(
+        decode, "read_image", lambda path, size: (write_image(path, (6, 5), seed=99), read_image(path))[1]
+    )
+    with pytest.raises(DataError) as error:
+        decode_files(train, test)
+    assert str(error.value) == f"{train.root}: files changed while they were decoded; run again"
+    assert [path for path in (cache / "images").iterdir() if path.is_dir()] == []
 
 
 def test_writing_into_the_arrays_does_not_change_the_cache(
@@ -110,14 +142,33 @@ def test_writing_into_the_arrays_does_not_change_the_cache(
     np.testing.assert_array_equal(again.train.images, pixels[:7])
 
 
-def test_a_damaged_cache_is_made_again(files: tuple[FileSplit, FileSplit, np.ndarray], cache: Path) -> None:
+@pytest.mark.parametrize("name", ["train.npy", "test.npy", "train-labels.npy", "test-labels.npy", "facts.json"])
+@pytest.mark.parametrize("how", ["truncated", "flipped", "emptied", "removed"])
+def test_a_damaged_cache_is_made_again(
+    files: tuple[FileSplit, FileSplit, np.ndarray], cache: Path, name: str, how: str
+) -> None:
     train, test, pixels = files
-    decode_files(train, test)
-    (array,) = (cache / "images").glob("*/train.npy")
-    os.truncate(array, 200)
+    whole = decode_files(train, test)
+    [path] = (cache / "images").glob(f"*/{name}")
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    match how:
+        case "truncated":
+            os.truncate(path, len(content) - 20)
+        case "flipped":
+            path.write_bytes(content)
+        case "emptied":
+            path.write_bytes(b"")
+        case "removed":
+            path.unlink()
     arrays = decode_files(train, test)
     assert isinstance(arrays.train, Split)
+    assert isinstance(arrays.test, Split)
     np.testing.assert_array_equal(arrays.train.images, pixels[:7])
+    np.testing.assert_array_equal(arrays.test.images, pixels[7:])
+    np.testing.assert_array_equal(arrays.train.labels, train.labels)
+    np.testing.assert_array_equal(arrays.test.labels, test.labels)
+    assert (arrays.fingerprint, arrays.mean, arrays.std) == (whole.fingerprint, whole.mean, whole.std)
 
 
 def damage(path: Path, kind: str) -> None:
@@ -248,6 +299,7 @@ import sys, resource
 from pathlib import Path
 import numpy as np
 from kdbench.data.base import FileSplit
+from kdbench.data.content import content_of
 from kdbench.data.decode import decoded
 from kdbench.errors import DataError
 if __name__ == "__main__":
@@ -257,7 +309,7 @@ if __name__ == "__main__":
     names = tuple(sorted(path.name for path in root.iterdir()))
     files = FileSplit(root, names, np.zeros(len(names), np.int64))
     try:
-        arrays = decoded("set", files, files, class_names=("a",), workers=workers)
+        arrays = decoded("set", files, files, content=content_of(files, files), class_names=("a",), workers=workers)
         print(len(arrays.train.labels), int(arrays.train.images[-1].any()))
     except DataError as error:
         print(error)

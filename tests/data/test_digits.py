@@ -4,10 +4,12 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 from sklearn.datasets import load_digits
 
 from kdbench.data.base import Split
 from kdbench.data.digits import Digits
+from kdbench.errors import DataError
 
 
 def test_holds_every_digit_once() -> None:
@@ -40,7 +42,16 @@ def test_the_test_split_is_stratified_and_fixed() -> None:
     arrays = Digits().load()
     shares = np.bincount(load_digits().target) * 500 / 1797
     assert (np.abs(np.bincount(arrays.test.labels) - shares) < 1).all()
-    assert arrays.fingerprint == Digits().load().fingerprint
+    assert arrays.fingerprint == Digits().load().fingerprint == Digits().facts().content
+
+
+def test_other_digits_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, labels = load_digits(return_X_y=True)
+    values[1000, 30] += 1
+    monkeypatch.setattr("sklearn.datasets.load_digits", lambda return_X_y: (values, labels))
+    with pytest.raises(DataError) as error:
+        Digits().load()
+    assert str(error.value) == "scikit-learn's digits are not the published ones; install scikit-learn again"
 
 
 def test_facts_load_nothing_heavy() -> None:

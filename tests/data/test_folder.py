@@ -19,7 +19,7 @@ def test_facts_come_from_names_and_one_header(folder: Path) -> None:
     for path in sorted(folder.rglob("train/**/*.png"))[1:]:
         path.write_bytes(b"never read")
     facts = ImageFolder(root=str(folder)).facts()
-    assert replace(facts, listing="") == DataFacts(classes=2, image_shape=(3, 8, 8), n_train=6, n_test=4)
+    assert replace(facts, content="") == DataFacts(classes=2, image_shape=(3, 8, 8), n_train=6, n_test=4)
     assert ImageFolder(root=str(folder), size=32).facts().image_shape == (3, 32, 32)
 
 

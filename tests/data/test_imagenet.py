@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kdbench.data.base import DataFacts, FileSplit
@@ -20,7 +22,7 @@ def root(folder: Path) -> Path:
 def test_facts_read_no_image(root: Path) -> None:
     for path in root.rglob("*.png"):
         path.write_bytes(b"")
-    assert replace(ImageNet(root=str(root), size=64).facts(), listing="") == DataFacts(
+    assert replace(ImageNet(root=str(root), size=64).facts(), content="") == DataFacts(
         classes=2,
         image_shape=(3, 64, 64),
         n_train=6,
@@ -41,14 +43,17 @@ def test_loads_names(root: Path) -> None:
     assert arrays.class_names == ("cat", "dog")
 
 
-def test_the_fingerprint_follows_names_and_sizes(root: Path) -> None:
+def test_the_fingerprint_follows_names_sizes_and_pixels(root: Path, write_image: Callable[..., np.ndarray]) -> None:
+    write_image(root / "train" / "cat" / "4.bmp", seed=4)
     fingerprints = {ImageNet(root=str(root)).load().fingerprint}
+    write_image(root / "train" / "cat" / "4.bmp", seed=5)
+    fingerprints.add(ImageNet(root=str(root)).load().fingerprint)
     (root / "train" / "cat" / "0.png").rename(root / "train" / "cat" / "9.png")
     fingerprints.add(ImageNet(root=str(root)).load().fingerprint)
     with (root / "train" / "cat" / "9.png").open("ab") as file:
         file.write(b"x")
     fingerprints.add(ImageNet(root=str(root)).load().fingerprint)
-    assert len(fingerprints) == 3
+    assert len(fingerprints) == 4
 
 
 def test_files_can_be_cut_like_arrays(root: Path) -> None:

@@ -35,7 +35,7 @@ def root(tmp_path: Path, write_image: Callable[..., np.ndarray]) -> Path:
 def test_reads_the_usual_layout(root: Path) -> None:
     data = TinyImageNet(root=str(root), workers=0)
     arrays = data.load()
-    assert replace(data.facts(), listing="") == DataFacts(classes=3, image_shape=(3, 8, 8), n_train=6, n_test=4)
+    assert replace(data.facts(), content="") == DataFacts(classes=3, image_shape=(3, 8, 8), n_train=6, n_test=4)
     assert arrays.class_names == ("goldfish, Carassius auratus", "tench", "n03")
     assert arrays.train.labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert arrays.test.labels.tolist() == [2, 0, 1, 2]
