@@ -135,15 +135,16 @@ class Learner:
     def _enter(self) -> None:
         """Begin a phase: choose what is trained, with a fresh optimiser."""
         heads = {id(p) for head in self._frozen_heads() for p in head.parameters()}
-        trained = {id(p): p for module in self._trained_modules() for p in module.parameters()}
+        trained = {id(p) for module in self._trained_modules() for p in module.parameters()} - heads
         self._trainable = {key: p.requires_grad for key, p in self.modules.named_parameters()}
         # What the method froze itself stays frozen.
-        parameters = [p for key, p in trained.items() if key not in heads and p.requires_grad]
+        parameters = {key: p for key, p in self.modules.named_parameters() if id(p) in trained and p.requires_grad}
         for parameter in self.modules.parameters():
             parameter.requires_grad_(False)
-        for parameter in parameters:
+        for parameter in parameters.values():
             parameter.requires_grad_(True)
-        self.optimizer = make_optimizer(self.recipe, parameters, self.phase.rate(0.0))
+        spared = {f"network.{name}" for name in self.network.no_weight_decay()}
+        self.optimizer = make_optimizer(self.recipe, parameters, self.phase.rate(0.0), spared)
         if self.in_main and self.recipe.ema_decay is not None:
             self.average = Average(self._predicting(), self.recipe.ema_decay)
 

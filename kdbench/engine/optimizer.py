@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import nn
@@ -10,20 +10,29 @@ from torch import nn
 from kdbench.recipe import Recipe
 
 
-def make_optimizer(recipe: Recipe, parameters: Sequence[nn.Parameter], lr: float) -> torch.optim.Optimizer:
-    """The recipe's optimiser. Under AdamW biases and norms do not decay, as transformers' recipes have it."""
+def make_optimizer(
+    recipe: Recipe, parameters: Mapping[str, nn.Parameter], lr: float, no_weight_decay: Collection[str] = ()
+) -> torch.optim.Optimizer:
+    """The recipe's optimiser for ``parameters`` by name.
+
+    Under SGD all of them decay. Under AdamW biases, norms and those named in ``no_weight_decay`` do not, as in DeiT
+    and timm (``timm.optim.param_groups_weight_decay``).
+    """
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(
-            parameters,
+            parameters.values(),
             lr=lr,
             momentum=recipe.momentum,
             nesterov=recipe.nesterov,
             weight_decay=recipe.weight_decay,
             fused=True,
         )
+    exempt = {
+        name for name, p in parameters.items() if p.ndim <= 1 or name.endswith(".bias") or name in no_weight_decay
+    }
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for name, p in parameters.items() if name not in exempt], "weight_decay": recipe.weight_decay},
+        {"params": [p for name, p in parameters.items() if name in exempt], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, fused=True)
 

@@ -57,6 +57,13 @@ class TappedModel(nn.Module):
         A network whose weights were trained elsewhere converts them to what it knows; others need nothing.
         """
 
+    def no_weight_decay(self) -> Collection[str]:
+        """Names of the parameters that AdamW does not decay, besides biases and all of one dimension.
+
+        A transformer lists its tokens and position embeddings (timm's convention). SGD decays everything.
+        """
+        return frozenset()
+
     def batch_norm_before(self, tap: str) -> nn.BatchNorm2d | None:
         """The last batch normalisation before the activation of pre-activation tap ``tap``, if there is one.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -81,6 +82,12 @@ class LibraryModel(TappedModel):
         if self.input_scale is None or self.input_shift is None:
             return images
         return images * self.input_scale + self.input_shift
+
+    def no_weight_decay(self) -> frozenset[str]:
+        """See :meth:`TappedModel.no_weight_decay`: what the library's network lists, names or patterns of them."""
+        patterns = self.network.no_weight_decay() if hasattr(self.network, "no_weight_decay") else ()
+        names = (name for name, _ in self.network.named_parameters())
+        return frozenset(f"network.{name}" for name in names if any(fnmatchcase(name, p) for p in patterns))
 
     def load_file(self, path: str | Path, preprocessing: Preprocessing) -> None:
         """Load weights from a file; ``preprocessing`` is that of the library's files.

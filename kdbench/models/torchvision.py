@@ -48,6 +48,13 @@ _MOVING = (torch.flatten, torch.transpose, torch.permute, torch.chunk, operator.
 _MOVING_METHODS = ("flatten", "mean", "view", "reshape", "transpose", "permute", "contiguous", "chunk")
 
 
+NO_WEIGHT_DECAY = frozenset({"class_token", "pos_embedding", "relative_position_bias_table"})
+"""With ``--transformer-embedding-decay 0``; the script writes ``position_embedding``, which no network has.
+
+https://github.com/pytorch/vision/blob/main/references/classification/train.py
+"""
+
+
 @dataclass(frozen=True)
 class Tap:
     """Where a tap lies in the graph. ``layout``: ``map`` (B, C, H, W), ``last`` (B, H, W, C), ``tokens``."""
@@ -90,6 +97,11 @@ class TorchvisionModel(LibraryModel):
             if record.wants(tap):
                 record(tap, _arrange(tap, outputs[facts.node], facts.layout))
         return record.taps
+
+    def no_weight_decay(self) -> frozenset[str]:
+        """See :meth:`TappedModel.no_weight_decay`: what torchvision's training script exempts for transformers."""
+        names = (name for name, _ in self.named_parameters())
+        return frozenset(name for name in names if name.rpartition(".")[2] in NO_WEIGHT_DECAY)
 
     def batch_norm_before(self, tap: str) -> nn.BatchNorm2d | None:
         """See :meth:`TappedModel.batch_norm_before`."""
