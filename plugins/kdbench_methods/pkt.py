@@ -9,7 +9,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from kdbench.method import Batch, Method, NonNegative, Output, Terms
+from kdbench.method import Batch, DataSignature, Method, NonNegative, Output, Signature, Terms
 from kdbench_methods.numerics import safe_norm, unit
 
 EPS = 1e-7
@@ -51,6 +51,11 @@ class PKT(Method):
         super().__init__()
         self.ce_weight = ce_weight
         self.pkt_weight = pkt_weight
+
+    def setup(self, student: Signature, teacher: Signature, data: DataSignature) -> None:
+        """Nothing to build; both need an embedding."""
+        for network in (student, teacher):
+            network.require("embedding", "pkt", "an embedding")
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Terms:
         """``ce`` and ``pkt``; the default weight belongs to batches of 64."""

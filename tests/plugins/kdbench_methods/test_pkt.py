@@ -6,7 +6,7 @@ import torch
 from kdbench_methods.pkt import PKT, pkt_loss
 from scipy.spatial.distance import cdist
 
-from kdbench.method import Output
+from kdbench.method import Incompatible, Output
 
 
 @pytest.mark.parametrize("name", ["pkt_a", "pkt_b"])
@@ -52,6 +52,14 @@ def test_falls_as_the_batch_grows():
     s, t = torch.randn(2, 512, 8, generator=generator, dtype=torch.float64)
     ratio = pkt_loss(s[:64], t[:64]) / pkt_loss(s, t)
     assert 6 < ratio.item() < 10
+
+
+@pytest.mark.parametrize("missing", ["student", "teacher"])
+def test_refuses_a_network_without_an_embedding(missing, signature, data):
+    networks = {"student": signature(), "teacher": signature()}
+    networks[missing] = type(signature())("flat", "mlp", 10, {})
+    with pytest.raises(Incompatible, match=r"^pkt needs an embedding; flat has none$"):
+        PKT().setup(networks["student"], networks["teacher"], data)
 
 
 def test_default_weights(make_batch):

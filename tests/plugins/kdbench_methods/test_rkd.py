@@ -8,7 +8,7 @@ import torch
 from kdbench_methods.rkd import RKD, angle_cosines, angle_loss, distance_loss, relative_distances
 from scipy.spatial.distance import cdist
 
-from kdbench.method import Output
+from kdbench.method import Incompatible, Output
 
 
 @pytest.mark.parametrize("name", ["rkd_a_w25_50", "rkd_b_w25_50"])
@@ -84,6 +84,41 @@ def test_a_batch_without_spread(loss, rows):
     assert value.isfinite()
     assert s.grad is not None
     assert (s.grad == 0).all()
+
+
+@pytest.mark.parametrize("distance", [1e-2, 3e-3, 1e-3, 1e-4, 2e-5])
+def test_near_coincident_pairs_keep_their_distance_and_angles(distance):
+    """Two embeddings at this share of their norm, in float32: scipy and all triples in float64 are the reference."""
+    generator = torch.Generator().manual_seed(0)
+    # Multiples of 2^-23 below 1 are exact in float32.
+    e = (torch.rand(8, 16, generator=generator) * 2**22).round() * 2.0**-23
+    step = torch.randn(16, generator=generator)
+    e[1] = e[0] + (step / step.norm() * e[0].norm() * distance * 2**23).round() * 2.0**-23
+    x = e.double().numpy()
+    d = cdist(x, x)
+    np.testing.assert_allclose(relative_distances(e).numpy(), d / d[d > 0].mean(), rtol=1e-4)
+    unit = (x[None] - x[:, None]) / np.where(d > 0, d, 1)[..., None]
+    np.testing.assert_allclose(angle_cosines(e).numpy(), unit @ unit.transpose(0, 2, 1), rtol=0, atol=1e-4)
+
+
+def test_pairs_that_differ_by_rounding_coincide():
+    """Their direction would be noise, and its gradient huge."""
+    s = torch.randn(8, 16)
+    s[3] = s[5] * (1 + torch.finfo(s.dtype).eps)
+    s.requires_grad_()
+    (distance_loss(s, torch.randn(8, 32)) + angle_loss(s, torch.randn(8, 32))).backward()
+    assert relative_distances(s)[3, 5] == 0
+    assert s.grad is not None
+    assert s.grad.abs().max() < 1
+
+
+@pytest.mark.parametrize("name", ["rkd", "rkd/distance", "rkd/angle"])
+@pytest.mark.parametrize("missing", ["student", "teacher"])
+def test_refuses_a_network_without_an_embedding(name, missing, signature, data, build):
+    networks = {"student": signature(), "teacher": signature()}
+    networks[missing] = type(signature())("flat", "mlp", 10, {})
+    with pytest.raises(Incompatible, match=r"^rkd needs an embedding; flat has none$"):
+        build(name, networks["student"], networks["teacher"], data)
 
 
 def test_a_term_without_weight_is_left_out(make_batch):
