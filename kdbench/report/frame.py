@@ -136,6 +136,11 @@ def teacher_result(folder: SuiteFolder, key: str) -> dict[str, Any]:
     return read_json(folder.teacher(key).path / "result.json") or {}
 
 
+def teacher_description(folder: SuiteFolder, key: str) -> dict[str, Any]:
+    """``teacher.json``: what a teacher is and how it was made; empty where nothing is recorded."""
+    return read_json(folder.teacher(key).path / "teacher.json") or {}
+
+
 def method_order(trials: pd.DataFrame) -> list[str]:
     """The labels in the suite's order."""
     return list(dict.fromkeys(trials["label"]))

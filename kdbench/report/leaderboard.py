@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,24 +10,26 @@ import numpy as np
 import pandas as pd
 
 from kdbench.report import stats
-from kdbench.report.frame import FINISHED, method_order, pair_order
+from kdbench.report.frame import method_order, pair_order
 from kdbench.report.stats import Comparison, Estimate, RankInterval
 
 BASELINES = ("none", "kd")
 COLUMNS = (
     "teacher", "student", "method", "n", "diverged", "top1_mean", "top1_std", "gain_over_none", "seconds",
     "label", "pair", "planned", "failed", "pending", "stale", "skipped", "reason",
-    "rank", "top1_low", "top1_high",
-    "gain_over_none_n", "gain_over_none_low", "gain_over_none_high", "tied_with_none",
-    "gain_over_kd", "gain_over_kd_n", "gain_over_kd_low", "gain_over_kd_high", "tied_with_kd",
-    "behind_best", "behind_best_n", "behind_best_low", "behind_best_high", "tied_with_best",
+    "rank", "ranked_seeds", "top1_low", "top1_high",
+    "gain_over_none_n", "gain_over_none_low", "gain_over_none_high", "gain_over_none_resolved",
+    "gain_over_kd", "gain_over_kd_n", "gain_over_kd_low", "gain_over_kd_high", "gain_over_kd_resolved",
+    "behind_best", "behind_best_n", "behind_best_low", "behind_best_high", "behind_best_resolved",
     "top5_mean", "nll_mean", "ece_mean", "agreement_mean", "kl_to_teacher_mean", "validation_top1_mean",
     "best_on_test_top1_mean",
     "teacher_top1", "teacher_seconds", "seconds_per_step", "images_per_second", "peak_memory_bytes",
     "student_parameters", "trained_parameters", "adapter_parameters", "extra_epochs",
     "plugin", "plugin_version",
 )  # fmt: skip
-"""The columns of ``leaderboard.csv``. Accuracies and gains in percent and percentage points."""
+"""The columns of ``leaderboard.csv``. Accuracies and gains in percent and percentage points. ``*_resolved``: whether
+the interval of the difference excludes 0; ``ranked_seeds``: the seeds over which a pair's ranks compare."""
+TEXT = ("teacher", "student", "method", "label", "pair", "reason", "plugin", "plugin_version", "ranked_seeds")
 WHOLE = ("student_parameters", "trained_parameters", "adapter_parameters", "peak_memory_bytes", "extra_epochs")
 
 
@@ -45,7 +47,7 @@ class Standing:
     rank: RankInterval | None
     """Over the compared block; None where the method is no part of it."""
     best: int
-    """On how many pairs it leads or is tied with the leader."""
+    """On how many pairs it has the highest mean, alone or shared, or its difference to the highest is not resolved."""
     diverged: int
     finished: int
     seconds_over_none: float | None
@@ -62,14 +64,17 @@ class Overall:
     methods: tuple[str, ...]
     comparison: Comparison | None
     partial: bool
-    """Whether the block holds cells with unfinished trials, for want of complete ones."""
+    """Whether the block holds cells with unfinished trials, for want of complete ones. Ranks are then over the seeds
+    that a pair's methods have in common."""
 
 
 def leaderboard(trials: pd.DataFrame, shown: Sequence[str] | None = None) -> pd.DataFrame:
     """One row a pair and method, pairs in the suite's order, best first. Columns: :data:`COLUMNS`.
 
     ``shown``: labels to keep and to rank; gains over the baselines use all of ``trials``. Gains are paired by
-    seed. A method with a diverged trial ranks after all that have none; one without a finished trial has no rank.
+    seed. Ranks compare means over the same seeds: the methods with all their seeds are ranked, the others are not;
+    where fewer than two have all of them, all are ranked over the seeds that they have in common. A method with a
+    diverged trial ranks after all that have none.
     """
     order = method_order(trials)
     rows: list[dict[str, Any]] = []
@@ -82,17 +87,19 @@ def leaderboard(trials: pd.DataFrame, shown: Sequence[str] | None = None) -> pd.
             for label in order
             if label in by_label and (shown is None or label in shown)
         ]
-        _rank(cells)
+        _rank(cells, {label: _finished(rows) for label, rows in by_label.items()})
         _compare_with_best(cells, top1)
-        # Without a rank last, in the suite's order.
-        rows += sorted(cells, key=lambda cell: (cell["rank"] is None, cell["rank"] or 0))
+        # Without a rank last, in the suite's order; those without any result after the incomplete ones.
+        rows += sorted(
+            cells, key=lambda cell: (cell["rank"] is None, cell["rank"] or 0, not cell["n"] + cell["diverged"])
+        )
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     for name in COLUMNS:
-        if name.startswith("tied_"):
+        if name.endswith("_resolved"):
             frame[name] = frame[name].astype("boolean")
         elif name in WHOLE:
             frame[name] = frame[name].astype("Int64")
-        elif name not in {"teacher", "student", "method", "label", "pair", "reason", "plugin", "plugin_version"}:
+        elif name not in TEXT:
             frame[name] = pd.to_numeric(frame[name])
     return frame
 
@@ -117,7 +124,7 @@ def overall(trials: pd.DataFrame, cells: pd.DataFrame) -> Overall:
     ranked: dict[str, RankInterval] = {}
     comparison = None
     if scores and partial:
-        means = np.stack([np.nanmean(pair, axis=0) for pair in scores])
+        means = np.stack([pair.mean(axis=0) for pair in scores])
         ranks = stats.ranks(means).mean(axis=0)
         ranked = {label: RankInterval(float(rank)) for label, rank in zip(block_methods, ranks, strict=True)}
     elif scores:
@@ -153,7 +160,7 @@ def _cell(trials: pd.DataFrame, ours: dict[int, float], references: dict[str, di
     for name, theirs in references.items():
         same = label == name or (first["method"] == name and theirs == ours)
         gain = Estimate(0) if same else stats.paired_difference(ours, theirs)
-        cell |= _spread(f"gain_over_{name}", gain) | {f"tied_with_{name}": gain.tied}
+        cell |= _spread(f"gain_over_{name}", gain)
     for name in ("top5", "nll", "ece", "agreement", "kl_to_teacher", "validation_top1", "best_on_test_top1"):
         cell[f"{name}_mean"] = _mean(done[name])
     for name in ("teacher_top1", "seconds", "teacher_seconds", "seconds_per_step", "images_per_second"):
@@ -172,6 +179,7 @@ def _spread(name: str, difference: Estimate) -> dict[str, Any]:
         f"{name}_n": difference.n,
         f"{name}_low": difference.low,
         f"{name}_high": difference.high,
+        f"{name}_resolved": difference.resolved,
     }
 
 
@@ -180,45 +188,61 @@ def _mean(values: pd.Series[Any]) -> float | None:
     return float(known.mean()) if len(known) else None
 
 
-def _rank(cells: list[dict[str, Any]]) -> None:
-    finished = [cell for cell in cells if cell["n"] + cell["diverged"]]
-    scores = [stats.DIVERGED if cell["diverged"] else cell["top1_mean"] for cell in finished]
+def _finished(trials: pd.DataFrame) -> dict[int, float]:
+    """The score of each finished trial of one method on one pair, by seed; :data:`stats.DIVERGED` where it diverged."""
+    diverged = trials.loc[trials["status"] == "diverged", "seed"]
+    return top1_by_seed(trials) | {int(seed): stats.DIVERGED for seed in diverged}
+
+
+def _rank(cells: list[dict[str, Any]], finished: dict[str, dict[int, float]]) -> None:
+    """Rank a pair's methods over seeds that all ranked ones have."""
+    begun = [cell for cell in cells if cell["n"] + cell["diverged"]]
+    ranked = [cell for cell in begun if is_complete(cell)]
+    if len(ranked) < 2:
+        ranked = begun
+    seeds = sorted(set.intersection(*(set(finished[cell["label"]]) for cell in ranked))) if ranked else []
     for cell in cells:
-        cell["rank"] = None
-    if finished:
-        for cell, rank in zip(finished, stats.ranks(np.asarray(scores, dtype=np.float64)), strict=True):
-            cell["rank"] = float(rank)
+        cell["rank"], cell["ranked_seeds"] = None, ""
+    if not seeds:
+        return
+    scores = [np.mean([finished[cell["label"]][seed] for seed in seeds]) for cell in ranked]
+    for cell, rank in zip(ranked, stats.ranks(np.asarray(scores, dtype=np.float64)), strict=True):
+        cell["rank"], cell["ranked_seeds"] = float(rank), " ".join(map(str, seeds))
+
+
+def is_complete(cell: Mapping[Any, Any]) -> bool:
+    """Whether each trial of a pair and method has an outcome."""
+    return bool(cell["n"] + cell["diverged"] == cell["planned"])
 
 
 def _compare_with_best(cells: list[dict[str, Any]], top1: dict[str, dict[int, float]]) -> None:
-    contenders = [cell for cell in cells if cell["n"] and not cell["diverged"]]
+    contenders = [cell for cell in cells if cell["rank"] is not None and not cell["diverged"]]
     best = min(contenders, key=lambda cell: cell["rank"], default=None)
     theirs = top1[best["label"]] if best else {}
     for cell in cells:
-        gap = Estimate(0) if cell is best else stats.paired_difference(top1[cell["label"]], theirs)
-        cell |= _spread("behind_best", gap)
-        # With a diverged seed a method is no equal of one without, whatever its other seeds say.
-        cell["tied_with_best"] = False if cell["diverged"] and best else gap.tied
+        # The seeds of a method that did not diverge are a choice by their outcome, so no interval is given.
+        left_out = cell is best or cell["diverged"]
+        cell |= _spread(
+            "behind_best", Estimate(0) if left_out else stats.paired_difference(top1[cell["label"]], theirs)
+        )
 
 
 def _scores(trials: pd.DataFrame, pair: str, methods: Sequence[str]) -> stats.Array:
-    group = trials[(trials["pair"] == pair) & trials["status"].isin(FINISHED)]
-    table = group.assign(score=group["top1"].where(group["status"] == "done", stats.DIVERGED)).pivot(
-        index="seed", columns="label", values="score"
-    )
-    table = table.reindex(columns=list(methods))
-    scores: stats.Array = table[table.notna().any(axis=1)].to_numpy(dtype=np.float64)
-    return scores
+    """(seeds, methods): the scores over the seeds that these methods have in common on a pair."""
+    group = trials[(trials["pair"] == pair) & trials["label"].isin(methods)]
+    by_label = {str(label): _finished(rows) for label, rows in group.groupby("label")}
+    seeds = sorted(set.intersection(*(set(scores) for scores in by_label.values())))
+    return np.array([[by_label[label][seed] for label in methods] for seed in seeds], dtype=np.float64)
 
 
 def _block(cells: pd.DataFrame, methods: Sequence[str], pairs: Sequence[str]) -> tuple[list[str], list[str], bool]:
     """Methods and pairs that can be compared, and whether that had to take cells with unfinished trials.
 
     Cells with all their trials come first; only where these leave nothing to compare, as in a run that has just
-    begun, cells with some.
+    begun, those that are ranked over some of the seeds.
     """
-    finished = cells["n"] + cells["diverged"]
-    for partial, enough in ((False, finished == cells["planned"]), (True, finished > 0)):
+    complete = cells["n"] + cells["diverged"] == cells["planned"]
+    for partial, enough in ((False, complete), (True, cells["rank"].notna())):
         table = cells.assign(enough=enough).pivot(index="label", columns="pair", values="enough")
         table = table.reindex(index=list(methods), columns=list(pairs), fill_value=False).fillna(False)
         rows, columns = stats.complete_block(table.to_numpy(dtype=bool))
@@ -233,7 +257,10 @@ def _standing(
     finished = cells[cells["n"] + cells["diverged"] > 0]
     complete = cells[cells["n"] + cells["diverged"] == cells["planned"]]
     lacking = [pair for pair in block if pair not in set(complete["pair"])]
-    leads = (finished["behind_best_n"] == 0) & (finished["rank"] == 1) & (finished["n"] > 0)
+    ranked = finished[finished["rank"].notna() & (finished["diverged"] == 0)]
+    # Several may share the highest mean: their rank is then above 1.
+    highest = everyone[everyone["diverged"] == 0].groupby("pair")["rank"].min()
+    leads = ranked["rank"] == ranked["pair"].map(highest)
     return Standing(
         label=str(cells["label"].iloc[0]),
         method=str(cells["method"].iloc[0]),
@@ -241,7 +268,7 @@ def _standing(
         gain_over_none=stats.over_pairs(finished["gain_over_none"].dropna()),
         gain_over_kd=stats.over_pairs(finished["gain_over_kd"].dropna()),
         rank=rank,
-        best=int((leads | finished["tied_with_best"].fillna(False)).sum()),
+        best=int((leads | ~ranked["behind_best_resolved"].fillna(True)).sum()),
         diverged=int(cells["diverged"].sum()),
         finished=int((cells["n"] + cells["diverged"]).sum()),
         seconds_over_none=_relative_cost(cells, everyone, trials),

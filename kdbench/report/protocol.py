@@ -32,10 +32,12 @@ def paragraphs(study: Study) -> list[str]:
         "Mean ± sample standard deviation (divisor n − 1) over n seeds; a seed decides the student's start, the order "
         "of the data and the augmentation, and is shared by all methods of a pair.",
         f"A gain is the mean over seeds of the difference between two methods at the same seed; in brackets its "
-        f"{stats.CONFIDENCE:.0%} Student-t interval. Two methods are called tied where the interval of their paired "
-        "difference contains 0. Intervals are each for one comparison, not corrected for how many there are; with few "
-        "seeds they are wide, and a tie is then no proof of equality. Differences that are the same at every seed give "
-        "no interval: on few test images that is a coincidence.",
+        f"{stats.CONFIDENCE:.0%} Student-t interval. A difference whose interval contains 0 is not resolved: these "
+        "seeds do not decide its sign, and the difference may be as large as the interval's ends. With few seeds "
+        "intervals are wide. They are each for one comparison, not corrected for how many there are. Differences that "
+        "are the same at every seed give no interval: on few test images that is a coincidence.",
+        "Ranks compare means over the same seeds. A method without all of its results on a pair is incomplete and not "
+        "ranked there; where fewer than two methods are complete, ranks are over the seeds that all have in common.",
         "One teacher was used per pair, the same for all methods and seeds. How much the ranking depends on which "
         "teacher it was, these numbers cannot say.",
     ]
@@ -128,6 +130,18 @@ def recipe_rows(study: Study) -> list[tuple[str, str]]:
         if pair.get("recipe") and name in study.pairs:
             rows.append((f"for {study.title(name)}", _value(pair["recipe"])))
     return rows
+
+
+def teacher_recipe(study: Study, made: Mapping[str, Any]) -> str:
+    """How a teacher was made (``made``: its ``teacher.json``): given weights, or what differs from the students'."""
+    if made.get("weights"):
+        return f"given weights: {made['weights']}"
+    recipe = made.get("recipe")
+    if not isinstance(recipe, Mapping):
+        return wording.DASH
+    students = _recipe(study)
+    different = {key: value for key, value in recipe.items() if key in students and value != students[key]}
+    return _value(different) or "as the students'"
 
 
 def _value(value: Any) -> str:

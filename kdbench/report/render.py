@@ -100,6 +100,7 @@ def markdown(study: Study) -> str:
             verdicts=verdicts(study),
             overall=study.overall if len(study.pairs) > 1 and study.cells["n"].sum() else None,
             tables=tables["tables"],
+            validation=tables["validation"],
             paragraphs=protocol.paragraphs(study),
             recipe=protocol.recipe_rows(study),
             settings=protocol.settings_rows(study),

@@ -13,11 +13,11 @@ from typing import Any
 import pandas as pd
 
 from kdbench.report import protocol, wording
-from kdbench.report.frame import teacher_result
+from kdbench.report.frame import teacher_description, teacher_result
 from kdbench.report.published import comparison
 from kdbench.report.strip import limits, strip
 from kdbench.report.study import Study
-from kdbench.report.verdict import standings, verdicts
+from kdbench.report.verdict import incompleteness, standings, verdicts
 
 PAIRS_IN_SENTENCES = 3
 Context = Mapping[str, Any]
@@ -34,7 +34,7 @@ class Section:
 
 
 def verdict(study: Study) -> Context:
-    """Who leads, what is tied: in sentences, and with many pairs in a table."""
+    """Who has the highest mean and what is resolved: in sentences, and with many pairs in a table."""
     said = verdicts(study)
     if len(study.pairs) <= PAIRS_IN_SENTENCES:
         return {"verdicts": said, "standings": []}
@@ -56,6 +56,7 @@ def overall(study: Study) -> Context | None:
                 "student": str(study.pair(pair)["student"].iloc[0]),
                 "teacher_top1": study.teacher_top1(pair),
                 "cells": {row["label"]: row for row in _rows(study.pair(pair))},
+                "highest": _highest(study.pair(pair)),
             }
             for pair in study.pairs
         ],
@@ -94,12 +95,19 @@ def pairs(study: Study) -> Context | None:
                 "student": first["student"],
                 "teacher_top1": study.teacher_top1(pair),
                 "rows": rows,
+                "highest": _highest(cells),
+                "notes": incompleteness(standings(study, pair)),
                 "range": range_ if len(done) else None,
                 "seeds": sorted(set(study.trials.loc[study.trials["pair"] == pair, "seed"])),
                 "parameters": _first(cells["student_parameters"].dropna()),
             }
         )
-    return {"tables": tables, "open": len(tables) <= 6, "has_kd": study.kd in set(study.trials["label"])}
+    return {
+        "tables": tables,
+        "open": len(tables) <= 6,
+        "has_kd": study.kd in set(study.trials["label"]),
+        "validation": study.selects_on_validation,
+    }
 
 
 def beside(study: Study) -> Context | None:
@@ -187,15 +195,17 @@ def _teachers(study: Study) -> list[dict[str, Any]]:
     rows = []
     for teacher, group in known.groupby("teacher", sort=False):
         first = group.iloc[-1]
-        result = teacher_result(study.folder, str(first["teacher_key"]))
+        key = str(first["teacher_key"])
+        result, made = teacher_result(study.folder, key), teacher_description(study.folder, key)
         rows.append(
             {
                 "name": teacher,
                 "top1": None if pd.isna(first["teacher_top1"]) else float(first["teacher_top1"]),
                 "sha256": first["teacher_sha256"],
-                "key": first["teacher_key"],
-                "seconds": result.get("seconds"),
-                "epochs": result.get("epochs"),
+                "key": key,
+                "seconds": (result.get("cost") or {}).get("seconds"),
+                "epochs": made.get("epochs"),
+                "recipe": protocol.teacher_recipe(study, made),
             }
         )
     return rows
@@ -212,6 +222,12 @@ def _plain(record: Mapping[Any, Any] | None) -> dict[str, Any]:
 
 def _is_missing(value: object) -> bool:
     return value is None or value is pd.NA or (isinstance(value, float) and value != value)
+
+
+def _highest(cells: pd.DataFrame) -> float | None:
+    """The rank of a pair's highest mean; above 1 where several share it."""
+    ranks = cells.loc[cells["diverged"] == 0, "rank"].dropna()
+    return float(ranks.min()) if len(ranks) else None
 
 
 def _first(values: pd.Series) -> Any:

@@ -40,11 +40,11 @@ class Estimate:
     """Bounds of the two-sided Student-t interval; None below two values, and where differences do not vary."""
 
     @property
-    def tied(self) -> bool | None:
-        """Of a difference: whether its interval contains 0. None where there is no interval."""
+    def resolved(self) -> bool | None:
+        """Of a difference: whether its interval excludes 0, so that its sign is known. None without an interval."""
         if self.low is None or self.high is None:
             return None
-        return self.low <= 0 <= self.high
+        return not self.low <= 0 <= self.high
 
     @property
     def half_width(self) -> float | None:

@@ -66,6 +66,13 @@ class Study:
         """The methods shown, in the suite's order."""
         return method_order(self.trials)
 
+    @property
+    def selects_on_validation(self) -> bool:
+        """Whether any trial's epoch is selected on a validation split, by the suite or by its own result."""
+        recipes = [self.suite.get("recipe", {}), *(pair.get("recipe", {}) for pair in self.suite.get("pairs", ()))]
+        planned = any(recipe.get("selection") == "validation" for recipe in recipes)
+        return planned or bool((self.trials["selection"] == "validation").any())
+
     def pair(self, pair: str) -> pd.DataFrame:
         """A pair's rows of the leaderboard, best first."""
         return self.cells[self.cells["pair"] == pair]

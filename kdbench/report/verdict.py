@@ -1,4 +1,4 @@
-"""The verdict in words: who leads, what is tied with it, and on how many trials that rests."""
+"""The verdict in words: the highest mean, which differences to it are resolved, and on how many trials that rests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from kdbench.report import wording
+from kdbench.report import stats, wording
+from kdbench.report.leaderboard import is_complete
 from kdbench.report.stats import PAIRS_FOR_INTERVAL
 from kdbench.report.study import Study
 
@@ -28,23 +29,33 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Standings:
-    """Who stands where on one pair; labels, best first."""
+    """What can be concluded on one pair; labels of ranked methods, best first."""
 
     pair: str
     title: str
     best: Mapping[str, Any] | None
-    """The leader's row of the leaderboard; None where no method has finished undiverged."""
-    tied: tuple[str, ...]
+    """The row of the leaderboard with the highest mean; None where no ranked method has finished undiverged."""
+    others: int
+    """How many ranked methods without a diverged trial there are besides the best."""
+    shared: tuple[str, ...]
+    """Who has the same mean."""
+    unresolved: tuple[str, ...]
+    """Whose difference to the best has an interval that contains 0."""
     undecided: tuple[str, ...]
-    """Whose difference to the leader has no interval."""
+    """Whose difference to the best has no interval."""
     above: tuple[str, ...]
-    """Above the baseline: the interval of the gain lies above 0."""
+    """The interval of the gain over the baseline lies above 0."""
     level: tuple[str, ...]
+    """The interval of the gain over the baseline contains 0."""
     below: tuple[str, ...]
     unclear: tuple[str, ...]
     """Whose gain over the baseline has no interval."""
     diverged: tuple[str, ...]
     """``label in 1 of 3``."""
+    incomplete: tuple[str, ...]
+    """Not ranked, as not all trials have an outcome: ``label (1 of 3)``."""
+    seeds: str
+    """The seeds of the ranks where these are not all of the suite's, as in a run that has just begun."""
 
 
 def verdicts(study: Study) -> list[Verdict]:
@@ -54,55 +65,96 @@ def verdicts(study: Study) -> list[Verdict]:
 
 
 def standings(study: Study, pair: str) -> Standings:
-    """Sort a pair's methods by what can be said of them."""
+    """Sort a pair's methods by what their intervals support."""
     cells = study.pair(pair)
-    contenders = cells[(cells["n"] > 0) & (cells["diverged"] == 0)]
+    ranked = cells[cells["rank"].notna()]
+    contenders = ranked[(ranked["n"] > 0) & (ranked["diverged"] == 0)]
     others = contenders.iloc[1:]
-    known = contenders[contenders["tied_with_none"].notna()]
-    level = known["tied_with_none"].astype(bool)
-    apart = known[~level]
-    unclear = contenders[contenders["tied_with_none"].isna() & (contenders["label"] != study.none)]
+    shared = others["rank"] == contenders["rank"].min()
+    known = contenders[contenders["gain_over_none_resolved"].notna()]
+    apart = known["gain_over_none_resolved"].astype(bool)
+    unclear = contenders[contenders["gain_over_none_resolved"].isna() & (contenders["label"] != study.none)]
     diverged = cells[cells["diverged"] > 0]
+    begun = cells[cells["n"] + cells["diverged"] > 0]
+    incomplete = begun[begun["rank"].isna()]
+    partial = any(not is_complete(row) for row in ranked.to_dict("records"))
     return Standings(
         pair=pair,
         title=study.title(pair),
-        best=None if contenders.empty else {str(key): value for key, value in contenders.iloc[0].items()},
-        tied=tuple(others.loc[others["tied_with_best"].fillna(False).astype(bool), "label"]),
-        undecided=tuple(others.loc[others["tied_with_best"].isna(), "label"]),
-        above=tuple(apart.loc[apart["gain_over_none"] > 0, "label"]),
-        level=tuple(known.loc[level, "label"]),
-        below=tuple(apart.loc[apart["gain_over_none"] < 0, "label"]),
+        best=None if contenders.empty else _best(study, contenders.iloc[0]),
+        others=len(others),
+        shared=tuple(others.loc[shared, "label"]),
+        unresolved=tuple(others.loc[~others["behind_best_resolved"].fillna(True).astype(bool), "label"]),
+        undecided=tuple(others.loc[others["behind_best_resolved"].isna(), "label"]),
+        above=tuple(known.loc[apart & (known["gain_over_none"] > 0), "label"]),
+        level=tuple(known.loc[~apart, "label"]),
+        below=tuple(known.loc[apart & (known["gain_over_none"] < 0), "label"]),
         unclear=tuple(unclear["label"]),
         diverged=tuple(f"{row.label} in {row.diverged} of {row.n + row.diverged}" for row in diverged.itertuples()),
+        incomplete=tuple(f"{row.label} ({row.n + row.diverged} of {row.planned})" for row in incomplete.itertuples()),
+        seeds=wording.listing(str(ranked["ranked_seeds"].iloc[0]).split()) if partial else "",
     )
 
 
+def _best(study: Study, cell: pd.Series[Any]) -> dict[str, Any]:
+    """The row of the leaderboard, its mean over the seeds on which its rank rests."""
+    done = study.done(cell["pair"])
+    seeds = [int(seed) for seed in cell["ranked_seeds"].split()]
+    ranked = stats.estimate(done.loc[(done["label"] == cell["label"]) & done["seed"].isin(seeds), "top1"])
+    row = {str(key): value for key, value in cell.items()}
+    return row | {"n": ranked.n, "top1_mean": ranked.mean, "top1_std": ranked.std}
+
+
 def _on_pair(study: Study, found: Standings) -> Verdict:
-    best = found.best
-    lost = f"Diverged, and therefore ranked last: {wording.listing(found.diverged)}." if found.diverged else ""
-    if best is None:
-        return Verdict(found.title, found.pair, (lost or "No trial is done yet.",))
-    score = wording.mean_std(best["top1_mean"], best["top1_std"])
+    notes = incompleteness(found)
+    if found.diverged:
+        notes.append(f"Diverged, and therefore ranked last: {wording.listing(found.diverged)}.")
+    if found.best is None:
+        return Verdict(found.title, found.pair, tuple(notes or ["No trial is done yet."]))
+    sentences = [*_lead(study, found, found.best), *_against_none(study, found), *notes]
+    return Verdict(found.title, found.pair, tuple(sentences), str(found.best["label"]))
+
+
+def incompleteness(found: Standings) -> list[str]:
+    """What a pair's ranks leave out, in sentences."""
+    notes = []
+    if found.seeds:
+        notes.append(f"Incomplete: ranks compare only the seeds that the methods have in common ({found.seeds}).")
+    if found.incomplete:
+        notes.append(f"Incomplete, and therefore not ranked: {wording.listing(found.incomplete)}.")
+    return notes
+
+
+def _lead(study: Study, found: Standings, best: Mapping[str, Any]) -> list[str]:
+    """Who has the highest mean, and what is known of the differences to it."""
     n = int(best["n"])
-    lead = f"{best['label']} {'leads with' if n > 1 else 'scores highest:'} {score} % top-1 (n={n})"
-    sentences = [lead + _over_none(study, best)]
+    score = f"{wording.mean_std(best['top1_mean'], best['top1_std'])} % top-1 (n={n})"
+    who = wording.listing([str(best["label"]), *found.shared])
+    what = f"{'share' if found.shared else 'has'} the highest {'mean' if n > 1 else 'score'}"
+    sentences = [f"{who} {what}, {score}{_over_none(study, best)}"]
     if n == 1:
-        sentences.append("One seed gives no interval: which of these differences are chance cannot be said.")
-    else:
-        sentences.append(f"Tied with it: {wording.listing(found.tied)}." if found.tied else "Nothing is tied with it.")
-        if found.undecided:
-            why = "for lack of common seeds, or because their differences do not vary"
-            sentences.append(f"Not decidable, {why}: {wording.listing(found.undecided)}.")
-    known = len(found.above) + len(found.level) + len(found.below)
-    if known:
-        known += len(found.unclear)
-        unclear = f"; of {len(found.unclear)} it cannot be said{_named(found.unclear)}" if found.unclear else ""
-        methods = wording.plural(known, "method") + f" besides {study.none}"
+        return [*sentences, "One seed gives no interval: no difference is resolved."]
+    if found.unresolved:
         sentences.append(
-            f"Of {methods}, {len(found.above)} can be told to be above it{_named(found.above)}, "
-            f"{len(found.below)} below{_named(found.below)}, {len(found.level)} not to differ from it{unclear}."
+            f"Not resolved (the interval of the difference to it contains 0): {wording.listing(found.unresolved)}."
         )
-    return Verdict(found.title, found.pair, (*sentences, lost) if lost else tuple(sentences), str(best["label"]))
+    elif found.others and not found.undecided:
+        sentences.append("Its difference to each other ranked method is resolved.")
+    if found.undecided:
+        why = "too few common seeds, or equal differences at every seed"
+        sentences.append(f"Without an interval ({why}): {wording.listing(found.undecided)}.")
+    return sentences
+
+
+def _against_none(study: Study, found: Standings) -> list[str]:
+    if not (found.above or found.level or found.below):
+        return []
+    methods = len(found.above) + len(found.level) + len(found.below) + len(found.unclear)
+    unclear = f", {len(found.unclear)} without an interval{_named(found.unclear)}" if found.unclear else ""
+    return [
+        f"Against {study.none}, of {wording.plural(methods, 'method')}: {len(found.above)} above{_named(found.above)}, "
+        f"{len(found.below)} below{_named(found.below)}, {len(found.level)} not resolved{_named(found.level)}{unclear}."
+    ]
 
 
 def _named(labels: Sequence[str]) -> str:
@@ -111,11 +163,12 @@ def _named(labels: Sequence[str]) -> str:
 
 def _over_none(study: Study, best: Mapping[str, Any]) -> str:
     if best["label"] == study.none:
-        return ": no method is above the baseline, which learns from the labels alone."
+        return ": no method's mean is above that of the baseline, which learns from the labels alone."
     if pd.isna(best["gain_over_none"]):
         return f"; its gain over {study.none} is not known."
     bounds = wording.interval(best["gain_over_none_low"], best["gain_over_none_high"])
-    return f", {wording.signed(best['gain_over_none'])} {bounds + ' ' if bounds else ''}over {study.none}."
+    other = "" if best["gain_over_none_n"] == best["n"] else f"n={best['gain_over_none_n']} "
+    return f", {wording.signed(best['gain_over_none'])} {bounds + ' ' if bounds else ''}{other}over {study.none}."
 
 
 def _over_pairs(study: Study) -> list[Verdict]:
@@ -126,7 +179,7 @@ def _over_pairs(study: Study) -> list[Verdict]:
         return [Verdict(title, "", ("No two methods have results on a common pair yet.",))]
     if len(whole.pairs) < 2:
         only = study.title(whole.pairs[0])
-        return [Verdict(title, "", (f"So far most methods have all their results on {only} alone; see there.",))]
+        return [Verdict(title, "", (f"Incomplete: only on {only} can methods be compared so far; see there.",))]
     first = ranked[0]
     assert first.rank is not None
     bounds = "" if first.rank.low is None else f" [{first.rank.low:.2f}, {first.rank.high:.2f}]"
@@ -143,7 +196,10 @@ def _over_pairs(study: Study) -> list[Verdict]:
             f"Its mean gain over {study.none} is {wording.signed(over.mean)} points"
             f"{' ' + interval if interval else ''} (n={wording.plural(over.n, 'pair')})."
         )
-    sentences.append(f"It leads, or is tied with the leader, on {first.best} of {wording.plural(first.pairs, 'pair')}.")
+    sentences.append(
+        "It has the highest mean, or is not resolved from it, on "
+        f"{first.best} of {wording.plural(first.pairs, 'pair')}."
+    )
     if whole.comparison is not None:
         near = [
             s.label
@@ -153,9 +209,9 @@ def _over_pairs(study: Study) -> list[Verdict]:
         sentences.append(
             f"By Nemenyi's test (critical difference {whole.comparison.critical_difference:.2f}) "
             + (
-                f"it cannot be told apart from {wording.listing(near, 8)}."
+                f"its mean rank is not resolved from that of {wording.listing(near, 8)}."
                 if near
-                else "it stands apart from all others."
+                else "its mean rank is resolved from all others."
             )
         )
     elif len(whole.pairs) < PAIRS_FOR_INTERVAL:
@@ -163,5 +219,5 @@ def _over_pairs(study: Study) -> list[Verdict]:
             f"Fewer than {PAIRS_FOR_INTERVAL} pairs: this speaks of these pairs, and is no claim about others."
         )
     if whole.partial:
-        sentences.append("Trials are still missing in this comparison, so it may change.")
+        sentences.append("Incomplete: ranks compare only the seeds that the methods of a pair have in common.")
     return [Verdict(title, "", tuple(sentences), first.label)]

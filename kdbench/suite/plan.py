@@ -216,6 +216,17 @@ class Plan:
         """The same plan with trials in other states."""
         return replace(self, trials=tuple(trials))
 
+    def record(self, path: str, overrides: Sequence[str] = (), plugins: Sequence[str] = ()) -> dict[str, Any]:
+        """What a report reads of a plan, as ``plan.json`` keeps it: the suite, where it comes from, its trials."""
+        return {
+            "suite": self.suite.model_dump(mode="json"),
+            "path": path,
+            "overrides": list(overrides),
+            "plugins": list(plugins),
+            "trials": [trial.describe() for trial in self.trials],
+            "teachers": [{"name": t.name, "key": t.key, "model": t.model} for t in self.teachers],
+        }
+
     def describe(self) -> dict[str, Any]:
         """``kdbench plan --json``."""
         return {

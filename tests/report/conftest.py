@@ -1,145 +1,155 @@
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kdbench.engine import teacher as teachers
+from kdbench.recipe import Recipe
 from kdbench.results import SuiteFolder
+from kdbench.suite.plan import Origin, Plan, TeacherPlan, Trial
+from kdbench.suite.schema import Suite
 
 ENVIRONMENT = {
     "kdbench": "0.1.0", "torch": "2.11.0", "python": "3.12.1", "device": "cpu", "platform": "Linux x86_64",
-    "git_commit": "0123abc", "precision": "float32",
+    "git_commit": "0123abc",
 }  # fmt: skip
 SHA = "a" * 64
 RECIPE = {
-    "epochs": 3, "batch_size": 64, "optimizer": "sgd", "lr": 0.05, "momentum": 0.9, "nesterov": False,
-    "weight_decay": 5e-4, "schedule": "steps", "drops": [2], "drop_factor": 0.1, "warmup_epochs": 0, "min_lr": 0.0,
-    "label_smoothing": 0.0, "clip_grad_norm": None, "ema_decay": None, "drop_path": 0.0,
-    "augmentation": [{"name": "shift", "pixels": 1}], "precision": "auto", "selection": "last",
+    "epochs": 3, "batch_size": 64, "lr": 0.05, "drops": [2], "augmentation": [{"name": "shift", "pixels": 1}],
+}  # fmt: skip
+DATA = {
+    "fingerprint": "f00d", "corrupt": 0, "classes": 10, "image_shape": [1, 8, 8], "mean": [0.5], "std": [0.5],
+    "n_train": 100, "n_test": 50,
 }  # fmt: skip
 
 
 class Runs:
-    """Writes a results folder by hand, file by file."""
+    """Writes a results folder through the classes by which the engine does.
+
+    Where these take a plain dictionary, ``test_fixture.py`` compares its keys with those of a real run.
+    """
 
     def __init__(self, output: Path, suite: str, data: str = "digits", **recipe: Any) -> None:
         self.folder = SuiteFolder(output, suite)
-        self.data, self.recipe = data, {**RECIPE, **recipe}
-        self.trials: list[dict[str, Any]] = []
-        self.teachers: dict[str, dict[str, Any]] = {}
+        self.data = data
+        self.recipe = Recipe.model_validate({**RECIPE, **recipe})
+        self.trials: list[Trial] = []
+        self.teachers: dict[str, tuple[TeacherPlan, dict[str, Any]]] = {}
+        self.tables: dict[str, Any] = {}
+        """Further keys of the suite's file: ``teachers``, ``question``."""
         self.suite = suite
 
-    def teacher(self, name: str, top1: float, sha256: str = SHA) -> None:
-        key = f"key{name}"
-        self.teachers[name] = {"name": name, "key": key, "model": name, "top1": top1, "sha256": sha256}
-        self._write(
-            self.folder.output / "_teachers" / key / "result.json",
-            {"status": "done", "top1": top1, "sha256": sha256, "seconds": 30.0, "epochs": 3},
-        )
+    def teacher(self, name: str, top1: float, sha256: str = SHA, *, epochs: int = 3, seconds: float = 30.0) -> None:
+        recipe = self.recipe.model_copy(update={"epochs": epochs})
+        plan = TeacherPlan(name, name, {"name": self.data}, recipe, None, None, 0)
+        folder = self.folder.teacher(plan.key)
+        folder.begin(teachers.describe(plan), "teacher.json")
+        result = self._result(plan.key, top1, cost={"seconds": seconds}) | {"sha256": sha256, "teacher": None}
+        folder.finish(result)
+        facts = {"key": plan.key, "sha256": sha256, "top1": top1, "seconds": seconds}
+        self.teachers[name] = plan, facts
 
     def plan_trial(
         self, teacher: str, student: str, label: str, seed: int, *, method: str = "", status: str = "pending",
         reason: str = "",
-    ) -> dict[str, Any]:  # fmt: skip
-        row = {
-            "id": f"{teacher}-{student}-{label}-seed{seed}".replace("/", "_").replace(":", "_"),
-            "teacher": teacher, "student": student, "method": method or label, "label": label, "seed": seed,
-            "status": status, "reason": reason,
-        }  # fmt: skip
-        self.trials.append(row)
-        return row
+    ) -> Trial:  # fmt: skip
+        trial = Trial(
+            suite=self.suite, data={"name": self.data}, teacher=self.teachers[teacher][0], student=student,
+            method=method or label, label=label, seed=seed, settings={"weight": 1.0}, recipe=self.recipe,
+            origin=Origin("kdbench", "0.1.0", "0.1.0"), status=status, reason=reason,
+        )  # fmt: skip
+        self.trials.append(trial)
+        return trial
 
     def done(
         self, teacher: str, student: str, label: str, seed: int, top1: float, *, method: str = "",
-        curve: Sequence[float] = (), sha256: str = "", status: str = "done", epoch: int = 3, **changes: Any,
-    ) -> dict[str, Any]:  # fmt: skip
-        row = self.plan_trial(teacher, student, label, seed, method=method)
-        folder = self.folder.path / row["id"]
-        known = self.teachers[teacher]
-        self._write(
-            folder / "trial.json",
-            {
-                **row, "protocol": 2, "suite": self.suite, "teacher_key": known["key"], "settings": {"weight": 1.0},
-                "recipe": self.recipe, "data": {"name": self.data},
-                "plugin": {"distribution": "kdbench", "version": "0.1.0"},
-            },
-        )  # fmt: skip
+        curve: Sequence[float] = (), stages: Sequence[str] = (), sha256: str = "", terms: Sequence[str] = ("ce",),
+        **changes: Any,
+    ) -> Trial:  # fmt: skip
+        """``curve``: top-1 by epoch; ``stages``: the first stages, of two epochs each."""
+        trial = self.plan_trial(teacher, student, label, seed, method=method)
+        folder = self.folder.trial(trial.id)
+        folder.begin(trial.to_json())
         curve = curve or [top1 - 20, top1 - 5, top1]
-        records = [
-            {
-                "epoch": i + 1, "stage": "main", "lr": 0.05, "train_loss": 2.0 / (i + 1),
-                "terms": {"ce": 1.0 / (i + 1)},
-                "seconds": 1.0, "top1": value, "nll": 1.0, "ece": 0.05, "agreement": value - 1, "kl_to_teacher": 0.2,
-            }
-            for i, value in enumerate(curve)
-        ]  # fmt: skip
-        folder.joinpath("epochs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-        result = {
-            "id": row["id"], "status": status, "epoch": epoch, "selection": "last",
-            "top1": top1, "top5": min(100.0, top1 + 4), "nll": 1.0 - top1 / 200, "ece": 0.05,
-            "agreement": top1 - 1, "kl_to_teacher": 0.2,
+        for stage in stages:
+            for epoch in (1, 2):
+                folder.append_epoch(self._epoch(epoch, stage, [stage]))
+        for epoch, value in enumerate(curve, 1):
+            measured = {"top1": value, "nll": 1.0, "ece": 0.05, "agreement": value - 1, "kl_to_teacher": 0.2}
+            folder.append_epoch(self._epoch(epoch, "main", terms) | measured)
+        facts = self.teachers[teacher][1]
+        cost = {"seconds": 10.0 + seed, "teacher_seconds": 1.0, **changes.pop("cost", {})}
+        result = self._result(trial.id, top1, cost=cost) | {
             "best_on_test": {"epoch": 2, "top1": max([top1, *curve])},
-            "teacher": {
-                "key": known["key"], "sha256": sha256 or known["sha256"], "top1": known["top1"], "seconds": 30.0,
-            },
-            "cost": {
-                "seconds": 10.0 + seed, "teacher_seconds": 1.0, "seconds_per_step": 0.004, "images_per_second": 5e3,
-                "peak_memory_bytes": None, "student_parameters": 1000, "trained_parameters": 1000,
-                "adapter_parameters": 0, "extra_epochs": 0, **changes.pop("cost", {}),
-            },
-            "data": {"name": self.data, "fingerprint": "f00d", "corrupt": 0}, "environment": ENVIRONMENT,
-            "started": "2025-01-01T00:00:00+00:00", "finished": f"2025-01-01T00:0{seed}:00+00:00", **changes,
+            "teacher": {**facts, "sha256": sha256 or facts["sha256"]},
+            "finished": f"2025-01-01T00:0{seed}:00+00:00",
+        }
+        folder.weights.write_bytes(b"")
+        folder.finish({**result, **changes})
+        return trial
+
+    def _epoch(self, epoch: int, stage: str, terms: Sequence[str]) -> dict[str, Any]:
+        return {
+            "epoch": epoch, "stage": stage, "lr": 0.05, "train_loss": 2.0 / epoch,
+            "terms": {name: (index + 1) / epoch for index, name in enumerate(terms)}, "seconds": 1.0,
         }  # fmt: skip
-        self._write(folder / "result.json", result)
-        folder.joinpath("student.safetensors").write_bytes(b"")
-        return row
+
+    def _result(self, identifier: str, top1: float, *, cost: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "id": identifier, "status": "done", "stage": "main", "epoch": 3, "selection": self.recipe.selection,
+            "top1": top1, "top5": min(100.0, top1 + 4), "nll": 1.0 - top1 / 200, "ece": 0.05,
+            "agreement": top1 - 1, "kl_to_teacher": 0.2, "best_on_test": {"epoch": 3, "top1": top1},
+            "cost": {
+                "seconds_per_step": 0.004, "images_per_second": 5e3, "teacher_seconds": 0.0,
+                "peak_memory_bytes": None, "student_parameters": 1000, "trained_parameters": 1000,
+                "adapter_parameters": 0, "extra_epochs": 0, **cost,
+            },
+            "data": {"name": self.data, **DATA}, "environment": {**ENVIRONMENT, "precision": "float32"},
+            "started": "2025-01-01T00:00:00+00:00", "finished": "2025-01-01T00:00:00+00:00",
+        }  # fmt: skip
 
     def diverged(self, teacher: str, student: str, label: str, seed: int, epoch: int, **keys: Any) -> None:
         self.done(teacher, student, label, seed, float("nan"), status="diverged", epoch=epoch, curve=[10.0], **keys)
 
     def failed(self, teacher: str, student: str, label: str, seed: int, message: str, method: str = "") -> None:
-        row = self.plan_trial(teacher, student, label, seed, method=method)
-        self._write(self.folder.path / row["id"] / "trial.json", {**row, "teacher_key": "", "settings": {}})
-        self._write(
-            self.folder.path / row["id"] / "error.json",
+        trial = self.plan_trial(teacher, student, label, seed, method=method)
+        folder = self.folder.trial(trial.id)
+        folder.begin(trial.to_json())
+        folder.fail(
             {
-                "id": row["id"], "status": "failed", "stage": "main", "epoch": 2, "type": "RuntimeError",
-                "message": message, "traceback": "", "when": "2025-01-01T00:00:00+00:00",
-            },
+                "id": trial.id, "status": "failed", "stage": "main", "epoch": 2, "type": "RuntimeError",
+                "message": message, "why": f"RuntimeError: {message}", "traceback": "",
+                "when": "2025-01-01T00:00:00+00:00",
+            }
         )  # fmt: skip
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of all trials so far."""
+        labels = {trial.label: trial.method for trial in self.trials}
+        pairs = dict.fromkeys((trial.teacher.name, trial.student) for trial in self.trials)
+        suite = {
+            "name": self.suite, "question": "Which loss helps most?", "cost": "3 minutes",
+            "data": {"name": self.data}, "recipe": self.recipe.model_dump(),
+            "pairs": [{"teacher": teacher, "student": student} for teacher, student in pairs],
+            "methods": [{"name": m, **({} if m == label else {"label": label})} for label, m in labels.items()],
+            "seeds": sorted({trial.seed for trial in self.trials}), **self.tables,
+        }  # fmt: skip
+        return Plan(Suite.model_validate(suite), tuple(self.trials))
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a report reads of the plan."""
+        return self.plan.record(f"suites/{self.suite}.toml")
 
     def write(self, **changes: Any) -> SuiteFolder:
         """Write ``plan.json``; the folder."""
-        labels = {row["label"]: row["method"] for row in self.trials}
-        pairs = dict.fromkeys((row["teacher"], row["student"]) for row in self.trials)
-        self._write(
-            self.folder.path / "plan.json",
-            {
-                "protocol": 2,
-                "path": f"suites/{self.suite}.toml",
-                "suite": {
-                    "name": self.suite, "question": "Which loss helps most?", "cost": "3 minutes",
-                    "data": {"name": self.data, "train_limit": None, "test_limit": None, "validation": 0},
-                    "recipe": self.recipe,
-                    "pairs": [{"teacher": t, "student": s, "recipe": {}, "methods": {}} for t, s in pairs],
-                    "methods": [{"name": m, "label": "" if m == label else label} for label, m in labels.items()],
-                    "seeds": sorted({row["seed"] for row in self.trials}), "teachers": {}, "plugins": [],
-                    "checkpoint_every": 10,
-                },
-                "trials": self.trials,
-                "teachers": [{k: t[k] for k in ("name", "key", "model")} for t in self.teachers.values()],
-                "environment": ENVIRONMENT, "updated": "2025-01-01T01:00:00+00:00", **changes,
-            },
-        )  # fmt: skip
+        updated = {"environment": ENVIRONMENT, "updated": "2025-01-01T01:00:00+00:00"}
+        self.folder.write_plan({**self.record, **updated, **changes})
         return self.folder
-
-    @staticmethod
-    def _write(path: Path, content: Mapping[str, Any]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content), encoding="utf-8")
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 from kdbench.errors import ResultsError
 from kdbench.report.frame import COLUMNS, Filters, method_order, pair_order, read_curves, read_trials
 from kdbench.results import SuiteFolder
+from kdbench.suite.plan import PROTOCOL
 
 
 def one(trials: pd.DataFrame, label: str, seed: int, pair: str = "resnet20:resnet8") -> pd.Series:
@@ -108,7 +109,7 @@ def test_without_a_record_of_the_teacher_the_newest_weights_count(runs: Callable
     suite.done("resnet20", "resnet8", "none", 0, 70.0, sha256="b" * 64)
     suite.done("resnet20", "resnet8", "none", 1, 71.0, sha256="c" * 64)
     folder = suite.write()
-    (folder.teacher("keyresnet20").path / "result.json").unlink()
+    (folder.teacher(suite.teachers["resnet20"][0].key).path / "result.json").unlink()
     trials = read_trials(folder)
     assert list(trials["status"]) == ["stale", "done"]
 
@@ -169,7 +170,7 @@ def test_nothing_was_run(tmp_path: Any) -> None:
 
 def test_another_protocol_is_refused(study: SuiteFolder) -> None:
     plan = study.path / "plan.json"
-    plan.write_text(plan.read_text().replace('"protocol": 2', '"protocol": 0', 1))
+    plan.write_text(plan.read_text().replace(f'"protocol": {PROTOCOL}', '"protocol": 0', 1))
     with pytest.raises(ResultsError, match="written under protocol 0"):
         read_trials(study)
 
@@ -186,13 +187,13 @@ def test_a_lost_plan_does_not_mix_versions_of_a_trial(runs: Callable[..., Any]) 
     suite.teacher("resnet20", 80.0)
     first = suite.done("resnet20", "resnet8", "kd", 0, 70.0, finished="2025-01-01T00:00:00+00:00")
     folder = suite.write()
-    folder.path.joinpath(first["id"]).rename(folder.path / "older")
+    folder.path.joinpath(first.id).rename(folder.path / "older")
     trial = folder.path / "older" / "trial.json"
-    trial.write_text(trial.read_text().replace(first["id"], "older"))
+    trial.write_text(trial.read_text().replace(first.id, "older"))
     suite.done("resnet20", "resnet8", "kd", 0, 72.0, finished="2025-02-01T00:00:00+00:00")
     folder.path.joinpath("plan.json").unlink()
     trials = read_trials(folder)
-    assert dict(zip(trials["id"], trials["status"], strict=True)) == {"older": "stale", first["id"]: "done"}
+    assert dict(zip(trials["id"], trials["status"], strict=True)) == {"older": "stale", first.id: "done"}
 
 
 def test_curves(study: SuiteFolder) -> None:

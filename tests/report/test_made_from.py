@@ -9,7 +9,7 @@ import pytest
 
 from kdbench.report.made_from import digest, is_current
 from kdbench.report.render import render
-from kdbench.results import SuiteFolder
+from kdbench.results import TEACHERS, SuiteFolder
 
 
 def first(folder: SuiteFolder) -> Path:
@@ -33,7 +33,9 @@ CHANGES: dict[str, Callable[[SuiteFolder], object]] = {
     "weights that are gone": lambda folder: (first(folder) / "student.safetensors").unlink(),
     "a trial that is gone": lambda folder: shutil.rmtree(first(folder)),
     "the plan": change_plan,
-    "the teacher": lambda folder: change(folder.teacher("keyresnet20").path / "result.json", "sha256", "b" * 64),
+    "the teacher": lambda folder: change(
+        next((folder.output / TEACHERS).iterdir()) / "result.json", "sha256", "b" * 64
+    ),
 }
 
 

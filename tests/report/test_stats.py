@@ -25,7 +25,7 @@ def test_an_estimate_agrees_with_scipy() -> None:
 def test_one_value_has_no_spread_and_no_interval() -> None:
     assert stats.estimate([70.0]) == Estimate(1, 70.0)
     assert stats.estimate([]) == Estimate(0)
-    assert stats.estimate([70.0]).tied is None
+    assert stats.estimate([70.0]).resolved is None
     assert stats.estimate([70.0]).half_width is None
 
 
@@ -38,16 +38,16 @@ def test_differences_are_paired_by_seed() -> None:
     assert found.mean == pytest.approx((2.1 + 1.3 + 1.9) / 3)
     assert (found.low, found.high) == pytest.approx((oracle.low, oracle.high))
     # The seeds have much in common: unpaired, the same numbers would say nothing.
-    assert found.tied is False
+    assert found.resolved is True
     unpaired = scipy_stats.ttest_ind([72.1, 72.3, 73.9], [70.0, 71.0, 72.0]).confidence_interval(0.95)
     assert unpaired.low < 0 < unpaired.high
 
 
 @pytest.mark.parametrize(
-    ("differences", "tied"), [([1.0, 1.1, 0.9], False), ([-1.0, 1.0, 0.1], True), ([-1.0, -1.1, -0.9], False)]
+    ("differences", "resolved"), [([1.0, 1.1, 0.9], True), ([-1.0, 1.0, 0.1], False), ([-1.0, -1.1, -0.9], True)]
 )
-def test_tied_is_an_interval_around_zero(differences: list[float], tied: bool) -> None:
-    assert stats.estimate(differences).tied is tied
+def test_a_difference_is_resolved_where_its_interval_excludes_zero(differences: list[float], resolved: bool) -> None:
+    assert stats.estimate(differences).resolved is resolved
 
 
 def test_pair_means_have_an_interval_from_five_pairs_on() -> None:
@@ -90,9 +90,9 @@ def test_differences_that_do_not_vary_give_no_interval() -> None:
     # One image of 500 in three seeds, whatever the order of the additions.
     found = stats.paired_difference({0: 97.8, 1: 98.0, 2: 97.6}, {0: 98.0, 1: 98.2, 2: 97.8})
     assert (found.n, found.mean) == (3, pytest.approx(-0.2))
-    assert (found.low, found.high, found.tied) == (None, None, None)
+    assert (found.low, found.high, found.resolved) == (None, None, None)
     same = stats.paired_difference({0: 97.8, 1: 98.0}, {0: 97.8, 1: 98.0})
-    assert (same.mean, same.low, same.high, same.tied) == (0.0, 0.0, 0.0, True)
+    assert (same.mean, same.low, same.high, same.resolved) == (0.0, 0.0, 0.0, False)
 
 
 def test_mean_ranks_over_pairs() -> None:
