@@ -47,8 +47,8 @@ class Runs:
         plan = TeacherPlan(name, name, {"name": self.data}, recipe, None, None, 0)
         folder = self.folder.teacher(plan.key)
         folder.begin(teachers.describe(plan), "teacher.json")
-        result = self._result(plan.key, top1, cost={"seconds": seconds}) | {"sha256": sha256, "teacher": None}
-        folder.finish(result)
+        result = self._result(plan.key, top1, cost={"seconds": seconds})
+        folder.finish({**result, "sha256": sha256, "teacher": None})
         facts = {"key": plan.key, "sha256": sha256, "top1": top1, "seconds": seconds}
         self.teachers[name] = plan, facts
 
@@ -83,10 +83,11 @@ class Runs:
         facts = self.teachers[teacher][1]
         cost = {"seconds": 10.0 + seed, "teacher_seconds": 1.0, **changes.pop("cost", {})}
         result = self._result(trial.id, top1, cost=cost) | {
+            "agreement": top1 - 1, "kl_to_teacher": 0.2,
             "best_on_test": {"epoch": 2, "top1": max([top1, *curve])},
             "teacher": {**facts, "sha256": sha256 or facts["sha256"]},
             "finished": f"2025-01-01T00:0{seed}:00+00:00",
-        }
+        }  # fmt: skip
         folder.weights.write_bytes(b"")
         folder.finish({**result, **changes})
         return trial
@@ -101,7 +102,7 @@ class Runs:
         return {
             "id": identifier, "status": "done", "stage": "main", "epoch": 3, "selection": self.recipe.selection,
             "top1": top1, "top5": min(100.0, top1 + 4), "nll": 1.0 - top1 / 200, "ece": 0.05,
-            "agreement": top1 - 1, "kl_to_teacher": 0.2, "best_on_test": {"epoch": 3, "top1": top1},
+            "best_on_test": {"epoch": 3, "top1": top1},
             "cost": {
                 "seconds_per_step": 0.004, "images_per_second": 5e3, "teacher_seconds": 0.0,
                 "peak_memory_bytes": None, "student_parameters": 1000, "trained_parameters": 1000,
