@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
@@ -22,7 +23,7 @@ from kdbench import hookspecs
 from kdbench.errors import PluginError, did_you_mean, nearest
 from kdbench.hookspecs import DatasetSpec, MethodSpec, ModelSpec
 from kdbench.settings import Facts, load_target, read_by_import, read_statically, source_of
-from kdbench.sources import hash_sources, sources
+from kdbench.sources import FIRST_PARTY, Source, read_source, recorded_hashes, sources
 
 GROUP = "kdbench"
 BUILT_IN = ("kdbench.models.builtin", "kdbench.data.builtin")
@@ -46,7 +47,7 @@ class Provider:
     distribution: str
     version: str
     hash_source: bool
-    """Local and editable code is identified by its source, as its version says nothing."""
+    """Whether code is identified by its source: all but what our own distribution installed, known by its version."""
 
     def __str__(self) -> str:
         return self.distribution if self.version == LOCAL else f"{self.distribution} {self.version}"
@@ -85,19 +86,32 @@ class Offer(Generic[Spec]):
         """The paper."""
         return self.spec.reference or str(self.facts.attributes.get("paper", ""))
 
-    @property
-    def fingerprint(self) -> str:
-        """The provider's version; for local and editable code the SHA-256 of the source behind the target."""
+    @cached_property
+    def source(self) -> Source | None:
+        """The source files behind the target; None where the version identifies it, or no source is found."""
         if not self.provider.hash_source:
-            return f"{self.provider.distribution}=={self.provider.version}"
+            return None
         path = (
-            Path(sys.modules[self.loaded.__module__].__file__ or "")
+            Path(getattr(sys.modules.get(self.loaded.__module__), "__file__", None) or "")
             if self.loaded is not None
             else source_of(self.spec.target)
         )
-        if path is None or not path.is_file():
-            return f"{self.provider.distribution}=={self.provider.version}"
-        return hash_sources(path)
+        if path is None or path.suffix != ".py" or not path.is_file():
+            return None
+        return read_source(path, self.provider.distribution)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of the source behind the target; of what our own distribution installed, the version.
+
+        Where there is no source, as of compiled modules, the hashes in the distribution's RECORD, else the version.
+        """
+        if self.source is not None:
+            return self.source.digest
+        recorded = recorded_hashes(self.provider.distribution) if self.provider.hash_source else {}
+        if recorded:
+            return hashlib.sha256(json.dumps(sorted(recorded.items())).encode()).hexdigest()
+        return f"{self.provider.distribution}=={self.provider.version}"
 
     def to_json(self) -> dict[str, Any]:
         """The row of ``kdbench list --json``."""
@@ -157,7 +171,7 @@ class Registry:
         library, _, rest = name.partition(":")
         if library in ADAPTERS and rest:
             spec = ModelSpec(name, f"kdbench.models.{library}:build", {"name": rest})
-            return Offer(spec, Provider("kdbench", kdbench.__version__, hash_source=False))
+            return Offer(spec, Provider(FIRST_PARTY, kdbench.__version__, hash_source=False))
         return self._find("model", name, self.models)
 
     def _find(self, kind: str, name: str, offers: Sequence[Offer[Spec]]) -> Offer[Spec]:
@@ -292,7 +306,7 @@ def discover(files: Iterable[str | Path] = ()) -> Registry:
     manager = pluggy.PluginManager("kdbench")
     manager.add_hookspecs(hookspecs)
     registry = Registry(manager)
-    own = Provider("kdbench", kdbench.__version__, hash_source=_is_editable("kdbench"))
+    own = Provider(FIRST_PARTY, kdbench.__version__, hash_source=_is_editable(FIRST_PARTY))
     for name in BUILT_IN:
         registry.add(name, importlib.import_module(name), own)
     seen = set()
@@ -317,7 +331,8 @@ def _provider(entry: importlib.metadata.EntryPoint) -> Provider:
     except (KeyError, FileNotFoundError):
         known = {}
     distribution = known.get("name") or entry.module
-    return Provider(distribution, known.get("version") or "(no version)", hash_source=_is_editable(distribution))
+    hash_source = distribution != FIRST_PARTY or _is_editable(distribution)
+    return Provider(distribution, known.get("version") or "(no version)", hash_source)
 
 
 def _add_isolated(registry: Registry, name: str, provider: Provider, load: Any) -> None:

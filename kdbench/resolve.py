@@ -23,6 +23,7 @@ from kdbench.models.weights import load_weights
 from kdbench.plugins import Offer, Registry
 from kdbench.recipe import Recipe
 from kdbench.results import SuiteFolder
+from kdbench.sources import FIRST_PARTY
 from kdbench.suite.load import pair_recipe
 from kdbench.suite.plan import Origin, Plan, TeacherPlan, Trial, content_hash
 from kdbench.suite.schema import Suite
@@ -261,7 +262,7 @@ class Resolver:
 
 def _foreign_source(offer: Offer[Any]) -> str:
     """The fingerprint of a model or data set that a plugin brings; our own changes raise the protocol instead."""
-    return "" if offer.provider.distribution == "kdbench" else offer.fingerprint
+    return "" if offer.provider.distribution == FIRST_PARTY else offer.fingerprint
 
 
 def method_fingerprint(registry: Registry, offer: Offer[Any], settings: Mapping[str, Any]) -> str:

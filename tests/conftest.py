@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
 import sys
 import sysconfig
 import venv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from textwrap import dedent
 
 # Tests run side by side: threads of one would wait for those of another. Before torch is imported, and for the
 # processes that tests start.
@@ -15,6 +18,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
+
+Install = Callable[..., Path]
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
 """Relative difference to an independent computation that is put down to rounding."""
@@ -55,5 +60,58 @@ def strangers_shell(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], di
             "PIP_NO_INDEX": "1",
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         }
+
+    return make
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Puts made-up distributions on the path; what they import is forgotten afterwards."""
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.delenv("KDBENCH_STRICT_PLUGINS", raising=False)
+    before = set(sys.modules)
+    path = list(sys.path)
+
+    def make(
+        distribution: str,
+        source: str,
+        *,
+        version: str = "1.0",
+        module: str = "",
+        entry: str = "plugin",
+        target: str = "",
+        editable: bool = False,
+    ) -> Path:
+        module = module or distribution.replace("-", "_")
+        file = site / f"{module}.py"
+        file.write_text(dedent(source), encoding="utf-8")
+        info = site / f"{distribution.replace('-', '_')}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
+        (info / "entry_points.txt").write_text(f"[kdbench]\n{entry} = {target or module}\n")
+        if editable:
+            (info / "direct_url.json").write_text(json.dumps({"url": "file:///x", "dir_info": {"editable": True}}))
+        importlib.invalidate_caches()
+        return file
+
+    yield make
+    sys.path[:] = path
+    for name in set(sys.modules) - before:
+        file = getattr(sys.modules[name], "__file__", None) or ""
+        if file.startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def write(tmp_path: Path, install: Install) -> Callable[[str, str], Path]:
+    """Writes a local file beside the installed ones."""
+
+    def make(name: str, source: str) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(dedent(source), encoding="utf-8")
+        return path
 
     return make

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
 
@@ -40,59 +38,6 @@ LOCAL_LOSS = """
     class Mine(Method):
         name = "mine"
 """
-
-
-@pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    """Puts made-up distributions on the path; what they import is forgotten afterwards."""
-    site = tmp_path / "site"
-    site.mkdir()
-    monkeypatch.syspath_prepend(str(site))
-    monkeypatch.delenv("KDBENCH_STRICT_PLUGINS", raising=False)
-    before = set(sys.modules)
-    path = list(sys.path)
-
-    def make(
-        distribution: str,
-        source: str,
-        *,
-        version: str = "1.0",
-        module: str = "",
-        entry: str = "plugin",
-        target: str = "",
-        editable: bool = False,
-    ) -> Path:
-        module = module or distribution.replace("-", "_")
-        file = site / f"{module}.py"
-        file.write_text(dedent(source), encoding="utf-8")
-        info = site / f"{distribution.replace('-', '_')}-{version}.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
-        (info / "entry_points.txt").write_text(f"[kdbench]\n{entry} = {target or module}\n")
-        if editable:
-            (info / "direct_url.json").write_text(json.dumps({"url": "file:///x", "dir_info": {"editable": True}}))
-        importlib.invalidate_caches()
-        return file
-
-    yield make
-    sys.path[:] = path
-    for name in set(sys.modules) - before:
-        file = getattr(sys.modules[name], "__file__", None) or ""
-        if file.startswith(str(tmp_path)):
-            del sys.modules[name]
-
-
-@pytest.fixture
-def write(tmp_path: Path, install: Install) -> Callable[[str, str], Path]:
-    """Writes a local file beside the installed ones."""
-
-    def make(name: str, source: str) -> Path:
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(dedent(source), encoding="utf-8")
-        return path
-
-    return make
 
 
 def offered(registry: Registry, distribution: str) -> list[str]:
@@ -551,50 +496,3 @@ def test_nok_local_files(write: Callable[[str, str], Path], tmp_path: Path) -> N
             discover([path])
         assert str(caught.value) == message
         assert set(sys.modules) == before
-
-
-# ---- fingerprints
-
-
-def test_fingerprint_of_an_installed_plugin_is_its_version(install: Install) -> None:
-    file = install("kdbench-margin", OFFER.format(name="margin", module="kdbench_margin"), version="0.3")
-    assert discover().method("margin").fingerprint == "kdbench-margin==0.3"
-    file.write_text(file.read_text() + "\n# changed\n")
-    assert discover().method("margin").fingerprint == "kdbench-margin==0.3"
-
-
-def test_fingerprint_of_an_editable_plugin_is_its_source(install: Install) -> None:
-    file = install("kdbench-margin", OFFER.format(name="margin", module="kdbench_margin"), editable=True)
-    first = discover().method("margin").fingerprint
-    expected = hashlib.sha256(b"kdbench_margin.py\0" + file.read_bytes() + b"\0").hexdigest()
-    assert first == expected
-    file.write_text(file.read_text() + "\n# changed\n")
-    assert discover().method("margin").fingerprint != first
-
-
-def test_fingerprint_follows_what_a_local_file_imports(write: Callable[[str, str], Path]) -> None:
-    source = """
-        import json
-        import beside
-        from kdbench.method import Method
-
-        class Mine(Method):
-            name = "mine"
-        """
-    helper = write("beside.py", "import deeper")
-    deeper = write("deeper.py", "VALUE = 1")
-    neighbour = write("neighbour.py", "VALUE = 1")
-    mine = write("mine.py", source)
-
-    def fingerprint() -> str:
-        return discover([mine]).method("mine").fingerprint
-
-    first = fingerprint()
-    assert fingerprint() == first
-    neighbour.write_text("VALUE = 2")
-    assert fingerprint() == first
-    seen = {first}
-    for path in (mine, helper, deeper):
-        path.write_text(path.read_text() + "\n# changed\n")
-        assert fingerprint() not in seen
-        seen.add(fingerprint())
