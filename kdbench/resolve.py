@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -234,9 +233,8 @@ class Resolver:
                 for seed in self.suite.seeds:
                     trial = replace(first, seed=seed)
                     trials.append(trial.with_status("skipped", reason) if reason else trial)
-        twice = [i for i, count in Counter(trial.id for trial in trials).items() if count > 1]
-        if twice:
-            raise SuiteError([f"methods: two labels give one trial id, {twice[0]}; make them differ in letters"])
+        if repeated := list(_repetitions(trials)):
+            raise SuiteError(repeated)
         return Plan(self.suite, tuple(trials))
 
     def _incompatibility(self, trial: Trial) -> str:
@@ -258,6 +256,27 @@ class Resolver:
         except (Exception, SystemExit):  # noqa: BLE001 - if it is one off the meta device too, the trial will fail
             return ""
         return ""
+
+
+def _repetitions(trials: Iterable[Trial]) -> Iterator[str]:
+    """Trials that only differ in what the suite calls them, each two once."""
+    first: dict[str, Trial] = {}
+    told = set()
+    for trial in trials:
+        other = first.setdefault(trial.id, trial)
+        if other is trial or (other.pair, other.label, trial.pair, trial.label) in told:
+            continue
+        told.add((other.pair, other.label, trial.pair, trial.label))
+        if other.pair == trial.pair:
+            yield (
+                f"methods: '{other.label}' and '{trial.label}' are the same trial on {trial.pair}: method "
+                f"{trial.method} with equal settings; remove one, or change its settings"
+            )
+        else:
+            yield (
+                f"pairs: '{other.pair}' and '{trial.pair}' are the same pair: teachers {other.teacher.name} and "
+                f"{trial.teacher.name} are equal in all but name; remove one, or change its teacher"
+            )
 
 
 def _foreign_source(offer: Offer[Any]) -> str:

@@ -18,7 +18,7 @@ PROTOCOL = 2
 
 @dataclass(frozen=True)
 class Origin:
-    """Who provides a method. ``fingerprint``: version, or SHA-256 of the source of local and editable plugins."""
+    """Who provides a method. ``fingerprint``: SHA-256 of its source, or the version; see :mod:`kdbench.sources`."""
 
     distribution: str
     version: str
@@ -92,7 +92,7 @@ class Trial:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that decides the trial's outcome, and nothing else (not its suite or label)."""
+        """All that decides the trial's outcome, and nothing else (no suite, label or teacher's name)."""
         return {
             "protocol": PROTOCOL,
             "data": dict(self.data),
@@ -108,8 +108,8 @@ class Trial:
 
     @cached_property
     def id(self) -> str:
-        """Readable, and unique by the hash of :attr:`identity`."""
-        words = [self.teacher.name, self.student, self.label, f"seed{self.seed}"]
+        """Readable, and unique by the hash of :attr:`identity`; without names that a suite may change."""
+        words = [self.teacher.model, self.student, self.method, f"seed{self.seed}"]
         slug = "-".join("".join(c if c.isalnum() or c in "_." else "_" for c in word) for word in words)
         return f"{slug}-{content_hash(self.identity, 10)}"
 
@@ -131,7 +131,7 @@ class Trial:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """``trial.json``: the identity, and the names it goes by."""
+        """``trial.json``: the identity, and the names that the suite used; a later plan may use others."""
         return {
             **self.identity,
             "id": self.id,

@@ -132,58 +132,39 @@ def reinstall(tmp_path):
 
 
 def test_a_reinstalled_loss_network_or_data_set_is_a_new_one(tmp_path, plan, reinstall):
-    suites = {
-        "method": SUITE + '[[methods]]\nname = "tiny-loss"\n',
-        "student": SUITE.replace('student = "resnet8"', 'student = "tiny-net"') + '[[methods]]\nname = "kd"\n',
-        "teacher": SUITE.replace('teacher = "resnet8"', 'teacher = "tiny-net"') + '[[methods]]\nname = "kd"\n',
-        "data": SUITE.replace('name = "digits"', 'name = "tiny-data"') + '[[methods]]\nname = "kd"\n',
-        "neither": SUITE + '[[methods]]\nname = "kd"\n',
-    }
-    for name, text in suites.items():
-        (tmp_path / f"{name}.toml").write_text(text)
+    pairs = [("resnet8", "resnet8"), ("resnet8", "tiny-net"), ("tiny-net", "resnet8")]
+    tables = "".join(f'[[pairs]]\nteacher = "{teacher}"\nstudent = "{student}"\n' for teacher, student in pairs)
+    text = SUITE.partition("[[pairs]]")[0] + tables + '[[methods]]\nname = "kd"\n[[methods]]\nname = "tiny-loss"\n'
+    (tmp_path / "all.toml").write_text(text)
+    (tmp_path / "data.toml").write_text(text.replace('"digits"', '"tiny-data"'))
 
-    def ids():
-        return {name: plan(f"{name}.toml")[0]["id"] for name in suites}
+    def ids(suite):
+        return {(t["teacher"], t["student"], t["method"]): t["id"] for t in plan(suite)}
 
     def changed(before, after):
-        return {name for name in before if before[name] != after[name]}
+        return {key for key in before if before[key] != after[key]}
 
     reinstall()
-    first = ids()
-    reinstall()
-    assert changed(first, ids()) == set()
-    reinstall(**{"scale.py": "SCALE = 2.0"})
-    second = ids()
-    assert changed(first, second) == {"method"}
-    reinstall(**{"scale.py": "SCALE = 2.0", "net.py": PACKAGE["net.py"].replace("depth=8", "depth=14")})
-    third = ids()
-    assert changed(second, third) == {"student", "teacher"}
+    first, data = ids("all.toml"), ids("data.toml")
+    reinstall(**{"scale.py": "SCALE = 2.0  # no other change"})
+    second = ids("all.toml")
+    assert changed(first, second) == {(*pair, "tiny-loss") for pair in pairs}
+    net = PACKAGE["net.py"].replace("depth=8", "depth=14")
+    reinstall(**{"scale.py": "SCALE = 2.0", "net.py": net})
+    assert changed(second, ids("all.toml")) == {(*pair, method) for pair in pairs[1:] for method in ("kd", "tiny-loss")}
     reinstall(**{"images.py": PACKAGE["images.py"].replace("pass", "flipped = True")})
-    assert changed(first, ids()) == {"data"}
+    assert changed(data, ids("data.toml")) == set(data)
 
 
-def test_a_comment_a_docstring_and_a_label_change_no_trial(tmp_path, plan):
+def test_a_comment_a_docstring_a_label_and_a_teachers_nickname_change_no_trial(tmp_path, plan):
     loss, suite = tmp_path / "loss.py", tmp_path / "tiny.toml"
     loss.write_text(LOCAL)
     text = SUITE.replace("seeds", 'plugins = ["loss.py"]\nseeds') + '[[methods]]\nname = "mine"\n'
     suite.write_text(text)
     (before,) = plan(suite)
     loss.write_text(LOCAL.replace("A loss", "A fine loss").replace("    def", "    # Equation 3.\n    def"))
-    assert plan(suite) == [before]
-    suite.write_text(text + 'label = "cross-entropy"\n')
+    text = text.replace('teacher = "resnet8"', 'teacher = "big"') + '[teachers.big]\nmodel = "resnet8"\n'
+    suite.write_text(text.replace('name = "mine"', 'name = "mine"\nlabel = "cross-entropy"'))
     (renamed,) = plan(suite)
-    assert (renamed["id"], renamed["label"]) == (before["id"], "cross-entropy")
+    assert (renamed["id"], renamed["label"], renamed["teacher"]) == (before["id"], "cross-entropy", "big")
     assert renamed["id"].startswith("resnet8-resnet8-mine-seed0-")
-    loss.write_text(LOCAL.replace("1.0", "2.0"))
-    (other,) = plan(suite)
-    assert other["id"] != before["id"]
-
-
-def test_a_teachers_nickname_changes_no_trial(tmp_path, plan):
-    suite = tmp_path / "tiny.toml"
-    suite.write_text(SUITE + '[[methods]]\nname = "kd"\n')
-    (before,) = plan(suite)
-    text = SUITE.replace('teacher = "resnet8"', 'teacher = "big"')
-    suite.write_text(text + '[[methods]]\nname = "kd"\n[teachers.big]\nmodel = "resnet8"\n')
-    (after,) = plan(suite)
-    assert (after["id"], after["teacher"]) == (before["id"], "big")

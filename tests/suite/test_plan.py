@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from kdbench.errors import SuiteError
 from kdbench.recipe import Crop, Recipe
 from kdbench.run import open_suite
 from kdbench.suite.plan import PROTOCOL, Origin, Plan, TeacherPlan, Trial, content_hash, count, feed_key
@@ -65,11 +66,12 @@ def test_an_id_is_readable_and_ends_in_the_hash_of_the_identity() -> None:
         "fingerprint": "abc",
     }
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-    assert TRIAL.id == f"big-resnet8-kd-seed1-{digest[:10]}"
+    assert TRIAL.id == f"resnet20-resnet8-kd-seed1-{digest[:10]}"
+    assert replace(TRIAL, label="soft").id == TRIAL.id
 
 
 def test_an_id_is_a_folder_name() -> None:
-    trial = replace(TRIAL, label="kd/keras (T=3)", student="timm:vit/tiny", teacher=replace(TEACHER, name="../up"))
+    trial = replace(TRIAL, method="kd/keras (T=3)", student="timm:vit/tiny", teacher=replace(TEACHER, model="../up"))
     assert trial.id.startswith(".._up-timm_vit_tiny-kd_keras__T_3_-seed1-")
     assert Path(trial.id).name == trial.id
 
@@ -88,7 +90,7 @@ def test_an_id_is_a_folder_name() -> None:
 )
 def test_what_does_not_change_the_hash(changes: dict[str, Any]) -> None:
     other = replace(TRIAL, **changes)
-    assert other.id.rpartition("-")[2] == TRIAL.id.rpartition("-")[2]
+    assert other.id == TRIAL.id
     assert other.identity == TRIAL.identity
 
 
@@ -158,6 +160,32 @@ def test_a_setting_written_out_is_the_default(suite_file: Path) -> None:
     other = open_suite(suite_file, overrides=['methods=[{name="kd",temperature=5}]']).plan.trials
     assert [t.id for t in plain] == [t.id for t in written]
     assert not {t.id for t in plain} & {t.id for t in other}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (
+            ['methods=[{name="kd"},{name="none"},{name="kd",label="soft",temperature=4}]'],
+            "methods: 'kd' and 'soft' are the same trial on resnet20:resnet8: method kd with equal settings; "
+            "remove one, or change its settings",
+        ),
+        (
+            [
+                'pairs=[{teacher="resnet20",student="resnet8"},{teacher="big",student="resnet8"}]',
+                'teachers={big={model="resnet20"}}',
+                'methods=[{name="kd"}]',
+            ],
+            "pairs: 'resnet20:resnet8' and 'big:resnet8' are the same pair: teachers resnet20 and big are equal in all "
+            "but name; remove one, or change its teacher",
+        ),
+    ],
+    ids=["labels", "teachers"],
+)
+def test_trials_that_differ_in_names_alone_are_refused(suite_file: Path, overrides: list[str], problem: str) -> None:
+    with pytest.raises(SuiteError) as caught:
+        _ = open_suite(suite_file, overrides=overrides).plan
+    assert caught.value.problems == (problem,)
 
 
 def test_where_data_lies_changes_no_id(suite_file: Path, tmp_path: Path) -> None:
