@@ -59,14 +59,19 @@ class _Row:
     stage: str = ""
     epoch: int = 0
     top1: float | None = None
-    """Percent, of the latest epoch."""
+    """Percent, of the latest epoch, on :attr:`split`."""
     ended: str = ""
     """``done``, ``diverged`` or ``failed``."""
 
     def take(self, record: Mapping[str, Any]) -> None:
         self.stage, self.epoch = str(record["stage"]), int(record["epoch"])
-        top1 = record.get("top1")
+        top1 = record.get("validation_top1" if self.split == "validation" else "top1")
         self.top1 = top1 if top1 is not None and math.isfinite(top1) else None
+
+    @property
+    def split(self) -> str:
+        """What its accuracy is measured on: whoever selects by validation must not watch the test set."""
+        return split_shown(self.trial.recipe.selection)
 
     @property
     def cell(self) -> str:
@@ -101,8 +106,15 @@ def time_left(seconds: Sequence[float]) -> str:
     return f"{duration(seconds[0])} left{rest}"
 
 
+def split_shown(selection: str | None) -> str:
+    """The split whose accuracy is shown while training, under a recipe's ``selection``."""
+    return "validation" if selection == "validation" else "test"
+
+
 class ProgressObserver:
-    """Shows teacher, cohort, stage, epoch, time left, and each method's running test accuracy.
+    """Shows teacher, cohort, stage, epoch, time left, and each method's accuracy after its latest epoch.
+
+    That is the accuracy on the test set, or, where the recipe selects by validation, on the validation split.
 
     ``clock`` gives seconds.
     """
@@ -181,7 +193,9 @@ class ProgressObserver:
         mean = (self._clock() - self._teacher_began) / self._teacher_epochs
         left = mean * (epochs - epoch)
         head = f"teacher {teacher['name']}  {epoch}/{epochs}"
-        cells = {"test accuracy": [f"{record['top1']:.1f}"]} if "top1" in record else {}
+        split = split_shown((teacher.get("recipe") or {}).get("selection"))
+        top1 = record.get("validation_top1" if split == "validation" else "top1")
+        cells = {} if top1 is None else {f"{split} accuracy": [f"{top1:.1f}"]}
         self._show(_View(head, (self._clock() + left,), cells, self._clock))
         self._say_at_times("teacher", epoch, epochs, lambda: self._block(head, time_left([left]), cells))
 
@@ -321,7 +335,9 @@ class ProgressObserver:
         if not stage:
             return f"{name}  starting"
         epochs = f"/{cohort.epochs}" if stage == "main" and cohort is not None else ""
-        return f"{name}  {stage} {epoch}{epochs}"
+        splits = {row.split for row in self._rows.values()} if stage == "main" else set()
+        measured = f"  {' or '.join(sorted(splits))} accuracy" if "validation" in splits else ""
+        return f"{name}  {stage} {epoch}{epochs}{measured}"
 
     def _groups(self) -> dict[str, list[str]]:
         groups: dict[str, list[str]] = {}

@@ -256,6 +256,48 @@ def test_a_teacher(pretend: Any, trial: Any, clock: Any) -> None:
     ]
 
 
+def test_validation_accuracy_alone_is_shown_where_it_selects(pretend: Any, trial: Any, clock: Any) -> None:
+    console = plain(width=120)
+    trials = [validated(trial(label, epochs=2)) for label in ("none", "kd")]
+    run = pretend(trials, ProgressObserver(console, clock))
+    run.start()
+    for epoch in (1, 2):
+        teacher = {"name": "resnet20", "key": "k", "epochs": 2, "recipe": trials[0].recipe.model_dump(mode="json")}
+        record = {"epoch": epoch, "stage": "main", "top1": 95.0, "validation_top1": 70.0 + epoch, "seconds": 3.0}
+        if epoch == 1:
+            run.hook.kdbench_teacher_started(teacher=teacher, run=run.info)
+        run.hook.kdbench_teacher_epoch_finished(teacher=teacher, record=record, run=run.info)
+    for one in trials:
+        run.begin(one)
+    for epoch in (1, 2):
+        for one in trials:
+            run.epoch(one, epoch, top1=95.0, validation_top1=80.0 + epoch)
+    assert output(console) == [
+        "teacher resnet20  1/2  00:00 left  71.0",
+        "teacher resnet20  2/2  00:00 left  72.0",
+        "resnet20:resnet8, seed 0  main 1/2  validation accuracy  00:00 left  none 81.0  kd 81.0",
+        "resnet20:resnet8, seed 0  main 2/2  validation accuracy  00:00 left  none 82.0  kd 82.0",
+    ]
+
+
+def test_after_a_resume_validation_accuracy_alone_is_shown(pretend: Any, trial: Any, clock: Any) -> None:
+    kd, none = validated(trial("kd", epochs=3)), validated(trial("none", epochs=3))
+    first = pretend([kd])
+    first.begin(kd)
+    first.epoch(kd, 1, top1=95.0, validation_top1=81.0)
+    console = plain(width=120)
+    run = pretend([kd, none], ProgressObserver(console, clock))
+    run.start()
+    run.begin(kd, kept=1)
+    run.begin(none)
+    run.epoch(none, 1, top1=96.0, validation_top1=82.0)
+    assert [line.partition("left  ")[2] for line in output(console)] == ["kd 81.0  none 82.0"]
+
+
+def validated(one: Any) -> Any:
+    return dataclasses.replace(one, recipe=one.recipe.model_copy(update={"selection": "validation"}))
+
+
 def test_interruption_is_said(pretend: Any, trial: Any, clock: Any) -> None:
     console = plain()
     kd = trial("kd")
