@@ -16,6 +16,9 @@ TAG_LIMIT = 5000  # 8000 since MLflow 2.21, 5000 on servers before
 
 TRIAL_ID = "kdbench.trial_id"
 
+# Measured on the test set. Their names in a store say so, lest anybody tune on them without noticing.
+ON_TEST = frozenset({"top1", "top5", "nll", "ece", "agreement", "kl_to_teacher"})
+
 
 @dataclass(frozen=True)
 class Point:
@@ -105,7 +108,8 @@ def points(records: Sequence[Mapping[str, Any]], result: Mapping[str, Any] | Non
     """The metrics of a trial so far, NaN and infinite ones included.
 
     The step is the epoch's place in ``epochs.jsonl``, so that it goes on rising from a stage to the next; all
-    stages but the main one prefix their names. The result's figures stand at the last step.
+    stages but the main one prefix their names. What was measured on the test set is ``test/top1`` and so on,
+    on the validation split ``validation/top1``. The result's figures have the last step.
     """
     found = []
     elapsed = 0.0
@@ -118,16 +122,23 @@ def points(records: Sequence[Mapping[str, Any]], result: Mapping[str, Any] | Non
         entries = {name: value for name, value in record.items() if name not in {"epoch", "stage", "terms"}}
         for name, value in (entries | terms).items():
             if _is_number(value):
-                found.append(Point(entry_name(prefix + name), step, float(value), elapsed))
+                found.append(Point(entry_name(prefix + _with_split(name)), step, float(value), elapsed))
     if result is not None:
         tables = {"cost", "teacher", "data", "environment"}
-        figures = {f"result/{name}": value for name, value in result.items() if name not in tables}
+        figures = {f"result/{_with_split(name)}": value for name, value in result.items() if name not in tables}
         figures |= {f"cost/{name}": value for name, value in (result.get("cost") or {}).items()}
-        figures |= {f"teacher/{name}": value for name, value in (result.get("teacher") or {}).items()}
+        figures |= {f"teacher/{_with_split(name)}": value for name, value in (result.get("teacher") or {}).items()}
         for name, value in flatten(figures):
             if _is_number(value):
                 found.append(Point(entry_name(name), len(records), float(value), elapsed))
     return found
+
+
+def _with_split(name: str) -> str:
+    """A metric's name with the split that it was measured on."""
+    if name in ON_TEST:
+        return f"test/{name}"
+    return name.replace("validation_", "validation/", 1) if name.startswith("validation_") else name
 
 
 def not_finite(trial_points: Sequence[Point]) -> dict[str, str]:

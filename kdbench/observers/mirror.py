@@ -20,12 +20,18 @@ from kdbench.results import TrialFolder
 from kdbench.suite.plan import content_hash
 
 INVOCATION = "kdbench.invocation"
+DESCRIPTION = "mlflow.note.content"
+# Without it, MLflow 3 guesses what an experiment is about, and opens training runs as evaluations of language models.
+KIND = {"mlflow.experimentKind": "custom_model_development"}
 # Set last of all, so it says that the store has everything; its value tells one attempt at a trial from the next.
 RESULT = "kdbench.result"
 STATUS = "kdbench.status"
 ERROR = "kdbench.error"
 SUPERSEDED = "kdbench.superseded"
 PARENT = "mlflow.parentRunId"
+# On an invocation's run: how many of its trials have these outcomes.
+FAILED_TRIALS = "kdbench.trials_failed"
+DIVERGED_TRIALS = "kdbench.trials_diverged"
 
 
 @dataclass
@@ -57,8 +63,8 @@ class Value:
 class Store(Protocol):
     """What a mirror needs of a tracking store. Every call may raise whatever the store raises."""
 
-    def experiment(self, name: str) -> str:
-        """The id of an experiment, which is created where there is none."""
+    def experiment(self, name: str, tags: Mapping[str, str]) -> str:
+        """The id of an experiment, which is created where there is none, and gets those of ``tags`` that it lacks."""
 
     def runs(self, experiment: str) -> Iterator[Run]:
         """All runs that were not deleted."""
@@ -102,11 +108,13 @@ class SyncReport:
 
 
 class Mirror:
-    """One suite's experiment in one store."""
+    """One suite's experiment in one store; the suite's ``question`` is its description."""
 
-    def __init__(self, store: Store, suite: str) -> None:
+    def __init__(self, store: Store, suite: str, question: str = "") -> None:
         self._store = store
-        self._experiment = store.experiment(suite)
+        self._suite = suite
+        self._about = as_tags({DESCRIPTION: question or None})
+        self._experiment = store.experiment(suite, KIND | self._about)
         self._parents: dict[str, Run] = {}
         self._trials: dict[str, list[Run]] = {}
         for run in store.runs(self._experiment):
@@ -124,7 +132,8 @@ class Mirror:
         """The id of an invocation's run, which is created where there is none, and is running."""
         parent = self._parents.get(invocation)
         if parent is None:
-            tags = as_tags({**tags, INVOCATION: invocation, "mlflow.runName": invocation})
+            name = f"{self._suite} {_readable(invocation)}"
+            tags = as_tags({**self._about, **tags, INVOCATION: invocation, "mlflow.runName": name})
             parent = self._parents[invocation] = self._create(dict(tags), _now())
         self._set_status(parent, "RUNNING")
         return parent.id
@@ -153,7 +162,7 @@ class Mirror:
             self.report.unchanged += 1
             return
         made_in = result.get("environment", {}) if result else {}
-        status = "FINISHED" if result else "FAILED" if error else unfinished
+        status = _OUTCOMES[result["status"]] if result else "FAILED" if error else unfinished
         tags = trial_tags(trial, {**environment, **made_in}) | not_finite(wanted)
         tags[STATUS] = result["status"] if result else status.lower()
         if run is None:
@@ -178,17 +187,28 @@ class Mirror:
         run.values.clear()
         self.report.completed += 1
 
-    def close_parents(self, files: Sequence[tuple[Path, str]], status: str = "FINISHED") -> None:
+    def close_parents(self, files: Sequence[tuple[Path, str]], *, interrupted: bool = False) -> None:
         """Give each open invocation without running trials its files, and end it.
 
-        ``files`` are pairs of a file and the folder within the run's files.
+        ``files`` are pairs of a file and the folder within the run's files. It is ``KILLED`` if ``interrupted``,
+        or if a later invocation has taken over all its trials; ``FAILED`` if all its trials failed or diverged;
+        else ``FINISHED``, with tags that count those that failed or diverged.
         """
-        busy = {run.tags.get(PARENT) for runs in self._trials.values() for run in runs if run.status == "RUNNING"}
+        children: dict[str, list[Run]] = {}
+        for run in (run for runs in self._trials.values() for run in runs):
+            children.setdefault(run.tags.get(PARENT, ""), []).append(run)
         for parent in self._parents.values():
-            if parent.status == "RUNNING" and parent.id not in busy:
-                for path, place in files:
-                    self._store.upload(parent.id, path, place)
-                self._set_status(parent, status)
+            trials = children.get(parent.id, [])
+            if parent.status != "RUNNING" or any(run.status == "RUNNING" for run in trials):
+                continue
+            for path, place in files:
+                self._store.upload(parent.id, path, place)
+            outcomes = [run.tags.get(STATUS) for run in trials]
+            counts = {FAILED_TRIALS: outcomes.count("failed"), DIVERGED_TRIALS: outcomes.count("diverged")}
+            self._log(parent, [], {}, {name: str(n) for name, n in counts.items() if n or name in parent.tags})
+            died = interrupted or not trials
+            all_failed = sum(counts.values()) == len(trials)
+            self._set_status(parent, "KILLED" if died else "FAILED" if all_failed else "FINISHED")
 
     def _find(self, trial: str, finite: Mapping[tuple[str, int], Point], attempt: str | None) -> Run | None:
         """The run of this attempt at a trial. Those of other attempts are marked superseded, never mended."""
@@ -262,6 +282,18 @@ def report_files(suite: Path, report: Path | None) -> list[tuple[Path, str]]:
             if path.is_file():
                 files.append((path, ("report" / path.parent.relative_to(report)).as_posix()))
     return files
+
+
+_OUTCOMES = {"done": "FINISHED", "diverged": "FAILED"}
+
+
+def _readable(invocation: str) -> str:
+    """An invocation's name, which opens with its time, as people write it."""
+    try:
+        began = datetime.strptime(invocation.partition("-")[0], "%Y%m%dT%H%M%SZ")
+    except ValueError:
+        return invocation
+    return f"{began:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _now() -> int:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shlex
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +29,10 @@ if TYPE_CHECKING:
     from kdbench.suite.plan import Plan, Trial
 
 DEFAULT_STORE = "sqlite:///mlflow.db"
+# At the end of a run: how long to wait for one answer, and for all of them; then if the run is left at once.
 PATIENCE_SECONDS = 30.0
+CLOSING_SECONDS = 90.0
+HURRIED_SECONDS = 5.0
 
 # MLflow takes 100 parameters, 100 tags and 1000 entries in all in one request (mlflow.utils.validation).
 METRICS_PER_REQUEST = 800
@@ -81,11 +86,13 @@ def _is_warning(record: logging.LogRecord) -> bool:
 class MlflowStore:
     """An MLflow store as :class:`kdbench.observers.mirror.Store`.
 
-    ``answers`` counts the calls that came back, so that whoever waits can tell slow from dead.
+    ``answers`` counts the calls that came back, so that whoever waits can tell slow from dead. Once ``given_up``
+    is set, every call raises ``TrackingError``.
     """
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, given_up: threading.Event | None = None) -> None:
         self._client = client
+        self._given_up = given_up or threading.Event()
         self._artifacts: dict[str, str] = {}
         self.answers = 0
 
@@ -93,20 +100,25 @@ class MlflowStore:
         return self._answer(getattr(self._client, call), *arguments, **options)
 
     def _answer(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        if self._given_up.is_set():
+            raise TrackingError("given up")
         answer = function(*arguments, **options)
         self.answers += 1
         return answer
 
-    def experiment(self, name: str) -> str:
-        """The id of an experiment, which is created where there is none."""
+    def experiment(self, name: str, tags: Mapping[str, str]) -> str:
+        """The id of an experiment, which is created where there is none, and gets those of ``tags`` that it lacks."""
         found = self._ask("get_experiment_by_name", name)
         if found is None:
-            return str(self._ask("create_experiment", name))
+            return str(self._ask("create_experiment", name, tags=dict(tags)))
         if found.lifecycle_stage != "active":
             raise TrackingError(
                 f"the experiment '{name}' was deleted; bring it back with "
                 f"`mlflow experiments restore --experiment-id {found.experiment_id}`"
             )
+        for key, value in tags.items():
+            if key not in found.tags:
+                self._ask("set_experiment_tag", found.experiment_id, key, value)
         return str(found.experiment_id)
 
     def runs(self, experiment: str) -> Iterator[Run]:
@@ -191,6 +203,7 @@ class MlflowObserver:
         self._plan: Plan | None = None
         self._run: RunInfo | None = None
         self._interrupted = True
+        self._ended = False
         # A trial stands here once at most, which bounds the queue: one that changes again before its turn is
         # sent in one go, so nothing has to be dropped when the server is slow.
         self._queue: SimpleQueue[Trial | None] = SimpleQueue()
@@ -228,22 +241,26 @@ class MlflowObserver:
     @hookimpl
     def kdbench_suite_finished(self, interrupted: bool) -> None:
         """Send the rest, and the report."""
-        self._interrupted = interrupted
+        self._interrupted, self._ended = interrupted, True
         self.close()
 
     def close(self) -> None:
-        """Wait until all is sent, as long as MLflow goes on answering. May be called again."""
+        """Wait until all is sent, as long as MLflow answers, but not for minutes. May be called again."""
         if self._thread is None:
             return
         thread, self._thread = self._thread, None
         self._queue.put(None)
+        limit = CLOSING_SECONDS if self._ended else HURRIED_SECONDS
+        deadline = time.monotonic() + limit
         while thread.is_alive() and not self._failed.is_set():
-            answers = self._answers
-            thread.join(PATIENCE_SECONDS)
-            if thread.is_alive() and self._answers == answers:
-                self._fail(f"has not answered for {PATIENCE_SECONDS:.0f} seconds")
-        if self._failed.is_set() and self._plan is not None:
-            self._warn(f"MLflow lacks a part of this run: `kdbench mlflow sync {self._plan.suite.name}` replays it")
+            answers, left = self._answers, deadline - time.monotonic()
+            thread.join(max(0.0, min(PATIENCE_SECONDS, left)))
+            if thread.is_alive() and left <= PATIENCE_SECONDS:
+                self._fail(f"has not taken everything in {limit:g} seconds")
+            elif thread.is_alive() and self._answers == answers:
+                self._fail(f"has not answered for {PATIENCE_SECONDS:g} seconds")
+        if self._failed.is_set() and self._run is not None:
+            self._warn(f"MLflow lacks a part of this run; to send it: {sync_command(self._run, self._uri)}")
 
     def _changed(self, trial: Trial) -> None:
         if self._failed.is_set() or self._plan is None or self._run is None:
@@ -259,14 +276,17 @@ class MlflowObserver:
             self._thread.start()
 
     @property
+    def _uri(self) -> str:
+        return store_uri(self._tracking_uri, self._run.tracking_uri if self._run else None)
+
+    @property
     def _answers(self) -> int:
         return 0 if self._store is None else self._store.answers
 
     def _fail(self, reason: str) -> None:
         if not self._failed.is_set():
             self._failed.set()
-            uri = store_uri(self._tracking_uri, self._run.tracking_uri if self._run else None)
-            self._warn(without_password(f"MLflow at {uri} {reason}; this run goes on without it"))
+            self._warn(without_password(f"MLflow at {self._uri} {reason}; this run continues without it"))
 
     def _work(self, plan: Plan, run: RunInfo) -> None:
         try:
@@ -275,10 +295,10 @@ class MlflowObserver:
             self._fail(f"fails ({_one_line(error)})")
 
     def _mirror(self, plan: Plan, run: RunInfo) -> None:
-        self._store = MlflowStore(self._connect(store_uri(self._tracking_uri, run.tracking_uri)))
-        mirror = Mirror(self._store, plan.suite.name)
+        self._store = MlflowStore(self._connect(self._uri), self._failed)
+        mirror = Mirror(self._store, plan.suite.name, plan.suite.question)
         folder = SuiteFolder(run.output.parent, run.output.name)
-        tags = environment_tags(run.environment) | {"mlflow.note.content": plan.suite.question}
+        tags = environment_tags(run.environment)
 
         def parent() -> str:
             return mirror.open_parent(run.invocation, tags)
@@ -291,7 +311,16 @@ class MlflowObserver:
             mirror.mirror(folder.trial(trial.id), trial.to_json(), run.environment, parent)
         for trial in seen.values():
             mirror.mirror(folder.trial(trial.id), trial.to_json(), run.environment, parent, unfinished="KILLED")
-        mirror.close_parents(report_files(folder.path, run.report), "KILLED" if self._interrupted else "FINISHED")
+        mirror.close_parents(report_files(folder.path, run.report), interrupted=self._interrupted)
+
+
+def sync_command(run: RunInfo, uri: str) -> str:
+    """The command line that sends a run's results to the store at ``uri``, quoted for a shell.
+
+    Paths are absolute, so that it may be run from anywhere. A password in ``uri`` is left out.
+    """
+    folders = ["--output", str(run.output.parent.absolute()), "--report-dir", str(run.report.parent.absolute())]
+    return shlex.join(["kdbench", "mlflow", "sync", run.output.name, *folders, "--tracking-uri", without_password(uri)])
 
 
 def sync(
@@ -300,11 +329,12 @@ def sync(
     """Replay all finished trials of a results folder, as far as MLflow lacks them; twice changes nothing.
 
     Runs of failed trials are ended too, and so are invocations that died, which then get the ``report``
-    folder. Raises TrackingError if MLflow fails; what was sent until then stands, and the next call goes on.
+    folder. Raises TrackingError if MLflow fails; what was sent until then is kept, and the next call sends the rest.
     """
     uri = store_uri(tracking_uri)
     try:
-        mirror = Mirror(MlflowStore(connect(uri)), suite_name)
+        question = ((folder.plan or {}).get("suite") or {}).get("question", "")
+        mirror = Mirror(MlflowStore(connect(uri)), suite_name, question)
         for trial_folder in folder:
             trial = trial_folder.trial
             if trial is None:
@@ -318,7 +348,7 @@ def sync(
     except TrackingError:
         raise
     except Exception as error:
-        message = f"MLflow at {uri} fails ({_one_line(error)}); what was sent stands, so sync again"
+        message = f"MLflow at {uri} fails ({_one_line(error)}); what was sent is kept, so sync again"
         raise TrackingError(without_password(message)) from error
     return mirror.report
 

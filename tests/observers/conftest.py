@@ -157,6 +157,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.experiments: list[str] = []
+        self.experiment_tags: dict[str, str] = {}
         self.logged: dict[str, Run] = {}
         self.sent: dict[str, list[tuple[str, int, float]]] = {}
         self.files: dict[str, list[str]] = {}
@@ -174,10 +175,11 @@ class MemoryStore:
             raise ServerGoneError(name)
         return answer
 
-    def experiment(self, name: str) -> str:
+    def experiment(self, name: str, tags: Mapping[str, str]) -> str:
         def act() -> str:
             if name not in self.experiments:
                 self.experiments.append(name)
+            self.experiment_tags = {**tags, **self.experiment_tags}
             return str(self.experiments.index(name))
 
         return str(self._call("experiment", act))

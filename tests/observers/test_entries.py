@@ -78,7 +78,15 @@ def test_steps_go_on_from_stage_to_stage() -> None:
     records = [
         {"epoch": 1, "stage": "boundary", "train_loss": 3.0, "terms": {"margin": 3.0}, "seconds": 1.5},
         {"epoch": 2, "stage": "boundary", "train_loss": 2.5, "terms": {"margin": 2.5}, "seconds": 1.5},
-        {"epoch": 1, "stage": "main", "train_loss": 1.0, "terms": {"ce": 1.0}, "seconds": 2.0, "top1": 91.0},
+        {
+            "epoch": 1,
+            "stage": "main",
+            "train_loss": 1.0,
+            "terms": {"ce": 1.0},
+            "seconds": 2.0,
+            "top1": 91.0,
+            "validation_top1": 88.0,
+        },
     ]
     assert set(points(records, None)) == {
         Point("boundary/train_loss", 1, 3.0, 1.5),
@@ -90,7 +98,8 @@ def test_steps_go_on_from_stage_to_stage() -> None:
         Point("train_loss", 3, 1.0, 5.0),
         Point("terms/ce", 3, 1.0, 5.0),
         Point("seconds", 3, 2.0, 5.0),
-        Point("top1", 3, 91.0, 5.0),
+        Point("test/top1", 3, 91.0, 5.0),
+        Point("validation/top1", 3, 88.0, 5.0),
     }
 
 
@@ -100,6 +109,7 @@ def test_the_result_stands_at_the_last_step() -> None:
         "status": "done",
         "epoch": 1,
         "top1": 94.0,
+        "validation_top1": 92.0,
         "agreement": None,
         "best_on_test": {"epoch": 1, "top1": 95.0},
         "teacher": {"sha256": "00", "top1": 98.5},
@@ -110,10 +120,11 @@ def test_the_result_stands_at_the_last_step() -> None:
     assert set(points([{"epoch": 1, "stage": "main", "seconds": 4.0}], result)) == {
         Point("seconds", 1, 4.0, 4.0),
         Point("result/epoch", 1, 1.0, 4.0),
-        Point("result/top1", 1, 94.0, 4.0),
+        Point("result/test/top1", 1, 94.0, 4.0),
+        Point("result/validation/top1", 1, 92.0, 4.0),
         Point("result/best_on_test.epoch", 1, 1.0, 4.0),
         Point("result/best_on_test.top1", 1, 95.0, 4.0),
-        Point("teacher/top1", 1, 98.5, 4.0),
+        Point("teacher/test/top1", 1, 98.5, 4.0),
         Point("cost/seconds", 1, 8.5, 4.0),
     }
 

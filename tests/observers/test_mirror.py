@@ -20,6 +20,14 @@ def mirror_all(run: Any, store: Any, invocation: str = "sync") -> Mirror:
     return mirror
 
 
+def mirror_live(run: Any, store: Any, interrupted: bool = False) -> None:
+    """What an observer does until the end of its run, failed trials included."""
+    mirror = Mirror(store, "tiny")
+    for folder in run.folder:
+        mirror.mirror(folder, folder.trial, {}, lambda: mirror.open_parent(run.info.invocation, {}))
+    mirror.close_parents([], interrupted=interrupted)
+
+
 def finished_run(pretend: Callable[..., Any], trial: Any) -> tuple[Any, Any]:
     """Two trials, one with a stage before the main one; both done."""
     none, ab = trial("none", epochs=2), trial("ab", epochs=2)
@@ -155,7 +163,7 @@ def test_going_on_from_a_checkpoint_continues_the_run_under_the_new_parent(
         ("train_loss", 3, 2 / 3),
     ]
     assert child.tags[PARENT] == second.id
-    assert (child.status, killed.status, second.status) == ("FINISHED", "FINISHED", "FINISHED")
+    assert (child.status, killed.status, second.status) == ("FINISHED", "KILLED", "FINISHED")
 
 
 def test_a_trial_made_anew_supersedes_the_old_run(pretend: Any, trial: Any, store: Any) -> None:
@@ -235,7 +243,7 @@ def test_failure_is_told_and_forgotten_when_it_succeeds(pretend: Any, trial: Any
     )
 
 
-def test_divergence_is_a_finished_run_with_a_tag(pretend: Any, trial: Any, store: Any) -> None:
+def test_divergence_is_a_failed_run_with_a_tag(pretend: Any, trial: Any, store: Any) -> None:
     kd = trial("kd", epochs=5)
     run = pretend([kd])
     run.begin(kd)
@@ -246,9 +254,67 @@ def test_divergence_is_a_finished_run_with_a_tag(pretend: Any, trial: Any, store
     (child,) = store.of_trial(kd)
     assert train_loss(store, child) == [("train_loss", 1, 2.0)]
     assert child.tags["not_finite.train_loss"] == "inf at step 2"
-    assert child.tags["not_finite.nll"] == "nan at step 2"
-    assert (child.status, child.tags["kdbench.status"]) == ("FINISHED", "diverged")
+    assert child.tags["not_finite.test/nll"] == "nan at step 2"
+    assert (child.status, child.tags["kdbench.status"]) == ("FAILED", "diverged")
     assert all(math.isfinite(value) for _, _, value in store.sent[child.id])
+
+
+def end_with(pretend: Any, trial: Any, **outcomes: str) -> Any:
+    """A run whose trials, named by their labels, are ``done``, ``diverged`` or ``failed``."""
+    trials = [trial(label, epochs=1) for label in outcomes]
+    run = pretend(trials)
+    for one, outcome in zip(trials, outcomes.values(), strict=True):
+        run.begin(one)
+        if outcome == "failed":
+            run.fail(one)
+        else:
+            run.epoch(one, 1)
+            run.finish(one, status=outcome)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "status", "tags"),
+    [
+        ({"none": "done", "kd": "done"}, "FINISHED", {}),
+        ({"none": "done", "kd": "failed", "rkd": "failed"}, "FINISHED", {"kdbench.trials_failed": "2"}),
+        ({"none": "done", "kd": "diverged"}, "FINISHED", {"kdbench.trials_diverged": "1"}),
+        ({"none": "failed", "kd": "failed"}, "FAILED", {"kdbench.trials_failed": "2"}),
+        (
+            {"none": "failed", "kd": "diverged"},
+            "FAILED",
+            {"kdbench.trials_failed": "1", "kdbench.trials_diverged": "1"},
+        ),
+    ],
+)
+def test_a_parent_shows_how_its_trials_ended(
+    pretend: Any, trial: Any, store: Any, outcomes: dict[str, str], status: str, tags: dict[str, str]
+) -> None:
+    mirror_live(end_with(pretend, trial, **outcomes), store)
+    (parent,) = store.parents()
+    assert parent.status == status
+    assert {name: value for name, value in parent.tags.items() if name.startswith("kdbench.trials_")} == tags
+
+
+def test_an_interrupted_parent_is_killed_whatever_its_trials_did(pretend: Any, trial: Any, store: Any) -> None:
+    mirror_live(end_with(pretend, trial, none="failed"), store, interrupted=True)
+    assert [parent.status for parent in store.parents()] == ["KILLED"]
+
+
+def test_a_parent_is_named_after_suite_and_time(pretend: Any, trial: Any, store: Any) -> None:
+    run = end_with(pretend, trial, none="done")
+    mirror_all(run, store, "20260102T030405Z-abcdef")
+    (parent,) = store.parents()
+    assert parent.tags["mlflow.runName"] == "tiny 2026-01-02 03:04:05 UTC"
+    assert parent.tags["kdbench.invocation"] == "20260102T030405Z-abcdef"
+
+
+def test_the_experiment_is_one_of_trainings_and_says_what_it_asks(store: Any) -> None:
+    Mirror(store, "tiny", "Does it log?")
+    assert store.experiment_tags == {
+        "mlflow.experimentKind": "custom_model_development",
+        "mlflow.note.content": "Does it log?",
+    }
 
 
 def test_a_parent_with_a_trial_in_training_stays_open(pretend: Any, trial: Any, store: Any) -> None:
@@ -276,4 +342,4 @@ def test_timestamps_are_training_time(pretend: Any, trial: Any, store: Any, monk
     mirror_all(run, store)
     start = 1767225600000
     assert stamps["train_loss", 1] == start + 2000
-    assert stamps["train_loss", 2] == stamps["result/top1", 2] == start + 4000
+    assert stamps["train_loss", 2] == stamps["result/test/top1", 2] == start + 4000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import socket
@@ -80,16 +81,21 @@ def test_the_default_store_is_a_local_file(
     assert warned == []
     database = tmp_path / "mlflow.db"
     assert read(database, "SELECT name FROM experiments WHERE name != 'Default'") == [("tiny",)]
+    # MLflow's own web interface shows the kind that this tag names, and this description.
+    assert dict(read(database, "SELECT key, value FROM experiment_tags")) == {
+        "mlflow.experimentKind": "custom_model_development",
+        "mlflow.note.content": "Does it log?",
+    }
     (run_none,), (run_ab,) = child_runs(database, none), child_runs(database, ab)
     assert metric(database, run_none, "train_loss") == [(1, 2.0), (2, 1.0), (3, 2 / 3)]
     assert metric(database, run_ab, "train_loss") == [(2, 2.0), (3, 1.0), (4, 2 / 3)]
     assert metric(database, run_ab, "boundary/train_loss") == [(1, 2.0)]
-    assert metric(database, run_ab, "result/top1") == [(4, 94.0)]
+    assert metric(database, run_ab, "result/test/top1") == [(4, 94.0)]
     statuses = read(database, "SELECT name, status FROM runs ORDER BY name")
     assert statuses == [
-        ("20260101T000000Z-abcdef", "FINISHED"),
         ("ab resnet20:resnet8 seed 0", "FINISHED"),
         ("none resnet20:resnet8 seed 0", "FINISHED"),
+        ("tiny 2026-01-01 00:00:00 UTC", "FINISHED"),
     ]
     params = dict(read(database, "SELECT key, value FROM params WHERE run_uuid = ?", run_ab))
     assert params["settings.temperature"] == "4.0"
@@ -124,7 +130,7 @@ def test_an_interrupted_run_is_marked_killed(pretend: Any, trial: Any, tmp_path:
     database = tmp_path / "other.db"
     assert {status for (status,) in read(database, "SELECT status FROM runs")} == {"KILLED"}
     (child,) = child_runs(database, kd)
-    assert metric(database, child, "top1") == [(1, 91.0)]
+    assert metric(database, child, "test/top1") == [(1, 91.0)]
 
 
 class Server:
@@ -216,12 +222,12 @@ def test_a_killed_server_loses_nothing_and_gets_nothing_twice(
     run.end()
     assert len(warned) == 2
     assert warned[0].startswith(f"MLflow at {server.uri} fails (")
-    assert warned[0].endswith("this run goes on without it")
-    assert warned[1] == "MLflow lacks a part of this run: `kdbench mlflow sync tiny` replays it"
+    assert warned[0].endswith("this run continues without it")
+    assert warned[1] == f"MLflow lacks a part of this run; to send it: {sync_line(tmp_path, server.uri)}"
     for one in (kd, rkd):
         (child,) = child_runs(server.database, one)
         assert [step for step, _ in metric(server.database, child, "train_loss")] == [1, 2, 3]
-    with pytest.raises(TrackingError, match=r"MLflow at http://127.*; what was sent stands, so sync again"):
+    with pytest.raises(TrackingError, match=r"MLflow at http://127.*; what was sent is kept, so sync again"):
         sync(run.folder, "tiny", server.uri)
 
     server.start()
@@ -230,9 +236,9 @@ def test_a_killed_server_loses_nothing_and_gets_nothing_twice(
     for one, epochs in ((none, 3), (kd, 6), (rkd, 6)):
         (child,) = child_runs(server.database, one)
         assert metric(server.database, child, "train_loss") == [(e, 2.0 / e) for e in range(1, epochs + 1)]
-        assert metric(server.database, child, "top1") == [(e, 90.0 + e) for e in range(1, epochs + 1)]
+        assert metric(server.database, child, "test/top1") == [(e, 90.0 + e) for e in range(1, epochs + 1)]
         assert metric(server.database, child, "terms/ce") == [(e, 1.5 / e) for e in range(1, epochs + 1)]
-        assert metric(server.database, child, "result/top1") == [(epochs, 94.0)]
+        assert metric(server.database, child, "result/test/top1") == [(epochs, 94.0)]
     statuses = [status for (status,) in read(server.database, "SELECT status FROM runs")]
     assert statuses == ["FINISHED"] * 4
     kept = {path.name for path in (server.folder / "artifacts").rglob("*.*")}
@@ -243,7 +249,31 @@ def test_a_killed_server_loses_nothing_and_gets_nothing_twice(
     assert (again.unchanged, again.values) == (3, 0)
 
 
-def test_an_unreachable_server_is_named_with_the_reason(pretend: Any, trial: Any) -> None:
+def sync_line(folder: Path, uri: str) -> str:
+    return f"kdbench mlflow sync tiny --output {folder}/runs --report-dir {folder}/reports --tracking-uri {uri}"
+
+
+def test_the_command_that_completes_mlflow_is_whole_and_quoted(pretend: Any, trial: Any, tmp_path: Path) -> None:
+    def refuse(uri: str) -> Any:
+        raise ConnectionError("refused")
+
+    warned: list[str] = []
+    run = pretend([trial("kd", epochs=1)], MlflowObserver("sqlite:///my folder/it's.db", warned.append, refuse))
+    run.info = dataclasses.replace(run.info, output=Path("my runs/tiny"), report=Path("my reports/tiny"))
+    run.start()
+    run.begin(trial("kd", epochs=1))
+    run.end()
+    command = warned[-1].removeprefix("MLflow lacks a part of this run; to send it: ")
+    # As a shell takes it apart.
+    parts = subprocess.run(
+        ["bash", "-c", f'printf "%s\\0" {command}'], capture_output=True, text=True, check=True
+    ).stdout.split("\0")[:-1]
+    assert parts[:4] == ["kdbench", "mlflow", "sync", "tiny"]
+    assert parts[4:8] == ["--output", f"{tmp_path}/my runs", "--report-dir", f"{tmp_path}/my reports"]
+    assert parts[8:] == ["--tracking-uri", f"sqlite:///{tmp_path}/my folder/it's.db"]
+
+
+def test_an_unreachable_server_is_named_with_the_reason(pretend: Any, trial: Any, tmp_path: Path) -> None:
     with socket.socket() as nobody_listens:
         nobody_listens.bind(("127.0.0.1", 0))
         uri = f"http://127.0.0.1:{nobody_listens.getsockname()[1]}"
@@ -254,8 +284,8 @@ def test_an_unreachable_server_is_named_with_the_reason(pretend: Any, trial: Any
         run.begin(kd)
         run.end()
     assert warned == [
-        f"MLflow at {uri} fails (Connection refused); this run goes on without it",
-        "MLflow lacks a part of this run: `kdbench mlflow sync tiny` replays it",
+        f"MLflow at {uri} fails (Connection refused); this run continues without it",
+        f"MLflow lacks a part of this run; to send it: {sync_line(tmp_path, uri)}",
     ]
 
 
@@ -275,7 +305,7 @@ class Hanging:
         return call
 
 
-def test_hooks_return_while_the_server_hangs(pretend: Any, trial: Any) -> None:
+def test_hooks_return_while_the_server_hangs(pretend: Any, trial: Any, tmp_path: Path) -> None:
     client = Hanging()
     warned: list[str] = []
     trials = [trial("none", epochs=500), trial("kd", epochs=500)]
@@ -298,8 +328,8 @@ def test_hooks_return_while_the_server_hangs(pretend: Any, trial: Any) -> None:
     client.let_go.set()
     run.end()
     assert warned == [
-        "MLflow at http://tracking.example fails (http://tracking.example refused); this run goes on without it",
-        "MLflow lacks a part of this run: `kdbench mlflow sync tiny` replays it",
+        "MLflow at http://tracking.example fails (http://tracking.example refused); this run continues without it",
+        f"MLflow lacks a part of this run; to send it: {sync_line(tmp_path, 'http://tracking.example')}",
     ]
 
 
