@@ -1,12 +1,16 @@
-"""What surrounds a run: nobody else at work in its folders, Ctrl-C, and observers that listen."""
+"""What surrounds a run: locks on its folders, signals that ask it to stop, and registered observers."""
 
 from __future__ import annotations
 
+import math
 import os
 import signal
+import stat
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from filelock import FileLock, Timeout
@@ -37,7 +41,7 @@ def only_one_run(folder: SuiteFolder) -> Iterator[None]:
 
 
 @contextmanager
-def alone_with(folder: TrialFolder, stopping: threading.Event, warn: Callable[[str], None]) -> Iterator[None]:
+def alone_with(folder: TrialFolder, stop: Stop, warn: Callable[[str], None]) -> Iterator[None]:
     """Suites share teachers: the second run waits until the first has trained it."""
     folder.path.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.path / ".lock")
@@ -49,7 +53,7 @@ def alone_with(folder: TrialFolder, stopping: threading.Event, warn: Callable[[s
             if not waiting:
                 warn(f"{folder.path}: another run trains this teacher; waiting for it")
             waiting = True
-            if stopping.is_set():
+            if stop.asked():
                 raise Interrupted("interrupted") from None
     try:
         yield
@@ -57,36 +61,99 @@ def alone_with(folder: TrialFolder, stopping: threading.Event, warn: Callable[[s
         lock.release()
 
 
+class LeftAtOnceError(KeyboardInterrupt):
+    """A second signal: the run stops where it is."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.signal = number
+
+
+class Stop:
+    """Whether a run has been asked to stop, and whether the time for that is over.
+
+    ``grace`` is in seconds: for so long after the signal, the run may train on to the end of its epoch.
+    """
+
+    def __init__(self, grace: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self.signal: int | None = None
+        """The number of the signal that asked."""
+        self._grace = math.inf if grace is None else grace
+        self._clock = clock
+        self._deadline = math.inf
+
+    def ask(self, number: int) -> None:
+        """Ask the run to stop, because of a signal."""
+        self.signal = number
+        self._deadline = self._clock() + self._grace
+
+    def asked(self) -> bool:
+        """Whether the run is to stop at the end of its epoch."""
+        return self.signal is not None
+
+    def overdue(self) -> bool:
+        """Whether the run is to stop at the next step."""
+        return self._clock() >= self._deadline
+
+    def __str__(self) -> str:
+        name = signal.Signals(self.signal).name if self.signal is not None else "no signal"
+        latest = "" if self._grace == math.inf else f", or in {self._grace:g} seconds if it has not ended by then"
+        return f"{name}: stopping after this epoch{latest}; a second signal (Ctrl-C) stops at once"
+
+
+STOPPING_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
 @contextmanager
-def stop_at_interrupt(warn: Callable[[str], None]) -> Iterator[threading.Event]:
-    """The first Ctrl-C asks the engine to stop at the epoch's end, the second one stops at once."""
-    stopping = threading.Event()
+def stop_at_signals(grace: float | None, warn: Callable[[str], None]) -> Iterator[Stop]:
+    """The first Ctrl-C, SIGTERM or SIGHUP asks the run to stop, the second one raises :class:`LeftAtOnceError`."""
+    stop = Stop(grace)
     owner = os.getpid()
 
     def handle(number: int, frame: FrameType | None) -> None:
         if os.getpid() != owner:
-            return  # a worker that was forked from here, and gets the terminal's signal too
-        if stopping.is_set():
-            raise KeyboardInterrupt
-        stopping.set()
-        warn("stopping after this epoch; press Ctrl-C again to leave at once (back to the last checkpoint)")
+            return  # a worker that was forked from here: it receives the signals of the whole process group
+        _leave_closed_terminal()
+        if stop.asked():
+            raise LeftAtOnceError(number)
+        stop.ask(number)
+        # A signal may arrive while a message is being written, and the stream then refuses a second one.
+        with suppress(Exception):
+            warn(str(stop))
 
     if threading.current_thread() is not threading.main_thread():
-        yield stopping  # signals reach the main thread alone
+        yield stop  # signals reach the main thread alone
         return
-    previous = signal.signal(signal.SIGINT, handle)
+    previous = {number: signal.getsignal(number) for number in STOPPING_SIGNALS}
+    for number in STOPPING_SIGNALS:
+        # What nohup lets a process ignore stays ignored.
+        if number == signal.SIGINT or previous[number] is not signal.SIG_IGN:
+            signal.signal(number, handle)
     try:
-        yield stopping
+        yield stop
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _leave_closed_terminal() -> None:
+    """Send output to nowhere if its terminal was closed: every attempt to write there would raise."""
+    for descriptor in (1, 2):
+        with suppress(OSError):
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 @contextmanager
 def registered(observers: Sequence[object], registry: Registry, warn: Callable[[str], None]) -> Iterator[None]:
     """Observers listen for as long as this lasts, and are closed however it ends."""
+    names: Counter[str] = Counter()
     try:
-        for number, observer in enumerate(observers):
-            registry.manager.register(observer, name=f"{type(observer).__name__} {number}")
+        for observer in observers:
+            name = type(observer).__name__
+            names[name] += 1
+            taken = names[name] > 1 or registry.manager.has_plugin(name)
+            registry.manager.register(observer, name=f"{name} {names[name]}" if taken else name)
         yield
     finally:
         for observer in observers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Annotated
 
@@ -11,7 +12,7 @@ import kdbench
 from kdbench.cli.output import drop_output, show_error
 from kdbench.errors import KdbenchError
 
-OK, SOME_TRIAL_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+OK, SOME_TRIAL_FAILED, USAGE = 0, 1, 2
 SOME_CHECK_FAILED = 1
 
 app = typer.Typer(
@@ -27,15 +28,14 @@ app.add_typer(mlflow_app, name="mlflow")
 
 
 def main() -> None:
-    """Run the command line and exit with 0 (done), 1 (a trial failed), 2 (wrong usage or suite) or 130."""
+    """Run the command line and exit with 0 (done), 1 (a trial failed), 2 (wrong usage or suite) or 128 + a signal."""
     debug = "--debug" in sys.argv
     try:
         code = app(standalone_mode=False)
     except typer.Exit as stop:
         code = stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        show_error("left at once; the same command goes on from the last checkpoint")
-        code = INTERRUPTED
+        code = exit_code_of(None)
     except KdbenchError as error:
         if debug:
             raise
@@ -62,6 +62,11 @@ def main() -> None:
             show_error(f"internal error: {type(error).__name__}: {error}; --debug shows where")
             code = SOME_TRIAL_FAILED
     sys.exit(code)
+
+
+def exit_code_of(number: int | None) -> int:
+    """The exit code of a process that a signal stopped, as shells have it: 130 for SIGINT, 143 for SIGTERM."""
+    return 128 + (signal.SIGINT if number is None else number)
 
 
 def _version(value: bool) -> None:

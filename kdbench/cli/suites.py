@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from kdbench.cli.application import INTERRUPTED, OK, SOME_TRIAL_FAILED, app
+from kdbench.cli.application import OK, SOME_TRIAL_FAILED, app, exit_code_of
 from kdbench.cli.options import (
     REPORTS,
     RUNS,
@@ -48,28 +48,43 @@ def run(
     allow_teacher_mismatch: Annotated[
         bool, typer.Option("--allow-teacher-mismatch", help="Go on where a teacher is not as good as expected.")
     ] = False,
+    grace: Annotated[
+        float | None,
+        typer.Option(
+            "--grace",
+            metavar="SECONDS",
+            min=0,
+            help="After a signal to stop, wait at most so long for the epoch's end; without it, as long as it takes.",
+        ),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Train what is missing of a suite, log it, and write its report."""
-    from kdbench.run import run_suite
+    try:
+        from kdbench.run import run_suite
 
-    results = run_suite(
-        suite,
-        methods=methods or (),
-        pairs=pairs or (),
-        seeds=seeds or (),
-        device=device,
-        overrides=overrides or (),
-        plugins=plugins or (),
-        output=output,
-        report_dir=report_dir,
-        tracking_uri=tracking_uri,
-        fresh=fresh,
-        allow_teacher_mismatch=allow_teacher_mismatch,
-    )
+        results = run_suite(
+            suite,
+            methods=methods or (),
+            pairs=pairs or (),
+            seeds=seeds or (),
+            device=device,
+            overrides=overrides or (),
+            plugins=plugins or (),
+            output=output,
+            report_dir=report_dir,
+            tracking_uri=tracking_uri,
+            fresh=fresh,
+            allow_teacher_mismatch=allow_teacher_mismatch,
+            grace=grace,
+        )
+    except KeyboardInterrupt as error:
+        # Here, since Typer makes an exit of it that has lost its signal.
+        show_error("stopped at once; the same command resumes from the last checkpoint")
+        raise typer.Exit(exit_code_of(getattr(error, "signal", None))) from None
     if results.interrupted:
-        show_error("interrupted; every trial is saved, and the same command goes on from here")
-        raise typer.Exit(INTERRUPTED)
+        show_error("interrupted; the same command resumes from the last checkpoint")
+        raise typer.Exit(exit_code_of(results.stopped_by))
     failed = results.missing
     for trial in failed:
         show_error(f"{trial.id}: {trial.status}: {trial.reason}")

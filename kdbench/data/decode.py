@@ -292,8 +292,9 @@ def _fingerprint(folder: Path, splits: dict[str, FileSplit]) -> str:
 
 
 def _start_worker() -> None:
-    """A worker leaves Ctrl-C to the main process, and ends when that is gone, were it killed."""
+    """A worker leaves Ctrl-C and a scheduler's SIGTERM to the main process, and ends when that is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_after, args=(parent,), daemon=True).start()

@@ -6,6 +6,9 @@ read it nor on their number. Normalising, blanking and mixing happen on the devi
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -165,6 +168,7 @@ class _Loader:
             num_workers=images.files.workers,
             persistent_workers=images.files.workers > 0,
             collate_fn=_collate,
+            worker_init_fn=_leave_signals_to_parent,
             pin_memory=device.type == "cuda",
             # Its own generator: each iteration draws from it, which would move torch's global stream.
             generator=torch.Generator(),
@@ -175,6 +179,22 @@ class _Loader:
         self.requests.batches = batches
         self.requests.moment = moment
         yield from self.loader
+
+
+def _leave_signals_to_parent(worker: int) -> None:
+    """Let SIGTERM end this worker only if its parent sends it.
+
+    A scheduler sends it to every process of a job, and the training process needs its workers to finish the epoch.
+    """
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_parents_signal, daemon=True).start()
+
+
+def _end_with_parents_signal() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def _collate(images: list[Tensor | DataError]) -> Tensor | DataError:

@@ -26,7 +26,7 @@ from kdbench.models.base import TappedModel
 
 
 class Interrupted(KdbenchError):  # noqa: N818 - it was asked for, it is no error
-    """The user asked to stop; all checkpoints are written."""
+    """The user, or a scheduler, asked to stop; training can resume from the checkpoints."""
 
 
 class Listener(Protocol):
@@ -71,7 +71,9 @@ class Lockstep:
         facts: Mapping[str, Any],
         checkpoint_every: int,
         stop: Callable[[], bool] = lambda: False,
+        overdue: Callable[[], bool] = lambda: False,
     ) -> None:
+        """``stop`` is asked after each epoch, ``overdue`` before each batch: that leaves the last checkpoint."""
         self.learners = learners
         self.feed = feed
         self.teacher = teacher
@@ -80,13 +82,17 @@ class Lockstep:
         """``data`` and ``environment`` of the results."""
         self.checkpoint_every = checkpoint_every
         self.stop = stop
+        self.overdue = overdue
         self.device = learners[0].device
         self.precision = learners[0].precision
         self.precision.prepare()
         self._teacher_logits: Tensor | None = None
 
     def run(self) -> None:
-        """Train to the end. Raises :class:`Interrupted` after writing checkpoints if told to stop."""
+        """Train to the end. Raises :class:`Interrupted` after writing checkpoints if told to stop.
+
+        If overdue, it raises at the next batch and writes none: a checkpoint is always that of an epoch's end.
+        """
         while active := [learner for learner in self.learners if learner.active]:
             # Those that a checkpoint put ahead wait until the others have caught up.
             position = min(learner.position for learner in active)
@@ -107,6 +113,7 @@ class Lockstep:
         watch = Stopwatch(self.device)
         batches = iter(self.feed.epoch(position.stream, position.epoch))
         for number in range(self.feed.steps_per_epoch):
+            self._leave_if_overdue()
             self._step(number, next(batches), trained, watch)
         share = watch.read() / max(len(taught), 1)
         for learner in learners:
@@ -143,6 +150,10 @@ class Lockstep:
             minibatch = replace(minibatch, **{name: tensor.clone() for name, tensor in kept.items()})
             shown = teacher(minibatch.images, reads, self.precision) if teacher else None
             versions = _versions(minibatch, shown)
+
+    def _leave_if_overdue(self) -> None:
+        if self.overdue():
+            raise Interrupted("interrupted before the end of an epoch")
 
     def _follow(self, learner: Learner, leader: Learner) -> None:
         if leader is learner:
@@ -182,6 +193,7 @@ class Lockstep:
             for learner in learners:
                 stack.enter_context(learner.evaluated())
             for images, target in self.feed.evaluate(split) if learners else ():
+                self._leave_if_overdue()
                 labels.append(target)
                 for learner in learners:
                     if learner.active:

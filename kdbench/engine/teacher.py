@@ -54,6 +54,7 @@ def train(
     facts: Mapping[str, Any],
     checkpoint_every: int,
     stop: Callable[[], bool],
+    overdue: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train a teacher to the end, or go on where it stopped; the outcome stands in ``folder``."""
     network = build_seeded(build, plan.seed, "teacher", plan.model)
@@ -77,7 +78,16 @@ def train(
     folder.begin(describe(plan), "teacher.json")
     learner.resume()
     folder.write_epochs(learner.records)
-    Lockstep([learner], feed, None, listener, facts=facts, checkpoint_every=checkpoint_every, stop=stop).run()
+    Lockstep(
+        [learner],
+        feed,
+        None,
+        listener,
+        facts=facts,
+        checkpoint_every=checkpoint_every,
+        stop=stop,
+        overdue=overdue,
+    ).run()
     if learner.error is not None:
         raise TrialError(f"teacher {plan.name} failed: {learner.error}") from learner.error
     result = folder.result

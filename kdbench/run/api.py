@@ -28,7 +28,7 @@ from kdbench.results import SuiteFolder
 from kdbench.run.context import Context
 from kdbench.run.students import Students
 from kdbench.run.teachers import Teachers
-from kdbench.session import default_observers, only_one_run, registered, stop_at_interrupt
+from kdbench.session import default_observers, only_one_run, registered, stop_at_signals
 from kdbench.suite.plan import Plan, Trial, count
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ class Results:
     report: Path
     filters: Filters
     interrupted: bool = False
+    stopped_by: int | None = None
+    """The number of the signal that interrupted the run."""
 
     @property
     def failed(self) -> list[Trial]:
@@ -83,6 +85,7 @@ def run_suite(
     tracking_uri: str | None = None,
     fresh: bool = False,
     allow_teacher_mismatch: bool = False,
+    grace: float | None = None,
     observers: Sequence[object] | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> Results:
@@ -91,8 +94,13 @@ def run_suite(
     ``suite`` is a path or the name of a suite that ships with kdbench. ``methods`` are globs on names or
     labels, ``pairs`` are ``teacher:student``, ``overrides`` are ``key.path=value``; ``tracking_uri`` is
     MLflow's store, ``"none"`` for no tracking. ``observers`` replaces the progress display and MLflow.
+    SIGINT, SIGTERM or SIGHUP ends the run after its epoch, or after ``grace`` seconds at the last checkpoint, and
+    ``Results.interrupted`` is then true; a second signal raises ``KeyboardInterrupt``. Called from another thread
+    than the main one, it receives no signals.
     Raises ``KdbenchError`` for what cannot be run; trials that fail are in ``Results.failed``.
     """
+    if grace is not None and not grace >= 0:
+        raise KdbenchError(f"grace: must be at least 0 seconds, got {grace:g}")
     console = Console(stderr=True, emoji=False)
     warn = warn or partial(_warn, console)
     opened = open_suite(suite, overrides=overrides, plugins=plugins)
@@ -106,7 +114,7 @@ def run_suite(
     if chosen_device.type == "cuda":
         # Events and streams belong to the current device.
         torch.cuda.set_device(chosen_device)
-    with only_one_run(folder), stop_at_interrupt(warn) as stopping:
+    with only_one_run(folder), stop_at_signals(grace, warn) as stop:
         folder.check_protocol()
         environment = {**describe_environment(), "device": device_name(chosen_device)}
         info = RunInfo(
@@ -121,7 +129,7 @@ def run_suite(
         standing = default_observers(tracking_uri, console, warn) if observers is None else observers
         with registered(standing, opened.registry, warn):
             notify = Notifier(opened.registry.manager, warn)
-            context = Context(opened, folder, info, chosen_device, notify, warn, stopping)
+            context = Context(opened, folder, info, chosen_device, notify, warn, stop)
             run = _Invocation(context, allow_teacher_mismatch)
             return run(filters, fresh=fresh)
 
@@ -158,7 +166,7 @@ class _Invocation:
     def _train_all(self, plan: Plan, chosen: frozenset[str], states: set[str]) -> None:
         for cohort in plan.cohorts:
             trials = [trial for trial in cohort.trials if trial.id in chosen and trial.status in states]
-            if trials and self.context.stopping.is_set():
+            if trials and self.context.stop.asked():
                 raise Interrupted("interrupted")
             if trials:
                 self.students.train(cohort, trials)
@@ -168,7 +176,8 @@ class _Invocation:
         self._remember(plan)
         write_report(self.context.folder, self.context.info.report, self.context.warn)
         self.context.notify("kdbench_suite_finished", plan=plan, run=self.context.info, interrupted=interrupted)
-        return Results(plan, self.context.folder, self.context.info.report, filters, interrupted)
+        stopped_by = self.context.stop.signal if interrupted else None
+        return Results(plan, self.context.folder, self.context.info.report, filters, interrupted, stopped_by)
 
     def _remember(self, plan: Plan) -> None:
         self.context.folder.write_plan(

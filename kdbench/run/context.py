@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +20,7 @@ from kdbench.opening import Opened
 from kdbench.recipe import Recipe
 from kdbench.resolve import Resolver
 from kdbench.results import SuiteFolder
+from kdbench.session import Stop
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Context:
     device: torch.device
     notify: Notifier
     warn: Callable[[str], None]
-    stopping: threading.Event
+    stop: Stop
 
     @property
     def resolver(self) -> Resolver:

@@ -58,7 +58,8 @@ class Students:
             TrialListener(names, self.context.notify, self.context.info),
             facts=self.context.facts(recipe),
             checkpoint_every=self.context.opened.suite.checkpoint_every,
-            stop=self.context.stopping.is_set,
+            stop=self.context.stop.asked,
+            overdue=self.context.stop.overdue,
         ).run()
 
     def _stale(self, trial: Trial, teacher: Teacher) -> bool:

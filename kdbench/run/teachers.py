@@ -37,7 +37,7 @@ class Teachers:
         def build() -> TappedModel:
             return self.context.network(plan.model, plan.recipe)
 
-        with alone_with(folder, self.context.stopping, self.context.warn):
+        with alone_with(folder, self.context.stop, self.context.warn):
             fingerprint = self.context.arrays.fingerprint
             teacher = teachers.load(plan, build, shape, folder, self.context.device, fingerprint)
             if teacher is None:
@@ -72,7 +72,8 @@ class Teachers:
             TeacherListener(plan, self.context.notify, self.context.info),
             facts=self.context.facts(plan.recipe),
             checkpoint_every=self.context.opened.suite.checkpoint_every,
-            stop=self.context.stopping.is_set,
+            stop=self.context.stop.asked,
+            overdue=self.context.stop.overdue,
         )
 
     def _compare(self, plan: TeacherPlan, teacher: Teacher) -> None:

@@ -256,7 +256,7 @@ def test_an_observer_that_raises_is_reported_disabled_and_costs_nothing(write_su
     assert len(watch.epochs) == 6
     assert raising.calls == 3
     assert len(warnings) == 3
-    assert warnings[0].endswith("failed in kdbench_epoch_finished: RuntimeError: observer broke")
+    assert warnings[0] == "observer 'Raises' failed in kdbench_epoch_finished: RuntimeError: observer broke"
     assert warnings[2].endswith("; it is disabled for the rest of this run")
 
 
