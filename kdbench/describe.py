@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from kdbench.hookspecs import DatasetSpec, MethodSpec, ModelSpec
-from kdbench.method import DataSignature, Method
-from kdbench.models.base import signature
+from kdbench.method import DataSignature, Method, Signature
+from kdbench.models.base import TappedModel, signature
+from kdbench.models.shapes import without_draws
 from kdbench.plugins import Offer, Registry
 
 # Adapters depend on the networks; these two show them.
@@ -38,17 +37,8 @@ def _method(offer: Offer[Any], registry: Registry) -> dict[str, Any]:
     if method.teacher_reads is not None:
         reads["teacher_reads"] = sorted(method.teacher_reads)
     try:
-        with torch.device("meta"):
-            teacher, student = (
-                signature(
-                    registry.model(name).load()(
-                        classes=CLASSES, image_shape=IMAGE_SHAPE, **registry.model(name).spec.presets
-                    ),
-                    name,
-                    IMAGE_SHAPE,
-                )
-                for name in (TEACHER, STUDENT)
-            )
+        teacher, student = (_signature(registry, name) for name in (TEACHER, STUDENT))
+        with without_draws():
             method.setup(student, teacher, DataSignature(CLASSES, 50_000))
     except Exception as error:  # noqa: BLE001 - a plugin's setup may raise anything
         return {**reads, "adapters": {"none": f"setup failed: {error}"}}
@@ -65,9 +55,19 @@ def _method(offer: Offer[Any], registry: Registry) -> dict[str, Any]:
     }
 
 
+def _signature(registry: Registry, name: str) -> Signature:
+    with without_draws():
+        return signature(_build(registry.model(name)), name, IMAGE_SHAPE)
+
+
+def _build(offer: Offer[ModelSpec]) -> TappedModel:
+    network: TappedModel = offer.load()(classes=CLASSES, image_shape=IMAGE_SHAPE, **offer.spec.presets)
+    return network
+
+
 def _model(offer: Offer[Any]) -> dict[str, Any]:
-    with torch.device("meta"):
-        network = offer.load()(classes=CLASSES, image_shape=IMAGE_SHAPE, **offer.spec.presets)
+    with without_draws():
+        network = _build(offer)
     known = signature(network, offer.spec.name, IMAGE_SHAPE)
     return {
         "family": known.family,

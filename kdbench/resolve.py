@@ -6,21 +6,21 @@ import fnmatch
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
-
-import torch
 
 from kdbench import settings as settings_of
 from kdbench.data.base import DataFacts, Dataset
 from kdbench.data.splits import limit_facts
 from kdbench.errors import Incompatible, ModelError, PluginError, SuiteError, did_you_mean
 from kdbench.method import DataSignature, Method, Signature, set_up
-from kdbench.models.base import TappedModel, signature
+from kdbench.models.base import TappedModel
+from kdbench.models.shapes import on_meta, planned_signature
 from kdbench.models.weights import load_weights
 from kdbench.plugins import Offer, Registry
 from kdbench.recipe import Recipe
+from kdbench.remembered import Remembered
 from kdbench.results import SuiteFolder
 from kdbench.sources import FIRST_PARTY
 from kdbench.suite.load import pair_recipe
@@ -167,11 +167,9 @@ class Resolver:
         return network
 
     def signature(self, name: str) -> Signature:
-        """A network's signature, from the meta device: shapes without arithmetic."""
+        """A network's signature, with the shapes of its taps."""
         if name not in self._signatures:
-            with torch.device("meta"):
-                network = self.network(name)
-            self._signatures[name] = signature(network, name, self.facts.image_shape)
+            self._signatures[name] = planned_signature(lambda: self.network(name), name, self.facts.image_shape)
         return self._signatures[name]
 
     def method(self, trial: Trial) -> Method:
@@ -204,6 +202,7 @@ class Resolver:
     def plan(self) -> Plan:
         """All trials, with those skipped whose method cannot read their pair."""
         trials: list[Trial] = []
+        remembered = Remembered()
         teachers = {name: self.teacher(name) for name in {pair.teacher for pair in self.suite.pairs}}
         for pair in self.suite.pairs:
             teacher = teachers[pair.teacher]
@@ -229,26 +228,38 @@ class Resolver:
                     origin=origin,
                     student_source=_foreign_source(self.registry.model(pair.student)),
                 )
-                reason = self._incompatibility(first)
+                reason = remembered(self._question(first), partial(self._incompatibility, first))
                 for seed in self.suite.seeds:
                     trial = replace(first, seed=seed)
                     trials.append(trial.with_status("skipped", reason) if reason else trial)
+        remembered.save()
         if repeated := list(_repetitions(trials)):
             raise SuiteError(repeated)
         return Plan(self.suite, tuple(trials))
 
+    def _question(self, trial: Trial) -> dict[str, Any]:
+        """All that decides whether the method can read the pair."""
+        sides = {"student": (trial.student, trial.student_source)}
+        sides["teacher"] = (trial.teacher.model, trial.teacher.model_source)
+        networks = {
+            side: [name, source, dict(self.registry.model(name).spec.presets)] for side, (name, source) in sides.items()
+        }
+        facts = [self.facts.classes, self.facts.image_shape, self.facts.n_train]
+        method = [trial.method, dict(trial.settings), trial.origin.fingerprint]
+        return {**networks, "data": facts, "method": method}
+
     def _incompatibility(self, trial: Trial) -> str:
         """Why the method cannot read the pair, tried on the meta device; empty if it can."""
         try:
-            with torch.device("meta"):
+            with on_meta():
                 method = self.method(trial)
         except (Exception, SystemExit) as error:
             what = f"{trial.method} cannot be made with these settings: {error or type(error).__name__}"
             raise SuiteError([f"methods.{trial.label}: {what}"]) from error
         try:
-            with torch.device("meta"):
-                data = DataSignature(self.facts.classes, self.facts.n_train)
-                set_up(method, self.signature(trial.student), self.signature(trial.teacher.model), data)
+            student, teacher = self.signature(trial.student), self.signature(trial.teacher.model)
+            with on_meta():
+                set_up(method, student, teacher, DataSignature(self.facts.classes, self.facts.n_train))
         except Incompatible as error:
             return str(error)
         except ModelError:

@@ -21,6 +21,13 @@ import torch
 
 Install = Callable[..., Path]
 
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests leave the user's cache folder alone; one that needs an empty cache sets another folder."""
+    os.environ["KDBENCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
 """Relative difference to an independent computation that is put down to rounding."""
 

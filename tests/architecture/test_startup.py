@@ -76,3 +76,32 @@ def test_importing_the_package_loads_nothing_heavy(tmp_path: Path) -> None:
 def test_what_loads_torch_is_seen(tmp_path: Path) -> None:
     _, modules, _ = run(["describe", "kd", "--json"], tmp_path)
     assert "torch" in modules
+
+
+# torch's compiler brings sympy, and takes longer to import than the rest of torch.
+COMPILER = {"sympy"}
+
+
+@pytest.mark.parametrize("name", ["kd", "crd", "ofd", "resnet20"])
+def test_describing_loads_no_compiler(tmp_path: Path, name: str) -> None:
+    code, modules, printed = run(["describe", name], tmp_path)
+    assert (code, modules & (COMPILER | {"timm"})) == (0, set())
+    assert name in printed
+
+
+def test_a_plan_loads_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDBENCH_CACHE", str(tmp_path / "cache"))
+    code, modules, printed = run(["plan", "cifar100"], tmp_path)
+    assert (code, modules & (COMPILER | {"timm"})) == (0, set())
+    assert "520 trials (520 pending)" in printed
+
+
+def test_a_second_plan_builds_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDBENCH_CACHE", str(tmp_path / "cache"))
+    # One of its networks is timm's.
+    _, loaded_first, first = run(["plan", "digits"], tmp_path)
+    _, loaded_then, then = run(["plan", "digits"], tmp_path)
+    assert "timm" in loaded_first
+    assert loaded_then & {"timm", "kdbench.models.resnet"} == set()
+    assert first == then
+    assert "6 skipped" in first
