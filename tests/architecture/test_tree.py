@@ -11,7 +11,7 @@ LONGEST = 600
 """Lines of a module; one that grows beyond has two purposes."""
 
 # Folders of tests that look at the whole, or hold data.
-ACROSS = {"architecture", "end_to_end", "golden"}
+ACROSS = {"architecture", "end_to_end", "golden", "protocol"}
 
 
 def too_long(folder: Path) -> list[str]:
