@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -157,6 +157,8 @@ class Registry:
     datasets: list[Offer[DatasetSpec]] = field(default_factory=list)
     broken: list[Broken] = field(default_factory=list)
     plugins: list[tuple[str, Provider]] = field(default_factory=list)
+    files: set[Path] = field(default_factory=set)
+    """The local files loaded."""
 
     def method(self, name: str) -> Offer[MethodSpec]:
         """The method called ``name`` (``distribution:name`` where two share it)."""
@@ -223,11 +225,11 @@ class Registry:
     def add(self, name: str, plugin: Any, provider: Provider) -> None:
         """Register a loaded plugin and take up what it offers; raises with nothing half registered."""
         _check_hooks(self.manager, plugin)
-        methods = [_offer_method(item, provider) for item in _call(plugin, "kdbench_methods")]
+        methods = [_offer_method(item, provider, plugin) for item in _call(plugin, "kdbench_methods")]
         if not hasattr(plugin, "kdbench_methods") and provider.version == LOCAL:
-            methods = [_offer_method(item, provider) for item in _method_classes(plugin)]
-        models = [_offer(item, ModelSpec, provider) for item in _call(plugin, "kdbench_models")]
-        datasets = [_offer(item, DatasetSpec, provider) for item in _call(plugin, "kdbench_datasets")]
+            methods = [_offer_method(item, provider, plugin) for item in _method_classes(plugin)]
+        models = [_offer(item, ModelSpec, provider, plugin) for item in _call(plugin, "kdbench_models")]
+        datasets = [_offer(item, DatasetSpec, provider, plugin) for item in _call(plugin, "kdbench_datasets")]
         try:
             self.manager.register(plugin, name=name)
         except pluggy.PluginValidationError as error:
@@ -251,15 +253,19 @@ def _call(plugin: Any, hook: str) -> Iterable[Any]:
     return offered
 
 
-def _offer(item: Any, kind: type[Spec], provider: Provider) -> Offer[Spec]:
+def _offer(item: Any, kind: type[Spec], provider: Provider, plugin: Any) -> Offer[Spec]:
     if not isinstance(item, kind):
         raise PluginError(f"offered {item!r}, which is no {kind.__name__}")
+    module, _, name = item.target.partition(":")
+    if provider.version == LOCAL and module == Path(provider.distribution).stem:
+        # The file itself, which is imported under a name that no other file has.
+        item = replace(item, target=f"{plugin.__name__}:{name}")
     return Offer(item, provider)
 
 
-def _offer_method(item: Any, provider: Provider) -> Offer[MethodSpec]:
+def _offer_method(item: Any, provider: Provider, plugin: Any) -> Offer[MethodSpec]:
     if isinstance(item, MethodSpec):
-        return Offer(item, provider)
+        return _offer(item, MethodSpec, provider, plugin)
     if isinstance(item, type) and callable(getattr(item, "setup", None)):
         name = item.__dict__.get("name", item.__name__.lower())
         return Offer(MethodSpec(name, f"{item.__module__}:{item.__qualname__}"), provider, loaded=item)
@@ -357,16 +363,18 @@ def _add_file(registry: Registry, path: Path) -> None:
     if not path.is_file():
         raise PluginError(f"plugin file {path}: not found")
     path = path.resolve()
-    name = f"{LOCAL_MODULE}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    if registry.manager.has_plugin(name):
+    module_name = f"{LOCAL_MODULE}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    # By its file's name in messages; by its whole path where another one of that name was there first.
+    name = str(path) if registry.manager.has_plugin(path.name) else path.name
+    if path in registry.files:
         return
 
     def load() -> ModuleType:
-        spec = importlib.util.spec_from_file_location(name, path)
+        spec = importlib.util.spec_from_file_location(module_name, path)
         if spec is None or spec.loader is None:
             raise PluginError("is no Python file")
         module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
+        sys.modules[module_name] = module
         # As for a script: it may import the files beside it. Last, so that they hide no installed package.
         if str(path.parent) not in sys.path:
             sys.path.append(str(path.parent))
@@ -377,8 +385,9 @@ def _add_file(registry: Registry, path: Path) -> None:
     try:
         _add_isolated(registry, name, Provider(path.name, LOCAL, hash_source=True), load)
     except PluginError:
-        sys.modules.pop(name, None)
+        sys.modules.pop(module_name, None)
         raise
+    registry.files.add(path)
 
 
 def _check_helpers(path: Path) -> None:

@@ -176,6 +176,26 @@ class Resolver:
         """A trial's method, not yet set up."""
         return cast(Method, self.registry.method(trial.method).load()(**trial.settings))
 
+    def code(self, trial: Trial) -> dict[str, bytes]:
+        """The source files that identify a trial's parts, by ``part/name``; nothing of what a version identifies."""
+        method = self.registry.method(trial.method)
+        parts = [("method", method)]
+        parts += [
+            (f"method-{number}", offer) for number, offer in enumerate(_members(self.registry, trial.settings), 1)
+        ]
+        others: dict[str, Offer[Any]] = {
+            "student": self.registry.model(trial.student),
+            "teacher": self.registry.model(trial.teacher.model),
+            "data": self.registry.dataset(self.suite.data.name),
+        }
+        parts += [(part, offer) for part, offer in others.items() if _foreign_source(offer)]
+        return {
+            f"{part}/{name}": content
+            for part, offer in parts
+            if offer.source is not None
+            for name, content in offer.source.files.items()
+        }
+
     def teacher(self, name: str) -> TeacherPlan:
         """How a teacher comes about."""
         table = self.suite.teacher(name)
@@ -297,12 +317,16 @@ def _foreign_source(offer: Offer[Any]) -> str:
 
 def method_fingerprint(registry: Registry, offer: Offer[Any], settings: Mapping[str, Any]) -> str:
     """A method's fingerprint; a combination's changes with its members'."""
+    members = [member.fingerprint for member in _members(registry, settings)]
+    own: str = offer.fingerprint
+    return content_hash({"own": own, "members": members}, 64) if members else own
+
+
+def _members(registry: Registry, settings: Mapping[str, Any]) -> list[Offer[Any]]:
+    """The methods that a combination combines."""
     members = settings.get("methods")
     names = [m["name"] for m in members if isinstance(m, dict)] if isinstance(members, list | tuple) else []
-    own: str = offer.fingerprint
-    if not names:
-        return own
-    return content_hash({"own": own, "members": [registry.method(name).fingerprint for name in names]}, 64)
+    return [registry.method(name) for name in names]
 
 
 def with_results(plan: Plan, folder: SuiteFolder) -> Plan:
@@ -321,7 +345,7 @@ def with_results(plan: Plan, folder: SuiteFolder) -> Plan:
         if result is not None:
             made_with = (result.get("teacher") or {}).get("sha256")
             if current[trial.teacher.key] not in (None, made_with):
-                trials.append(trial.with_status("pending", "its teacher was trained anew"))
+                trials.append(trial.with_status("pending", "its teacher was retrained"))
             elif result["status"] == "diverged":
                 trials.append(trial.with_status("diverged", f"in epoch {result['epoch']}"))
             else:
@@ -329,7 +353,7 @@ def with_results(plan: Plan, folder: SuiteFolder) -> Plan:
         elif error is not None:
             trials.append(trial.with_status("failed", str(error.get("why") or error.get("message", ""))))
         elif epochs := len(place.epochs):
-            trials.append(trial.with_status("pending", f"{epochs} of its epochs stand"))
+            trials.append(trial.with_status("pending", f"interrupted after {epochs} epoch{'s' * (epochs > 1)}"))
         else:
             trials.append(trial)
     return plan.with_trials(trials)

@@ -496,3 +496,43 @@ def test_nok_local_files(write: Callable[[str, str], Path], tmp_path: Path) -> N
             discover([path])
         assert str(caught.value) == message
         assert set(sys.modules) == before
+
+
+def test_local_files_of_one_name_are_told_apart(write: Callable[[str, str], Path]) -> None:
+    files = [write(f"{folder}/loss.py", LOCAL_LOSS.replace("mine", folder)) for folder in ("first", "second")]
+    registry = discover(files)
+    assert [name for name, provider in registry.plugins if provider.version == "local"] == ["loss.py", str(files[1])]
+
+
+def test_a_local_target_is_the_file_itself(write: Callable[[str, str], Path]) -> None:
+    """Also where an installed module, or another local file, has its name."""
+    source = """
+        from kdbench.hookspecs import DatasetSpec, MethodSpec, ModelSpec, hookimpl
+
+        @hookimpl
+        def kdbench_methods():
+            return [MethodSpec("method-{folder}", "json:Thing")]
+
+        @hookimpl
+        def kdbench_models():
+            return [ModelSpec("model-{folder}", "json:Thing")]
+
+        @hookimpl
+        def kdbench_datasets():
+            return [DatasetSpec("data-{folder}", "json:Thing")]
+
+        class Thing:
+            '''Of {folder}.'''
+
+            folder = "{folder}"
+        """
+    registry = discover([write(f"{folder}/json.py", source.format(folder=folder)) for folder in ("first", "second")])
+    for folder in ("first", "second"):
+        for offer in (
+            registry.method(f"method-{folder}"),
+            registry.model(f"model-{folder}"),
+            registry.dataset(f"data-{folder}"),
+        ):
+            assert offer.load().folder == folder
+            assert offer.facts.summary == f"Of {folder}."
+            assert folder.encode() in offer.source.files["json.py"]

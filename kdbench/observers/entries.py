@@ -57,8 +57,8 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def parameters(trial: Mapping[str, Any]) -> dict[str, str]:
-    """What decides a trial's outcome: names, settings, recipe and data. ``trial`` is its ``trial.json``."""
-    names = ("method", "label", "teacher", "student", "seed", "protocol")
+    """What decides a trial's outcome: settings, recipe and data, and no label. ``trial`` is its ``trial.json``."""
+    names = ("method", "teacher", "student", "seed", "protocol")
     tables = {name: trial.get(name, {}) for name in ("settings", "recipe", "data")}
     entries = {name: trial.get(name) for name in names} | dict(flatten(tables))
     return {entry_name(name): entry_value(value, PARAMETER_LIMIT) for name, value in entries.items()}
@@ -68,17 +68,26 @@ def trial_tags(trial: Mapping[str, Any], environment: Mapping[str, Any]) -> dict
     """What a trial is found by, and who made it. ``trial`` is its ``trial.json``."""
     plugin = trial.get("plugin", {})
     tags = {
-        "mlflow.runName": f"{trial['label']} {trial['teacher']}:{trial['student']} seed {trial['seed']}",
+        **name_tags(trial),
         TRIAL_ID: trial["id"],
         "method": trial["method"],
-        "label": trial["label"],
-        "teacher": trial["teacher"],
         "student": trial["student"],
-        "pair": f"{trial['teacher']}:{trial['student']}",
         "seed": trial["seed"],
         "plugin": plugin.get("distribution"),
         "plugin_version": plugin.get("version"),
         **environment_tags(environment),
+    }
+    return as_tags(tags)
+
+
+def name_tags(trial: Mapping[str, Any]) -> dict[str, str]:
+    """What the suite calls a trial: no part of its identity, so it may change after the training."""
+    pair = f"{trial['teacher']}:{trial['student']}"
+    tags = {
+        "mlflow.runName": f"{trial['label']} {pair} seed {trial['seed']}",
+        "label": trial["label"],
+        "teacher": trial["teacher"],
+        "pair": pair,
     }
     return as_tags(tags)
 

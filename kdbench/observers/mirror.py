@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from kdbench.observers.entries import TRIAL_ID, Point, as_tags, not_finite, parameters, points, trial_tags
-from kdbench.results import TrialFolder
+from kdbench.observers.entries import TRIAL_ID, Point, as_tags, name_tags, not_finite, parameters, points, trial_tags
+from kdbench.results import TrialFolder, stored_code
 from kdbench.suite.plan import content_hash
 
 INVOCATION = "kdbench.invocation"
@@ -159,6 +159,8 @@ class Mirror:
         attempt = None if result is None else str(result.get("finished") or content_hash(result))
         run = self._find(trial["id"], finite, attempt)
         if run is not None and attempt is not None and run.tags.get(RESULT) == attempt:
+            # All but its names: a suite may have called the trial otherwise by then.
+            self._log(run, [], {}, name_tags(trial))
             self.report.unchanged += 1
             return
         made_in = result.get("environment", {}) if result else {}
@@ -182,6 +184,8 @@ class Mirror:
         for name in ("trial.json", "epochs.jsonl", "result.json"):
             if (folder.path / name).exists():
                 self._store.upload(run.id, folder.path / name)
+        for name, path in stored_code(folder.path).items():
+            self._store.upload(run.id, path, PurePosixPath("source", name).parent.as_posix())
         self._set_status(run, status, _milliseconds(result.get("finished")))
         self._log(run, [], {}, {RESULT: str(attempt)})
         run.values.clear()

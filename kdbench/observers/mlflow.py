@@ -335,10 +335,13 @@ def sync(
     try:
         question = ((folder.plan or {}).get("suite") or {}).get("question", "")
         mirror = Mirror(MlflowStore(connect(uri)), suite_name, question)
+        names = {row["id"]: row for row in (folder.plan or {}).get("trials", ())}
         for trial_folder in folder:
             trial = trial_folder.trial
             if trial is None:
                 continue
+            # What the suite calls it now, not when it was trained.
+            trial |= {key: names[trial["id"]][key] for key in ("label", "teacher") if trial["id"] in names}
             if trial_folder.result is not None:
                 mirror.report.finished += 1
             elif trial_folder.error is None or not mirror.knows(trial["id"]):

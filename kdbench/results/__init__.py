@@ -6,21 +6,27 @@
     runs/<suite>/<trial id>/result.json         exists once the trial is done or diverged
     runs/<suite>/<trial id>/error.json          why the last attempt failed
     runs/<suite>/<trial id>/student.safetensors the student's weights
+    runs/<suite>/<trial id>/source/             the code behind it: of its method, networks and data set
     runs/<suite>/<trial id>/checkpoint.pt       while it is being trained
     runs/_teachers/<key>/                       teacher.json, epochs.jsonl, result.json, teacher.safetensors
 
 Every file is written under a temporary name and renamed, so a reader never sees half of one.
 """
 
+from kdbench.results.code import store_code, stored_code
 from kdbench.results.files import read_json, remove_leftovers, write_atomically, write_json, write_text
+from kdbench.results.find import find_folder
 from kdbench.results.folder import TEACHERS, SuiteFolder, TrialFolder
 
 __all__ = [
     "TEACHERS",
     "SuiteFolder",
     "TrialFolder",
+    "find_folder",
     "read_json",
     "remove_leftovers",
+    "store_code",
+    "stored_code",
     "write_atomically",
     "write_json",
     "write_text",

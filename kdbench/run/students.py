@@ -14,6 +14,7 @@ from kdbench.engine.learner import Learner, failure
 from kdbench.errors import DataError, ResultsError, TeacherMismatchError, in_words
 from kdbench.method import DataSignature, set_up
 from kdbench.models.base import signature
+from kdbench.results import store_code
 from kdbench.run.context import Context
 from kdbench.run.listeners import TrialListener
 from kdbench.run.teachers import Teachers
@@ -78,6 +79,7 @@ class Students:
             # A damaged or stale result is not taken for one.
             (place.path / "result.json").unlink(missing_ok=True)
             place.begin(trial.to_json())
+            store_code(place.path, self.context.resolver.code(trial))
             if place.checkpoint.exists() and not _resumed(learner):
                 self.context.warn(f"{trial.id}: its checkpoint does not fit or cannot be read; it begins anew")
                 place.checkpoint.unlink()
@@ -127,6 +129,7 @@ class Students:
         record = failure(trial.id, error, "setup", 0)
         place = self.context.folder.trial(trial.id)
         place.begin(trial.to_json())
+        store_code(place.path, self.context.resolver.code(trial))
         place.fail(record)
         self.context.notify("kdbench_trial_failed", trial=trial, error=record, run=self.context.info)
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from kdbench import run_suite
 from kdbench.errors import DataError, KdbenchError, ResultsError, SuiteError
-from kdbench.results import SuiteFolder
+from kdbench.results import SuiteFolder, stored_code
 
 
 def students(tmp_path, output="runs"):
@@ -35,7 +35,8 @@ def test_a_suite_is_trained_recorded_and_reported_and_not_trained_again(write_su
 
     for trial in results.plan.trials:
         folder = results.folder.trial(trial.id)
-        assert {p.name for p in folder.path.iterdir()} == {
+        # The source of our own methods is kept only where they are not installed, or editable.
+        assert {p.name for p in folder.path.iterdir()} - {"source"} == {
             "trial.json", "epochs.jsonl", "result.json", "student.safetensors"
         }  # fmt: skip
         main = [record for record in folder.epochs if record["stage"] == "main"]
@@ -366,3 +367,49 @@ def test_another_folder_of_images_is_other_data(write_suite, run, watch, tmp_pat
     assert first.plan.trials[0].id != second.plan.trials[0].id
     assert first.plan.teachers[0].key != second.plan.teachers[0].key
     assert len(watch.epochs) == 3
+
+
+WATCHED = """
+import kdbench_of_mine
+from kdbench.hookspecs import MethodSpec, ModelSpec, hookimpl
+from kdbench.method import Method
+
+@hookimpl
+def kdbench_methods():
+    return [MethodSpec("mine", "math:Mine")]
+
+@hookimpl
+def kdbench_models():
+    return [ModelSpec("net", "math:build")]
+
+@hookimpl
+def kdbench_epoch_finished(trial):
+    raise RuntimeError("no disk")
+
+class Mine(Method):
+    def forward(self, student, teacher, batch):
+        return {"ce": (batch.cross_entropy(student.logits), kdbench_of_mine.SCALE)}
+
+def build(*, classes, image_shape):
+    from kdbench.models.resnet import resnet
+    return resnet(depth=8, classes=classes, image_shape=image_shape)
+"""
+
+
+def test_a_local_file_goes_by_its_name_and_is_kept_with_its_trials(write_suite, run, tmp_path):
+    # The name of a module of Python's own: the target is the file nevertheless.
+    (tmp_path / "math.py").write_text(WATCHED)
+    (tmp_path / "kdbench_of_mine.py").write_text("SCALE = 1.0")
+    suite = write_suite("mine", plugins=("math.py",))
+    suite.write_text(suite.read_text().replace('student = "resnet8"', 'student = "net"'))
+    warnings = []
+    results = run(suite, warn=warnings.append)
+    assert [trial.status for trial in results.plan.trials] == ["done"]
+    assert warnings[0] == "observer 'math.py' failed in kdbench_epoch_finished: RuntimeError: no disk"
+    (trial,) = results.plan.trials
+    kept = {name: path.read_text() for name, path in stored_code(results.folder.trial(trial.id).path).items()}
+    assert kept == {
+        f"{part}/{name}": text
+        for part in ("method", "student")
+        for name, text in (("math.py", WATCHED), ("kdbench_of_mine.py", "SCALE = 1.0"))
+    }

@@ -34,7 +34,6 @@ TRIAL = {
 def test_parameters_are_flat_and_complete() -> None:
     assert parameters(TRIAL) == {
         "method": "kd",
-        "label": "kd T4",
         "teacher": "resnet20",
         "student": "resnet8",
         "seed": "0",

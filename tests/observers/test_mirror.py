@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from kdbench.observers.mirror import Mirror, report_files
+from kdbench.results import store_code
 
 PARENT = "mlflow.parentRunId"
 
@@ -80,6 +82,33 @@ def test_twice_changes_nothing(pretend: Any, trial: Any, store: Any) -> None:
     again = mirror_all(run, store)
     assert store.calls[before:] == ["experiment", "runs"]
     assert (again.report.unchanged, again.report.completed, again.report.values) == (2, 0, 0)
+
+
+def test_a_renamed_trial_is_renamed_and_not_sent_again(pretend: Any, trial: Any, store: Any) -> None:
+    run, (none, _) = finished_run(pretend, trial)
+    mirror_all(run, store)
+    sent, uploaded = len(store.logged), {key: list(names) for key, names in store.files.items()}
+    renamed = replace(none, label="baseline", teacher=replace(none.teacher, name="big"))
+    mirror = Mirror(store, "tiny")
+    mirror.mirror(run.folder.trial(none.id), renamed.to_json(), {}, lambda: mirror.open_parent("sync", {}))
+    (child,) = store.of_trial(none)
+    assert child.tags["mlflow.runName"] == "baseline big:resnet8 seed 0"
+    assert (child.tags["label"], child.tags["pair"]) == ("baseline", "big:resnet8")
+    assert (len(store.logged), store.files) == (sent, uploaded)
+    assert mirror.report.unchanged == 1
+
+
+def test_the_code_behind_a_trial_is_kept(pretend: Any, trial: Any, store: Any) -> None:
+    run, (none, ab) = finished_run(pretend, trial)
+    store_code(run.folder.trial(ab.id).path, {"method/my_loss.py": b"A = 1", "student/nets/wide.py": b"B = 1"})
+    mirror_all(run, store)
+    records = ["trial.json", "epochs.jsonl", "result.json"]
+    assert store.files[store.of_trial(none)[0].id] == records
+    assert store.files[store.of_trial(ab)[0].id] == [
+        *records,
+        "source/method/my_loss.py",
+        "source/student/nets/wide.py",
+    ]
 
 
 @pytest.mark.parametrize("answer_lost", [False, True])

@@ -1,0 +1,72 @@
+"""From what a user calls a trial to its folder."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from kdbench.errors import ResultsError
+from kdbench.results.folder import TEACHERS, SuiteFolder, TrialFolder
+
+_SHOWN = 4
+
+
+def find_folder(name: str | Path, output: Path) -> Path:
+    """The folder of the trial called ``name``: a folder, an id, or an id's beginning that is unique below ``output``.
+
+    A finished trial is preferred where several suites have one of this id. Raises :class:`ResultsError` where
+    there is none.
+    """
+    path = Path(name)
+    return path if path.is_dir() else _search(str(name), output)
+
+
+def _search(name: str, output: Path) -> Path:
+    if not output.is_dir():
+        raise ResultsError(f"{output}: no such results folder; name it with --output, or the trial by its folder")
+    places: dict[str, list[Path]] = {}
+    planned: dict[str, str] = {}
+    for suite in sorted(path.name for path in output.iterdir() if path.is_dir() and path.name != TEACHERS):
+        results = SuiteFolder(output, suite)
+        for row in (results.plan or {}).get("trials", ()):
+            planned[row["id"]] = _why_missing(row, results.plan or {})
+        for folder in results:
+            places.setdefault(folder.path.name, []).append(folder.path)
+    known = sorted({*places, *planned})
+    matching = [name] if name in known else [identifier for identifier in known if identifier.startswith(name)]
+    if len(matching) > 1:
+        raise ResultsError(f"'{name}' is the beginning of {_some(matching)}; give more of it")
+    if not matching:
+        raise ResultsError(f"no trial '{name}' in {output}{_hint(name, known)}")
+    found = places.get(matching[0], [])
+    if not found:
+        raise ResultsError(f"{matching[0]}: {planned[matching[0]]}")
+    done = [path for path in found if TrialFolder(path).result is not None] or found
+    if len(done) > 1:
+        raise ResultsError(f"{matching[0]} stands in {' and '.join(map(str, done))}; name the folder")
+    return done[0]
+
+
+def _why_missing(row: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
+    if row.get("status") == "skipped":
+        return f"was skipped: {row.get('reason', '')}"
+    return f"is planned, not trained; kdbench run {plan.get('path', 'SUITE')} trains it"
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    ids = list(known)
+    near = difflib.get_close_matches(name, ids, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean '{near[0]}'?"
+    holding = [identifier for identifier in ids if name in identifier]
+    if holding:
+        return f"; ids that hold it: {_some(holding)}"
+    return f"; known: {_some(ids)}" if ids else "; nothing was trained there"
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:_SHOWN])
+    rest = len(names) - _SHOWN
+    return f"{shown} and {rest} more" if rest > 0 else shown
