@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from kdbench import plugins as plugin_room
 from kdbench.resolve import Catalogue, Resolver
@@ -24,6 +25,19 @@ class Opened:
     resolver: Resolver
     overrides: tuple[str, ...] = ()
     plugins: tuple[str, ...] = ()
+
+    @cached_property
+    def report_name(self) -> str:
+        """What the report of the suite, unfiltered and with these overrides, is called."""
+        from kdbench.report.naming import report_name  # pandas, which a plan does not need
+
+        renamed = any(override.partition("=")[0].strip() == "name" for override in self.overrides)
+        base = self.suite.name if renamed else load.report_name(self.path, self.suite.name)
+        return report_name(base, self.overrides)
+
+    def record(self, plan: Plan | None = None) -> dict[str, Any]:
+        """What a report reads of a plan of this suite."""
+        return (plan or self.plan).record(str(self.path), self.overrides, self.plugins)
 
     @cached_property
     def plan(self) -> Plan:

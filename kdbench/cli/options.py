@@ -25,6 +25,14 @@ Plugins = Annotated[
 ]
 Output = Annotated[Path, typer.Option("--output", metavar="DIR", help="Where results go.")]
 ReportDir = Annotated[Path, typer.Option("--report-dir", metavar="DIR", help="Where reports go.")]
+ReportName = Annotated[
+    str | None,
+    typer.Option(
+        "--report-name",
+        metavar="NAME",
+        help="The report's folder; else the suite's name, and what --set, -m, --pair and --seed made different.",
+    ),
+]
 TrackingUri = Annotated[
     str | None,
     typer.Option(

@@ -22,11 +22,13 @@ from kdbench.cli.options import (
     Pairs,
     Plugins,
     ReportDir,
+    ReportName,
     Seeds,
     SuiteArgument,
     TrackingUri,
 )
-from kdbench.cli.output import show, show_error, show_json
+from kdbench.cli.output import show, show_error, show_json, show_warning
+from kdbench.errors import ResultsError, SuiteError
 
 if TYPE_CHECKING:
     from kdbench.suite.plan import Plan, Trial
@@ -43,6 +45,7 @@ def run(
     plugins: Plugins = None,
     output: Output = RUNS,
     report_dir: ReportDir = REPORTS,
+    report_name: ReportName = None,
     tracking_uri: TrackingUri = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ignore earlier results of these trials.")] = False,
     allow_teacher_mismatch: Annotated[
@@ -73,6 +76,7 @@ def run(
             plugins=plugins or (),
             output=output,
             report_dir=report_dir,
+            report_name=report_name,
             tracking_uri=tracking_uri,
             fresh=fresh,
             allow_teacher_mismatch=allow_teacher_mismatch,
@@ -93,6 +97,8 @@ def run(
     leaderboard = results.report / "leaderboard.md"
     if leaderboard.is_file():
         show(f"report: {results.report / 'index.html'}")
+        if methods or pairs or seeds:
+            show("it shows what was chosen; `kdbench report` without -m, --pair and --seed writes the whole one")
     raise typer.Exit(SOME_TRIAL_FAILED if failed else OK)
 
 
@@ -159,6 +165,8 @@ def _plan_summary(chosen: Plan, everything: Plan, folder: Any, n_train: int) -> 
         stands = folder.teacher(teacher.key).result
         how = f"measured {stands['top1']:.2f} %" if stands else "given weights" if teacher.weights else "to be trained"
         yield f"teacher {teacher.name}: {how}"
+        if stands and (message := teacher.mismatch(float(stands["top1"]))):
+            yield f"warning: {message}"
     waiting = [trial for trial in chosen.trials if trial.status in {"pending", "failed"}]
     if waiting:
         estimate = hours(waiting, everything.trials, folder)
@@ -168,23 +176,64 @@ def _plan_summary(chosen: Plan, everything: Plan, folder: Any, n_train: int) -> 
 
 @app.command()
 def report(
-    suite: SuiteArgument,
+    suite: Annotated[
+        str,
+        typer.Argument(metavar="SUITE", help="A suite file, a shipped suite's name, or the name of a results folder."),
+    ],
     methods: Methods = None,
     pairs: Pairs = None,
     seeds: Seeds = None,
+    overrides: Overrides = None,
+    plugins: Plugins = None,
     output: Output = RUNS,
     report_dir: ReportDir = REPORTS,
+    report_name: ReportName = None,
     debug: Debug = False,
 ) -> None:
-    """Write the report of what stands in the results folder."""
+    """Write the report of a suite as its file is now, over all results so far that fit it."""
+    from kdbench.report import naming
+    from kdbench.report.frame import Filters
     from kdbench.report.render import render
     from kdbench.results import SuiteFolder
 
-    name = suite_name(suite, output)
-    folder = SuiteFolder(output, name)
+    filters = Filters(tuple(methods or ()), tuple(pairs or ()), tuple(seeds or ()))
+    plan, base = None, suite
+    if is_suite(suite) or not (output / suite / "plan.json").is_file():
+        from kdbench.opening import open_suite
+
+        opened = open_suite(suite, overrides=overrides or (), plugins=plugins or ())
+        folder = SuiteFolder(output, opened.suite.name)
+        if not folder.path.is_dir():
+            raise ResultsError(
+                f"{folder.path}: no results; `kdbench run {suite}` trains them, or name their folder with --output"
+            )
+        plan, base = opened.record(), opened.report_name
+    else:
+        if overrides or plugins:
+            raise SuiteError([f"{suite}: --set and --plugin need a suite file; this is the name of a results folder"])
+        folder = SuiteFolder(output, suite)
+        last = folder.plan or {}
+        base = str(last.get("report") or suite)
+        show(f"{folder.path}: as last planned from {last.get('path', suite)}; name the file to report what it says now")
     folder.check_protocol()
-    target = render(folder, report_dir / name, methods=methods or (), pairs=pairs or (), seeds=seeds or ())
+    name = naming.one_folder(report_name) if report_name is not None else naming.report_name(base, (), filters)
+    target = render(
+        folder,
+        report_dir / name,
+        plan=plan,
+        methods=filters.methods,
+        pairs=filters.pairs,
+        seeds=filters.seeds,
+        warn=show_warning,
+    )
     show(f"report: {target}")
+
+
+def is_suite(suite: str) -> bool:
+    """Whether ``suite`` is a file, or the name of a shipped suite."""
+    from kdbench.suite.load import shipped
+
+    return Path(suite).is_file() or suite in shipped()
 
 
 def suite_name(suite: str, output: Path) -> str:

@@ -23,4 +23,4 @@ def sync(
     name = suite_name(suite, output)
     folder = SuiteFolder(output, name)
     folder.check_protocol()
-    show(str(replay(folder, name, tracking_uri, report_dir / name)))
+    show(str(replay(folder, name, tracking_uri, report_dir / str((folder.plan or {}).get("report", name)))))

@@ -84,8 +84,12 @@ class Filters:
         return " ".join(options)
 
 
-def read_trials(folder: SuiteFolder, filters: Filters | None = None) -> pd.DataFrame:
-    """One row a trial of the suite as last planned, in the plan's order.
+def read_trials(
+    folder: SuiteFolder, filters: Filters | None = None, plan: Mapping[str, Any] | None = None
+) -> pd.DataFrame:
+    """One row a trial of ``plan`` (:meth:`kdbench.suite.plan.Plan.record`), or of the suite as last planned.
+
+    Rows are in the plan's order, and under its labels.
 
     ``status`` is ``done``, ``diverged``, ``failed``, ``skipped``, ``pending`` or ``stale``; ``reason`` says why
     where it is not ``done``. Columns: :data:`COLUMNS`; what a trial has no value of is NaN, ``<NA>`` or empty.
@@ -94,13 +98,14 @@ def read_trials(folder: SuiteFolder, filters: Filters | None = None) -> pd.DataF
         ResultsError: nothing was planned here, another protocol version wrote it, or no trial passes the filters.
     """
     folder.check_protocol()
-    planned = _planned(folder)
+    plan = folder.plan if plan is None else plan
+    planned = _planned(folder, plan)
     filters = filters or Filters()
     if not any(filters.keeps(row) for row in planned):
         raise ResultsError(_nothing_passes(folder, filters, planned))
     frame = _typed(pd.DataFrame([_row(folder, row) for row in planned], columns=list(COLUMNS)))
     # What is stale is decided on all trials: it must not depend on which are shown.
-    return filters.select(_mark_superseded(_mark_stale(folder, frame)))
+    return filters.select(_mark_superseded(_mark_stale(folder, frame, plan)))
 
 
 def read_curves(folder: SuiteFolder, trials: pd.DataFrame) -> pd.DataFrame:
@@ -151,8 +156,7 @@ def pair_order(trials: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(trials["pair"]))
 
 
-def _planned(folder: SuiteFolder) -> list[dict[str, Any]]:
-    plan = folder.plan
+def _planned(folder: SuiteFolder, plan: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     if plan is not None:
         return list(plan.get("trials", []))
     # A plan can be lost and the results still stand.
@@ -266,8 +270,8 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def _mark_stale(folder: SuiteFolder, frame: pd.DataFrame) -> pd.DataFrame:
-    keys = {teacher["name"]: teacher["key"] for teacher in (folder.plan or {}).get("teachers", [])}
+def _mark_stale(folder: SuiteFolder, frame: pd.DataFrame, plan: Mapping[str, Any] | None) -> pd.DataFrame:
+    keys = {teacher["name"]: teacher["key"] for teacher in (plan or {}).get("teachers", [])}
     finished = frame[frame["status"].isin(FINISHED) & (frame["teacher_sha256"] != "")]
     for (teacher, _), group in finished.groupby(["teacher", "student"]):
         current = _current_weights(folder, keys.get(teacher), group)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import kdbench
 from kdbench.results import SuiteFolder
@@ -15,12 +17,16 @@ _READ = ("trial.json", "epochs.jsonl", "result.json", "error.json")
 _META = re.compile(r'<meta name="kdbench:made-from" content="([0-9a-f]{64})">')
 
 
-def digest(folder: SuiteFolder, *, filters: str = "", plots: bool = True) -> str:
-    """The SHA-256 of all that makes a report: the results as they stand, what is shown of them, and the room's code."""
-    plan = {key: value for key, value in (folder.plan or {}).items() if key != "updated"}
-    given = [_own_code(), folder.path.name, filters, plots, plan]
+def digest(folder: SuiteFolder, *, plan: Mapping[str, Any] | None = None, filters: str = "", plots: bool = True) -> str:
+    """The SHA-256 of all that makes a report: its plan, the results so far, what is shown of them, and its code.
+
+    ``plan``: the plan that is reported, instead of the last one.
+    """
+    plan = (folder.plan or {}) if plan is None else plan
+    given = [_own_code(), folder.path.name, filters, plots, _read_of(plan)]
     sha = hashlib.sha256(json.dumps(given, sort_keys=True).encode())
-    places = {trial.path: trial.weights.exists() for trial in folder}
+    trials = [folder.trial(row["id"]) for row in plan["trials"]] if "trials" in plan else list(folder)
+    places = {trial.path: trial.weights.exists() for trial in trials}
     places |= {folder.teacher(teacher["key"]).path: True for teacher in plan.get("teachers", [])}
     for place, has_weights in places.items():
         # Names come before contents and contents have lengths, so that nothing can pass for something else.
@@ -33,6 +39,14 @@ def digest(folder: SuiteFolder, *, filters: str = "", plots: bool = True) -> str
             sha.update(f"\n{name} {len(content)}\n".encode())
             sha.update(content)
     return sha.hexdigest()
+
+
+def _read_of(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """What a report reads of a plan. The state of a trial is read from its folder, unless it was skipped."""
+    kept = {key: plan[key] for key in ("suite", "path", "overrides", "plugins", "teachers") if key in plan}
+    read_elsewhere = {"status": "", "reason": ""}
+    rows = [dict(row) | ({} if row["status"] == "skipped" else read_elsewhere) for row in plan.get("trials", ())]
+    return {**kept, "trials": rows}
 
 
 def _own_code() -> str:

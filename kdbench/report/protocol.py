@@ -10,8 +10,10 @@ from typing import Any
 import pandas as pd
 
 from kdbench.report import stats, wording
+from kdbench.report.frame import teacher_result
 from kdbench.report.study import Study
 from kdbench.suite.load import shipped
+from kdbench.suite.plan import unexpected
 
 STATES = {
     "diverged": "The loss became NaN or infinite. A finished outcome: it is not repeated, and counts as the last rank.",
@@ -130,6 +132,19 @@ def recipe_rows(study: Study) -> list[tuple[str, str]]:
         if pair.get("recipe") and name in study.pairs:
             rows.append((f"for {study.title(name)}", _value(pair["recipe"])))
     return rows
+
+
+def teacher_warnings(study: Study) -> list[str]:
+    """Teachers that are not what the suite expects now, whatever it expected when they were trained."""
+    expectations = study.suite.get("teachers", {})
+    found = []
+    for plan in study.plan.get("teachers", ()):
+        name = str(plan["name"])
+        top1 = teacher_result(study.folder, str(plan["key"])).get("top1")
+        if top1 is not None and name in expectations and name in set(study.trials["teacher"]):
+            expected = expectations[name]
+            found.append(unexpected(name, float(top1), expected.get("expected_top1"), expected.get("tolerance", 1.0)))
+    return [f"{text}." for text in found if text]
 
 
 def teacher_recipe(study: Study, made: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ import jinja2
 from markupsafe import Markup
 
 import kdbench
-from kdbench.report import made_from, protocol, sections, wording
+from kdbench.report import escape, made_from, naming, protocol, sections, wording
 from kdbench.report.frame import Filters
 from kdbench.report.study import Study, read_study
 from kdbench.report.styles import INK, NEUTRAL
@@ -37,18 +37,23 @@ def render(
     folder: SuiteFolder,
     report: Path,
     *,
+    plan: Mapping[str, Any] | None = None,
     methods: Sequence[str] = (),
     pairs: Sequence[str] = (),
     seeds: Sequence[int] = (),
     plots: bool = True,
+    warn: Callable[[str], None] | None = None,
 ) -> Path:
     """Write the report of a results folder, however far it has come; the path of its ``index.html``.
 
-    ``methods`` (shell patterns on label or method name), ``pairs`` (``teacher:student``) and ``seeds`` select
-    what is shown; gains over a baseline are given even where the baseline itself is not shown.
+    ``plan`` (:meth:`kdbench.suite.plan.Plan.record`) says which trials are reported and under which labels; without
+    it, those of the suite as last planned. ``methods`` (shell patterns on label or method name), ``pairs``
+    (``teacher:student``) and ``seeds`` select what is shown; gains over a baseline are given even where it is not
+    shown.
 
     Writes ``index.html``, ``leaderboard.md``, ``leaderboard.csv``, ``trials.csv`` and, but for ``plots=False``,
-    ``plots/*.svg`` and ``plots/*.png`` below ``report``.
+    ``plots/*.svg`` and ``plots/*.png`` below ``report``. ``warn`` hears of results that a report in this folder
+    showed and this one does not.
 
     Raises:
         ResultsError: nothing was planned in ``folder``, another protocol version wrote it, no trial passes the
@@ -56,13 +61,15 @@ def render(
     """
     filters = Filters(tuple(methods), tuple(pairs), tuple(seeds))
     # Taken first: what changes while a run goes on is then shown, or makes the page out of date.
-    digest = made_from.digest(folder, filters=filters.describe(), plots=plots)
-    study = read_study(folder, filters)
+    digest = made_from.digest(folder, plan=plan, filters=filters.describe(), plots=plots)
+    study = read_study(folder, filters, plan)
+    if warn is not None and (loss := naming.lost(report, study.trials)):
+        warn(loss)
     for place in (report, report / "plots"):
         remove_leftovers(place)
     drawn = _draw(study, report / "plots") if plots else {}
-    write_text(report / "trials.csv", study.trials.to_csv(index=False, float_format="%.6g"))
-    write_text(report / "leaderboard.csv", study.cells.to_csv(index=False, float_format="%.6g"))
+    write_text(report / "trials.csv", escape.csv(study.trials))
+    write_text(report / "leaderboard.csv", escape.csv(study.cells))
     write_text(report / "leaderboard.md", markdown(study))
     # Last: it says what all of them were made from.
     write_text(report / "index.html", page(study, drawn, digest))
@@ -115,6 +122,7 @@ def _head(study: Study) -> dict[str, Any]:
         "question": study.suite.get("question") or study.name,
         "facts": protocol.facts(study),
         "filters": study.filters.describe(),
+        "warnings": protocol.teacher_warnings(study),
     }
 
 
@@ -142,7 +150,8 @@ def _environment(study: Study, *, escape_html: bool) -> jinja2.Environment:
         "count": wording.count,
         "rank": _rank,
         "themed": _themed,
-        "md": _markdown_text,
+        "md": escape.markdown,
+        "code": escape.code,
     }
     environment.globals |= {
         "study": study,
@@ -166,10 +175,6 @@ def _rank(value: float) -> str:
 def _themed(colour: str) -> str:
     """The two colours without a hue follow the page's light or dark theme."""
     return {INK: "var(--method-ink)", NEUTRAL: "var(--method-neutral)"}.get(colour, colour)
-
-
-def _markdown_text(text: object) -> str:
-    return str(text).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
 def _shade(gain: float | None, full: float) -> Markup:

@@ -94,23 +94,23 @@ class Study:
         return float(known.iloc[-1]) if len(known) else None
 
 
-def read_study(folder: SuiteFolder, filters: Filters | None = None) -> Study:
-    """Read a results folder.
+def read_study(folder: SuiteFolder, filters: Filters | None = None, plan: Mapping[str, Any] | None = None) -> Study:
+    """Read what a results folder holds of ``plan``, or of the suite as last planned.
 
     Raises:
         ResultsError: as :func:`kdbench.report.frame.read_trials`.
     """
     filters = filters or Filters()
     # Gains over a baseline that was filtered away are still gains over that baseline.
-    everyone = read_trials(folder, filters.without_methods())
+    everyone = read_trials(folder, filters.without_methods(), plan)
     trials = filters.select(everyone)
     if trials.empty:
-        trials = read_trials(folder, filters)  # raises, and says why
+        trials = read_trials(folder, filters, plan)  # raises, and says why
     cells = leaderboard(everyone, shown=method_order(trials))
     methods = dict(zip(everyone["label"], everyone["method"], strict=True))
     return Study(
         folder=folder,
-        plan=folder.plan or {},
+        plan=(folder.plan or {}) if plan is None else plan,
         filters=filters,
         trials=trials,
         cells=cells,

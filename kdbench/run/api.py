@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import datetime
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
@@ -22,7 +22,7 @@ from kdbench.errors import KdbenchError
 from kdbench.hookspecs import RunInfo
 from kdbench.observers.notify import Notifier
 from kdbench.opening import open_suite
-from kdbench.report import made_from
+from kdbench.report import frame, made_from, naming
 from kdbench.resolve import Filters, with_results
 from kdbench.results import SuiteFolder
 from kdbench.run.context import Context
@@ -46,6 +46,8 @@ class Results:
     interrupted: bool = False
     stopped_by: int | None = None
     """The number of the signal that interrupted the run."""
+    record: Mapping[str, Any] | None = None
+    """What reports read of the plan; without it, that of the last run in the folder."""
 
     @property
     def failed(self) -> list[Trial]:
@@ -60,10 +62,7 @@ class Results:
 
     def to_frame(self) -> pd.DataFrame:
         """One row a trial of those asked for; accuracies in percent, times in seconds."""
-        from kdbench.report import frame
-
-        filters = self.filters
-        return frame.read_trials(self.folder, frame.Filters(filters.methods, filters.pairs, filters.seeds))
+        return frame.read_trials(self.folder, _shown(self.filters), self.record)
 
     def __repr__(self) -> str:
         asked = [trial for trial in self.plan.trials if self.filters.match(trial)]
@@ -82,6 +81,7 @@ def run_suite(
     plugins: Sequence[str | Path] = (),
     output: str | Path = "runs",
     report_dir: str | Path = "reports",
+    report_name: str | None = None,
     tracking_uri: str | None = None,
     fresh: bool = False,
     allow_teacher_mismatch: bool = False,
@@ -92,7 +92,8 @@ def run_suite(
     """Train what is missing of a suite, and write its report.
 
     ``suite`` is a path or the name of a suite that ships with kdbench. ``methods`` are globs on names or
-    labels, ``pairs`` are ``teacher:student``, ``overrides`` are ``key.path=value``; ``tracking_uri`` is
+    labels, ``pairs`` are ``teacher:student``, ``overrides`` are ``key.path=value``. With any of these the report
+    is one of its own, of what was chosen, unless ``report_name`` names its folder. ``tracking_uri`` is
     MLflow's store, ``"none"`` for no tracking. ``observers`` replaces the progress display and MLflow.
     SIGINT, SIGTERM or SIGHUP ends the run after its epoch, or after ``grace`` seconds at the last checkpoint, and
     ``Results.interrupted`` is then true; a second signal raises ``KeyboardInterrupt``. Called from another thread
@@ -108,7 +109,8 @@ def run_suite(
     filters.check(opened.suite)
     chosen_device = choose_device(device)
     folder = SuiteFolder(Path(output), opened.suite.name)
-    report = Path(report_dir) / opened.suite.name
+    chosen_name = None if report_name is None else naming.one_folder(report_name)
+    report = Path(report_dir) / (chosen_name or naming.report_name(opened.report_name, (), _shown(filters)))
     for broken in opened.registry.broken:
         warn(f"plugin {broken}")
     if chosen_device.type == "cuda":
@@ -149,6 +151,7 @@ class _Invocation:
         plan = with_results(self.context.opened.plan, self.context.folder)
         self._remember(plan)
         self.context.notify("kdbench_suite_started", plan=plan, run=self.context.info)
+        self._check_finished_teachers(plan, chosen)
         for trial in plan.trials:
             if trial.status == "skipped" and trial.id in chosen:
                 self.context.notify("kdbench_trial_skipped", trial=trial, reason=trial.reason, run=self.context.info)
@@ -163,6 +166,17 @@ class _Invocation:
             raise
         return self._end(filters, interrupted=False)
 
+    def _check_finished_teachers(self, plan: Plan, chosen: frozenset[str]) -> None:
+        """Warn where nothing is to be trained with a teacher that is not what the suite expects now."""
+        asked = [trial for trial in plan.trials if trial.id in chosen]
+        needed = {trial.teacher.key for trial in asked if trial.status in {"pending", "failed"}}
+        for teacher in plan.teachers:
+            result = self.context.folder.teacher(teacher.key).result
+            if result is None or teacher.key in needed or teacher.key not in {trial.teacher.key for trial in asked}:
+                continue
+            if message := teacher.mismatch(float(result["top1"])):
+                self.context.warn(f"{message}; its students are trained already; correct teachers.{teacher.name}")
+
     def _train_all(self, plan: Plan, chosen: frozenset[str], states: set[str]) -> None:
         for cohort in plan.cohorts:
             trials = [trial for trial in cohort.trials if trial.id in chosen and trial.status in states]
@@ -174,34 +188,50 @@ class _Invocation:
     def _end(self, filters: Filters, *, interrupted: bool) -> Results:
         plan = with_results(self.context.opened.plan, self.context.folder)
         self._remember(plan)
-        write_report(self.context.folder, self.context.info.report, self.context.warn)
+        record = self.context.opened.record(plan)
+        write_report(self.context.folder, self.context.info.report, self.context.warn, record, _shown(filters))
         self.context.notify("kdbench_suite_finished", plan=plan, run=self.context.info, interrupted=interrupted)
         stopped_by = self.context.stop.signal if interrupted else None
-        return Results(plan, self.context.folder, self.context.info.report, filters, interrupted, stopped_by)
+        return Results(plan, self.context.folder, self.context.info.report, filters, interrupted, stopped_by, record)
 
     def _remember(self, plan: Plan) -> None:
         self.context.folder.write_plan(
             {
-                "suite": plan.suite.model_dump(mode="json"),
-                "path": str(self.context.opened.path),
-                "overrides": list(self.context.opened.overrides),
-                "plugins": list(self.context.opened.plugins),
-                "trials": [trial.describe() for trial in plan.trials],
-                "teachers": [{"name": t.name, "key": t.key, "model": t.model} for t in plan.teachers],
+                **self.context.opened.record(plan),
+                "report": self.context.opened.report_name,
                 "environment": dict(self.context.info.environment),
                 "updated": now(),
             }
         )
 
 
-def write_report(folder: SuiteFolder, report: Path, warn: Callable[[str], None]) -> None:
-    """Render the report of all that stands, unless that one is there; a failure to do so loses no result."""
+def _shown(filters: Filters) -> frame.Filters:
+    return frame.Filters(tuple(filters.methods), tuple(filters.pairs), tuple(filters.seeds))
+
+
+def write_report(
+    folder: SuiteFolder,
+    report: Path,
+    warn: Callable[[str], None],
+    plan: Mapping[str, Any] | None = None,
+    filters: frame.Filters | None = None,
+) -> None:
+    """Render the report of the results so far, unless it is up to date; a failure to do so loses no result."""
+    filters = filters or frame.Filters()
     try:
-        if made_from.is_current(report, made_from.digest(folder)):
+        if made_from.is_current(report, made_from.digest(folder, plan=plan, filters=filters.describe())):
             return
         from kdbench.report.render import render
 
-        render(folder, report)
+        render(
+            folder,
+            report,
+            plan=plan,
+            methods=filters.methods,
+            pairs=filters.pairs,
+            seeds=filters.seeds,
+            warn=warn,
+        )
     except Exception as error:  # noqa: BLE001 - hours of training must not end in a page's fault
         what = str(error) if isinstance(error, KdbenchError) else f"{type(error).__name__}: {error}"
         warn(f"the report was not written: {what}; the results are safe, and kdbench report writes it again")

@@ -78,13 +78,9 @@ class Teachers:
 
     def _compare(self, plan: TeacherPlan, teacher: Teacher) -> None:
         """Stop before spending on students of a teacher that is not what the suite expects."""
-        expected = plan.expected_top1
-        if expected is None or abs(teacher.facts["top1"] - expected) <= plan.tolerance:
+        message = plan.mismatch(teacher.facts["top1"])
+        if not message:
             return
-        message = (
-            f"teacher {plan.name}: reaches {teacher.facts['top1']:.2f} % on the test set, the suite expects "
-            f"{expected:.2f} ± {plan.tolerance:.2f} %"
-        )
         if not self.allow_mismatch:
             raise TeacherMismatchError(f"{message}; correct teachers.{plan.name} or pass --allow-teacher-mismatch")
         self.context.warn(message)

@@ -60,6 +60,18 @@ def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     return tables
 
 
+def report_name(path: Path, suite: str) -> str:
+    """What the report of a suite file is called: its ``name``, or its file's where it takes the name from another.
+
+    Such a suite shares the other's results, and neither report takes the other's place. ``suite``: the name after
+    ``extends``.
+    """
+    own = tomllib.loads(path.read_text(encoding="utf-8"))
+    if "extends" not in own or "name" in own:
+        return suite
+    return path.stem if path.stem != suite else f"{suite}-extended"
+
+
 def plugin_files(path: Path, tables: Mapping[str, Any]) -> list[Path]:
     """The local plugin files that a suite names, relative to the suite file."""
     plugins = tables.get("plugins", ())

@@ -25,6 +25,13 @@ class Origin:
     fingerprint: str
 
 
+def unexpected(name: str, top1: float, expected: float | None, tolerance: float) -> str:
+    """How a teacher's test accuracy (percent) differs from what its suite expects; empty where it does not."""
+    if expected is None or abs(top1 - expected) <= tolerance:
+        return ""
+    return f"teacher {name}: reaches {top1:.2f} % on the test set, the suite expects {expected:.2f} ± {tolerance:.2f} %"
+
+
 def content_hash(content: Mapping[str, Any], length: int = 16) -> str:
     """The first ``length`` hex digits of the SHA-256 of canonical JSON."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
@@ -47,6 +54,10 @@ class TeacherPlan:
     """Fingerprint of the code of a model that a plugin brings."""
     expected_top1: float | None = None
     tolerance: float = 1.0
+
+    def mismatch(self, top1: float) -> str:
+        """How its measured accuracy (percent) differs from the expected one; empty where it does not."""
+        return unexpected(self.name, top1, self.expected_top1, self.tolerance)
 
     @property
     def key(self) -> str:

@@ -23,7 +23,7 @@ def change(path: Path, key: str, value: object) -> None:
 def change_plan(folder: SuiteFolder) -> None:
     plan = folder.plan
     assert plan is not None
-    change(folder.path / "plan.json", "environment", {"torch": "9.9"})
+    change(folder.path / "plan.json", "path", "elsewhere.toml")
 
 
 CHANGES: dict[str, Callable[[SuiteFolder], object]] = {
