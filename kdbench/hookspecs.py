@@ -88,7 +88,7 @@ class RunInfo:
     output: Path
     """The suite's results folder, ``runs/<suite>``."""
     report: Path
-    """The suite's report folder, ``reports/<suite>``."""
+    """The folder of this run's report, ``reports/<suite>`` for a whole suite."""
     tracking_uri: str | None
     """MLflow's store, where one was named on the command line."""
     device: str

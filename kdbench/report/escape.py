@@ -12,7 +12,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 _ALWAYS = re.compile(r"[\\`*|~]")
 _UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
 _AFTER_BRACKET = re.compile(r"\](?=[(\[:])")
-_LINE_START = re.compile(r"^(?:[#+=\-\[]|\d+(?=[.)]))")
+_LINE_START = re.compile(r"^(?:[#+=\-\[]|\d+(?=[.)](?:\s|$)))")
 
 
 def without_formulas(frame: pd.DataFrame) -> pd.DataFrame:

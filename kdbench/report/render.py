@@ -19,7 +19,7 @@ from kdbench.report.verdict import verdicts
 from kdbench.results import SuiteFolder, remove_leftovers, write_text
 
 if TYPE_CHECKING:
-    from kdbench.report.plots import Drawing
+    from kdbench.report.figures import Drawing
 
 # matplotlib's markers as paths within a box from -5 to 5.
 MARKERS = {
@@ -128,9 +128,9 @@ def _head(study: Study) -> dict[str, Any]:
 
 def _draw(study: Study, folder: Path) -> dict[str, Drawing]:
     # matplotlib takes a second to import, and only here is it needed.
-    from kdbench.report import plots
+    from kdbench.report.figures import draw
 
-    return plots.draw(study, folder)
+    return draw(study, folder)
 
 
 def _environment(study: Study, *, escape_html: bool) -> jinja2.Environment:

@@ -59,7 +59,7 @@ PLANTED = {
         ("kdbench/run/api.py", "import mlflow", "kdbench.run.api -> mlflow"),
         ("kdbench/observers/progress.py", "from mlflow import MlflowClient", "kdbench.observers.progress -> mlflow"),
     ],
-    "matplotlib": [("kdbench/report/labels.py", "import matplotlib.pyplot", "kdbench.report.labels -> matplotlib")],
+    "matplotlib": [("kdbench/report/strip.py", "import matplotlib.pyplot", "kdbench.report.strip -> matplotlib")],
     "harness": [
         ("kdbench/resolve.py", "from kdbench_methods.kd import KD", "kdbench.resolve -> kdbench_methods.kd"),
     ],

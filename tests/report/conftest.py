@@ -159,6 +159,12 @@ def runs(tmp_path: Path) -> Callable[..., Runs]:
     return lambda suite="digits", **recipe: Runs(tmp_path / "runs", suite, **recipe)
 
 
+@pytest.fixture(scope="session")
+def module_runs() -> Callable[..., Runs]:
+    """The same for fixtures of a wider scope: takes the folder too."""
+    return lambda folder, suite="digits": Runs(folder / "runs", suite)
+
+
 NONE = (70.0, 71.0, 72.0)
 KD = (72.0, 72.5, 73.5)
 VID = (72.1, 72.3, 73.9)

@@ -79,7 +79,7 @@ def test_all_files_stand(page: tuple[Path, Page]) -> None:
     path, _ = page
     assert path.name == "index.html"
     names = {str(p.relative_to(path.parent)) for p in path.parent.rglob("*") if p.is_file()}
-    plots = {f"plots/{name}.{suffix}" for name in ("accuracy", "curves", "cost") for suffix in ("svg", "png")}
+    plots = {f"plots/{name}.{suffix}" for name in ("accuracy", "curves", "terms", "cost") for suffix in ("svg", "png")}
     assert names == {"index.html", "leaderboard.md", "leaderboard.csv", "trials.csv"} | plots
 
 
@@ -162,7 +162,7 @@ def test_rendering_twice_gives_the_same_bytes(
 ) -> None:
     first, second = page[0], render(untouched_study, tmp_path / "again")
     names = [p.relative_to(first.parent) for p in first.parent.rglob("*") if p.is_file()]
-    assert len(names) == 10
+    assert len(names) == 12
     for name in names:
         assert (first.parent / name).read_bytes() == (second.parent / name).read_bytes(), name
 
@@ -296,7 +296,7 @@ def test_reports_import_neither_torch_nor_mlflow_nor_matplotlib_before_it_draws(
 
 
 def test_plots_leave_pyplot_alone() -> None:
-    code = "import sys, kdbench.report.plots; print('matplotlib.pyplot' in sys.modules, 'torch' in sys.modules)"
+    code = "import sys, kdbench.report.figures; print('matplotlib.pyplot' in sys.modules, 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False False"
 

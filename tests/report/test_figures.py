@@ -11,8 +11,10 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from kdbench.report import plots
-from kdbench.report.labels import place_labels
+from kdbench.report import figures
+from kdbench.report.figures import canvas
+from kdbench.report.figures.cost import _front
+from kdbench.report.figures.labels import place_labels
 from kdbench.report.study import Study, read_study
 from kdbench.results import SuiteFolder
 
@@ -24,21 +26,21 @@ def read(untouched_study: SuiteFolder) -> Study:
 
 def test_files_are_well_formed_and_no_settings_are_left_behind(read: Study, tmp_path: Path) -> None:
     before = dict(matplotlib.rcParams)
-    drawings = plots.draw(read, tmp_path)
+    drawings = figures.draw(read, tmp_path)
     assert dict(matplotlib.rcParams) == before
-    assert list(drawings) == ["accuracy", "curves", "cost"]
+    assert list(drawings) == ["accuracy", "curves", "terms", "cost"]
     for name, drawing in drawings.items():
         assert ElementTree.parse(tmp_path / f"{name}.svg").getroot().tag.endswith("svg")
         assert ElementTree.fromstring(drawing.svg).attrib["aria-label"] == drawing.caption
         # The page puts its own colours in; and declares no namespaces, which look like addresses.
         assert "var(--ink)" in drawing.svg
-        assert not any(colour in drawing.svg for colour in plots.THEME)
+        assert not any(colour in drawing.svg for colour in canvas.THEME)
         assert "xmlns" not in drawing.svg
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_accuracy_shows_every_seed_the_mean_and_the_spread(read: Study) -> None:
-    made = plots.accuracy(read)
+    made = figures.accuracy(read)
     assert made is not None
     axes = made[0].axes[0]
     labels = [text.get_text() for text in axes.get_yticklabels()]
@@ -55,14 +57,14 @@ def test_accuracy_shows_every_seed_the_mean_and_the_spread(read: Study) -> None:
 
 
 def test_accuracy_says_what_has_no_mean(read: Study) -> None:
-    made = plots.accuracy(read)
+    made = figures.accuracy(read)
     assert made is not None
     texts = [text.get_text().strip() for text in made[0].axes[0].texts]
     assert sorted(texts) == ["1 of 3 diverged", "skipped"]
 
 
 def test_the_baseline_and_the_teacher_have_their_lines(read: Study) -> None:
-    made = plots.accuracy(read)
+    made = figures.accuracy(read)
     assert made is not None
     upright = {line.get_xdata()[0] for line in made[0].axes[0].lines if len(line.get_xdata()) == 2}
     assert {71.0, 80.0} <= upright
@@ -74,7 +76,7 @@ def test_a_collapsed_method_does_not_squeeze_the_others(runs: Callable[..., Any]
     for seed in range(3):
         for label, top1 in (("none", 70.0), ("kd", 71.0), ("vid", 71.5), ("rkd", 70.5), ("pkt", 10.0)):
             suite.done("resnet20", "resnet8", label, seed, top1 + 0.1 * seed)
-    made = plots.accuracy(read_study(suite.write()))
+    made = figures.accuracy(read_study(suite.write()))
     assert made is not None
     axes = made[0].axes[0]
     assert axes.get_xlim()[0] > 60
@@ -82,7 +84,7 @@ def test_a_collapsed_method_does_not_squeeze_the_others(runs: Callable[..., Any]
 
 
 def test_curves_are_means_over_seeds(read: Study) -> None:
-    made = plots.curves(read)
+    made = figures.curves(read)
     assert made is not None
     axes = made[0].axes[0]
     colour = read.styles["vid"].colour
@@ -95,7 +97,7 @@ def test_curves_are_means_over_seeds(read: Study) -> None:
 
 
 def test_curves_end_where_a_seed_diverged(read: Study) -> None:
-    made = plots.curves(read)
+    made = figures.curves(read)
     assert made is not None
     colour = read.styles["pkt"].colour
     line = next(line for line in made[0].axes[0].lines if line.get_color() == colour)
@@ -109,7 +111,7 @@ def test_with_many_methods_curves_name_the_best_and_the_baselines(runs: Callable
         label = {0: "none", 1: "kd"}.get(index, f"method{index}")
         for seed in range(2):
             suite.done("resnet20", "resnet8", label, seed, 60.0 + index + 0.1 * seed)
-    made = plots.curves(read_study(suite.write()))
+    made = figures.curves(read_study(suite.write()))
     assert made is not None
     named = {text.get_text() for text in made[0].legends[0].get_texts()}
     assert named == {"none", "kd", *(f"method{index}" for index in range(24, 30)), "others"}
@@ -117,7 +119,7 @@ def test_with_many_methods_curves_name_the_best_and_the_baselines(runs: Callable
 
 
 def test_cost_shows_gain_by_time(read: Study) -> None:
-    made = plots.cost(read)
+    made = figures.cost(read)
     assert made is not None
     colour = read.styles["vid"].colour
     point = next(line for line in made[0].axes[0].lines if line.get_color() == colour)
@@ -127,11 +129,11 @@ def test_cost_shows_gain_by_time(read: Study) -> None:
 
 def test_the_front_is_what_nothing_beats_in_less_time(read: Study) -> None:
     frame = read.cells.iloc[:4].assign(seconds=[1.0, 2.0, 3.0, 4.0], height=[1.0, 0.5, 2.0, 2.0])
-    assert list(plots._front(frame)["seconds"]) == [1.0, 3.0]
+    assert list(_front(frame)["seconds"]) == [1.0, 3.0]
 
 
 def test_no_critical_difference_below_five_pairs(read: Study) -> None:
-    assert plots.critical_difference(read) is None
+    assert figures.critical_difference(read) is None
 
 
 def test_critical_difference_has_each_method_at_its_rank(runs: Callable[..., Any]) -> None:
@@ -141,7 +143,7 @@ def test_critical_difference_has_each_method_at_its_rank(runs: Callable[..., Any
         for offset, label in enumerate(("none", "kd", "vid")):
             suite.done(f"teacher{index}", "resnet8", label, 0, 70.0 + offset)
     read = read_study(suite.write())
-    made = plots.critical_difference(read)
+    made = figures.critical_difference(read)
     assert made is not None
     texts = {text.get_text().strip() for text in made[0].axes[0].texts}
     assert {"vid  1.00", "kd  2.00", "3.00  none"} <= texts
@@ -167,3 +169,58 @@ def _offsets(collection: Any) -> list[Any]:
 
 def _segments(collection: Any) -> list[Any]:
     return list(collection.get_segments()) if hasattr(collection, "get_segments") else []
+
+
+@pytest.fixture
+def staged(runs: Callable[..., Any]) -> Study:
+    """Two pairs: none with one term, and ft with two terms and a first stage ``paraphraser`` of two epochs."""
+    suite = runs()
+    suite.teacher("resnet20", 80.0)
+    for student in ("resnet8", "resnet14"):
+        for seed in range(2):
+            suite.done("resnet20", student, "none", seed, 70.0)
+            suite.done("resnet20", student, "ft", seed, 71.0, terms=("ce", "factors"), stages=("paraphraser",))
+    return read_study(suite.write())
+
+
+def _lines(axes: Any) -> list[tuple[str, list[float]]]:
+    return [(line.get_linestyle(), [round(float(y), 3) for y in line.get_ydata()]) for line in axes.lines]
+
+
+def test_every_term_and_the_training_loss_have_a_curve(staged: Study) -> None:
+    made = figures.terms(staged)
+    assert made is not None
+    panels = {axes.get_title(): axes for axes in made[0].axes if axes.get_title()}
+    assert list(panels) == ["none", "ft"]
+    # By epoch e: the loss is 2/e, the first term 1/e, the second 2/e; solid for one pair, dashed for the other.
+    loss, first, second = [2.0, 1.0, 0.667], [1.0, 0.5, 0.333], [2.0, 1.0, 0.667]
+    assert _lines(panels["none"]) == [("-", loss), ("--", loss), ("-", first), ("--", first)]
+    assert _lines(panels["ft"]) == [(s, y) for y in (loss, first, second) for s in ("-", "--")]
+    texts = panels["ft"].get_legend().get_texts()
+    assert [text.get_text() for text in texts] == ["loss", "ce", "factors"]
+    assert "solid: resnet20 → resnet8 and dashed: resnet20 → resnet14." in made[1]
+
+
+def test_first_stages_have_curves_of_their_own(staged: Study) -> None:
+    made = figures.stages(staged)
+    assert made is not None
+    (axes,) = [axes for axes in made[0].axes if axes.get_title()]
+    assert axes.get_title() == "ft: paraphraser"
+    assert _lines(axes) == [("-", [2.0, 1.0]), ("--", [2.0, 1.0]), ("-", [1.0, 0.5]), ("--", [1.0, 0.5])]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["loss", "paraphraser"]
+
+
+def test_without_first_stages_none_are_drawn(read: Study) -> None:
+    assert figures.stages(read) is None
+
+
+def test_losses_that_are_not_finite_are_left_out(runs: Callable[..., Any]) -> None:
+    suite = runs()
+    suite.teacher("resnet20", 80.0)
+    trial = suite.done("resnet20", "resnet8", "none", 0, 70.0)
+    suite.folder.trial(trial.id).append_epoch(
+        {"epoch": 4, "stage": "main", "train_loss": float("nan"), "terms": {"ce": float("inf")}}
+    )
+    made = figures.terms(read_study(suite.write()))
+    assert made is not None
+    assert _lines(made[0].axes[0]) == [("-", [2.0, 1.0, 0.667]), ("-", [1.0, 0.5, 0.333])]

@@ -1,0 +1,103 @@
+"""Top-1 by method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from kdbench.report import wording
+from kdbench.report.figures.canvas import NARROW, PAPER, SOFT, TEXT, WIDTH, axis_labels, panels
+from kdbench.report.strip import limits
+from kdbench.report.study import Study
+from kdbench.report.styles import NEUTRAL
+
+
+def accuracy(study: Study) -> tuple[Figure, str] | None:
+    """Top-1 by method: seeds, mean and standard deviation; a panel a pair."""
+    pairs = _with_results(study)
+    if not pairs:
+        return None
+    labels = [standing.label for standing in study.overall.standings]
+    columns = min(3, len(pairs))
+    figure, drawn = panels(
+        len(pairs), columns, 0.6 + 0.2 * max(len(labels), 3), width=WIDTH if columns > 1 else NARROW, sharey=True
+    )
+    for axes, pair in zip(drawn, pairs, strict=True):
+        _accuracy_panel(axes, study, pair, labels)
+    for axes in drawn[::columns]:
+        axes.set_yticks(range(len(labels)), labels)
+    axis_labels(drawn, columns, "test top-1, %", "")
+    return figure, (
+        "Top-1 on the test set. A dot is a seed, the marker the mean, the bar one standard deviation. "
+        f"Dashed line: mean of {study.none}. Dotted: the teacher, where it lies in the panel."
+    )
+
+
+def _accuracy_panel(axes: Axes, study: Study, pair: str, labels: Sequence[str]) -> None:
+    done = study.done(pair)
+    cells = study.pair(pair).set_index("label")
+    base = _cell(cells, study.none, "top1_mean")
+    low, high = limits(list(done["top1"]), [] if base is None else [base])
+    teacher = study.teacher_top1(pair)
+    # The teacher may widen the panel, but not so far that the methods become a line.
+    if teacher is not None and high < teacher <= high + 0.6 * (high - low):
+        high = teacher + 0.03 * (high - low)
+    axes.set_xlim(low, high)
+    if base is not None:
+        axes.axvline(base, color=NEUTRAL, linestyle=(0, (4, 2)), linewidth=1)
+    if teacher is not None and low <= teacher <= high:
+        axes.axvline(teacher, color=TEXT, linestyle=(0, (1, 1.5)), linewidth=1)
+    for row, label in enumerate(labels):
+        if label not in cells.index:
+            continue
+        style, cell = study.styles[label], cells.loc[label]
+        if cell["n"] == 0:
+            states = [s for s in ("diverged", "failed", "skipped", "stale", "pending") if cell[s]]
+            axes.annotate(
+                " and ".join(states),
+                (low, row),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                color=SOFT,
+                fontsize=7,
+            )
+            continue
+        mean = float(cell["top1_mean"])
+        values = done.loc[done["label"] == label, "top1"]
+        axes.scatter(values, [row] * len(values), s=11, color=style.colour, alpha=0.4, linewidths=0, clip_on=True)
+        if low <= mean <= high:
+            spread = None if pd.isna(cell["top1_std"]) else float(cell["top1_std"])
+            axes.errorbar(
+                mean, row, xerr=spread, color=style.colour, marker=style.marker, markersize=5.5, elinewidth=1.4,
+                markeredgecolor=PAPER, markeredgewidth=0.6,
+            )  # fmt: skip
+        else:
+            edge, side = (low, "left") if mean < low else (high, "right")
+            arrow = f" ◂ {wording.number(mean, 1)}" if side == "left" else f"{wording.number(mean, 1)} ▸ "
+            axes.text(edge, row, arrow, va="center", ha=side, color=style.colour, fontsize=7.5)
+        if cell["diverged"]:
+            text = f"{cell['diverged']} of {cell['n'] + cell['diverged']} diverged "
+            axes.text(high, row, text, va="center", ha="right", color=SOFT, fontsize=7)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.grid(axis="y", linewidth=0.4)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.set_title(study.title(pair))
+    if teacher is not None:
+        beyond = "" if low <= teacher <= high else (" →" if teacher > high else " ←")
+        axes.set_title(
+            f"teacher {wording.number(teacher)}{beyond}", loc="right", fontsize=7.5, weight="normal", color=SOFT
+        )
+
+
+def _with_results(study: Study) -> list[str]:
+    return [pair for pair in study.pairs if len(study.done(pair))]
+
+
+def _cell(cells: pd.DataFrame, label: str, name: str) -> float | None:
+    value = cells[name].get(label)
+    return None if value is None or pd.isna(value) else float(value)

@@ -1,0 +1,155 @@
+"""What all figures share: colours, panels, legends, and how a figure is saved and put into the page.
+
+Only matplotlib's object-oriented interface is used: nothing here touches global state.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.legend import Legend
+from matplotlib.lines import Line2D
+
+from kdbench.report.study import Study
+from kdbench.report.styles import INK, NEUTRAL
+from kdbench.results import write_atomically
+
+# Each a colour of its own, so that the page can put its theme's in their place.
+TEXT, SOFT, GRID, PAPER = "#1c1c1d", "#5c5c5e", "#e4e4e2", "#fffffe"
+THEME = {
+    TEXT: "var(--ink)",
+    SOFT: "var(--soft)",
+    GRID: "var(--grid)",
+    PAPER: "var(--paper)",
+    INK: "var(--method-ink)",
+    NEUTRAL: "var(--method-neutral)",
+}
+SETTINGS: dict[Any, Any] = {
+    "font.family": ["DejaVu Sans"],
+    "font.size": 8.5,
+    "text.color": TEXT,
+    "axes.labelcolor": TEXT,
+    "axes.edgecolor": SOFT,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelcolor": TEXT,
+    "ytick.labelcolor": TEXT,
+    "xtick.major.size": 3,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "kdbench",
+    "figure.facecolor": PAPER,
+    "axes.facecolor": "none",
+    # Names are text, whatever dollars they hold.
+    "text.parse_math": False,
+}
+WIDTH = 12.5
+NARROW = 8.5
+
+
+def inline(svg: str, name: str, caption: str) -> str:
+    """An SVG file as a part of a page: identifiers of its own, the page's colours and font, a text alternative."""
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>\s*", "", body, flags=re.DOTALL)
+    body = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', body)
+    body = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', body)
+    body = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", body)
+    # Declarations of namespaces are no addresses, but a page that loads nothing should not look as if it did.
+    body = re.sub(r' xmlns(:xlink)?="[^"]*"', "", body).replace("xlink:href", "href")
+    body = body.replace("'DejaVu Sans'", "var(--sans)")
+    # A hundredth of a point is finer than any screen, and halves the page.
+    body = re.sub(r"(\.\d\d)\d\d+", r"\1", body)
+    for colour, themed in THEME.items():
+        body = body.replace(colour, themed)
+    text = caption.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    return body.replace("<svg", f'<svg role="img" aria-label="{text}"', 1)
+
+
+def panels(count: int, columns: int, height: float, *, width: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+    """A grid of panels; those beyond ``count`` are left empty."""
+    rows = -(-count // columns)
+    figure = Figure(figsize=(width, rows * height + 0.5), layout="constrained")
+    grid = figure.subplots(rows, columns, sharey=sharey, squeeze=False)
+    layout = figure.get_layout_engine()
+    assert isinstance(layout, ConstrainedLayoutEngine)
+    layout.set(w_pad=0.1, h_pad=0.08)
+    panels = list(grid.flat)
+    for axes in panels[count:]:
+        axes.set_axis_off()
+    return figure, panels[:count]
+
+
+def axis_labels(panels: Sequence[Axes], columns: int, below: str, left: str) -> None:
+    """Label the outer panels' axes."""
+    for index, axes in enumerate(panels):
+        # The lowest panel of each column, as the last row may not be full.
+        if index + columns >= len(panels):
+            axes.set_xlabel(below)
+        if index % columns == 0:
+            axes.set_ylabel(left)
+
+
+def legend(figure: Figure, handles: Sequence[Line2D]) -> None:
+    """One legend below all panels."""
+    names = [str(handle.get_label()) for handle in handles]
+    # Inches: a handle, and its name at 8 points.
+    room = 0.6 + 0.075 * max(map(len, names))
+    columns = min(len(handles), max(1, int(figure.get_figwidth() / room)))
+    figure.set_figheight(figure.get_figheight() + 0.16 * -(-len(handles) // columns))
+    made = figure.legend(
+        handles=list(handles),
+        labels=["name"] * len(names),
+        loc="outside lower center",
+        ncols=columns,
+        fontsize=8,
+        handletextpad=0.5,
+        columnspacing=1.4,
+    )
+    set_names(made, names)
+
+
+def set_names(made: Legend, names: Sequence[str]) -> None:
+    """Name a legend's entries; matplotlib itself leaves out names that begin with an underscore."""
+    for text, name in zip(made.get_texts(), names, strict=True):
+        text.set_text(name)
+
+
+def marker(study: Study, label: str, linestyle: Literal["none", "-"] = "none") -> Line2D:
+    """A method's entry in a legend."""
+    style = study.styles[label]
+    return Line2D([], [], color=style.colour, marker=style.marker, linestyle=linestyle, markersize=5.5, label=label)
+
+
+def save(figure: Figure, stem: Path) -> None:
+    """Write ``stem.svg`` and ``stem.png``."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    # Laid out once, not once a format: with many panels that is what takes the time.
+    FigureCanvasAgg(figure).draw()  # type: ignore[no-untyped-call] # matplotlib's own is not annotated
+    figure.set_layout_engine("none")
+    saves: Iterable[tuple[str, dict[str, object]]] = (
+        ("svg", {"metadata": {"Date": None}}),
+        ("png", {"dpi": 200}),
+    )
+    for suffix, options in saves:
+        write_atomically(
+            stem.with_suffix(f".{suffix}"),
+            lambda path, suffix=suffix, options=options: figure.savefig(path, format=suffix, **options),  # type: ignore[misc]
+        )

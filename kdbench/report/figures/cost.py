@@ -1,0 +1,102 @@
+"""Gain against training time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from kdbench.report import wording
+from kdbench.report.figures.canvas import NARROW, PAPER, SOFT, WIDTH, axis_labels, legend, marker, panels
+from kdbench.report.figures.labels import place_labels
+from kdbench.report.strip import limits
+from kdbench.report.study import Study
+from kdbench.report.styles import NEUTRAL
+
+NAMED = 12
+"""In a cost panel with more points, only some are named in place."""
+
+
+def cost(study: Study) -> tuple[Figure, str] | None:
+    """Gain over the baseline against training time; a panel a pair."""
+    cells = study.cells[(study.cells["n"] > 0) & (study.cells["seconds"] > 0)]
+    against_none = study.none in set(cells["label"])
+    cells = cells.assign(
+        height=cells["gain_over_none"].where(cells["label"] != study.none, 0.0) if against_none else cells["top1_mean"]
+    )
+    cells = cells[cells["height"].notna()]
+    pairs = [pair for pair in study.pairs if (cells["pair"] == pair).sum() > 1]
+    if not pairs:
+        return None
+    columns = min(3, len(pairs))
+    figure, drawn = panels(len(pairs), columns, 3.4 if columns < 3 else 3.0, width=WIDTH if columns > 1 else NARROW)
+    longest = float(cells["seconds"].max())
+    scale, unit = (3600.0, "hours") if longest >= 5400 else (60.0, "minutes") if longest >= 150 else (1.0, "seconds")
+    for axes, pair in zip(drawn, pairs, strict=True):
+        _cost_panel(axes, study, cells[cells["pair"] == pair], scale, against_none)
+        axes.set_title(study.title(pair))
+    height = f"gain over {study.none}, points" if against_none else "test top-1, %"
+    axis_labels(drawn, columns, f"training time of one student, {unit}", height)
+    shown = [s.label for s in study.overall.standings if s.label in set(cells["label"])]
+    legend(figure, [marker(study, label) for label in shown])
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # type: ignore[no-untyped-call] # matplotlib's own is not annotated
+    outside = []
+    for axes, pair in zip(drawn, pairs, strict=True):
+        mine = cells[cells["pair"] == pair]
+        low, high = axes.get_ylim()
+        outside += list(mine.loc[(mine["height"] < low) | (mine["height"] > high), "label"])
+        # With many methods only those on the front, and the baselines, are named in place.
+        wanted = set(mine["label"]) if len(mine) <= NAMED else {study.none, study.kd, *_front(mine)["label"]}
+        points = list(zip(mine["seconds"] / scale, mine["height"], strict=True))
+        names = [label if label in wanted else "" for label in mine["label"]]
+        place_labels(canvas, axes, points, names, [study.styles[label].colour for label in mine["label"]])
+    what = f"Gain over {study.none}" if against_none else "Test top-1"
+    lost = f" Outside their panels: {wording.listing(list(dict.fromkeys(outside)))}." if outside else ""
+    return figure, (
+        f"{what}, mean over seeds, against the wall time of training one student. "
+        f"The line joins the methods that no other beats in less time.{lost}"
+    )
+
+
+def _front(cells: pd.DataFrame) -> pd.DataFrame:
+    """Those that no other beats in less time, by rising time."""
+    rising = cells.sort_values(["seconds", "height"], ascending=[True, False])
+    return rising[rising["height"] > rising["height"].cummax().shift(fill_value=-np.inf)]
+
+
+def _cost_panel(axes: Axes, study: Study, cells: pd.DataFrame, scale: float, zero: bool) -> None:
+    if zero:
+        axes.axhline(0, color=NEUTRAL, linestyle=(0, (4, 2)), linewidth=1)
+    front = _front(cells)
+    axes.plot(
+        front["seconds"] / scale,
+        front["height"],
+        color=SOFT,
+        linewidth=0.8,
+        alpha=0.6,
+        drawstyle="steps-post",
+        zorder=1,
+    )
+    for cell in cells.itertuples():
+        style = study.styles[str(cell.label)]
+        axes.plot(
+            cell.seconds / scale, cell.height, marker=style.marker, color=style.colour, markersize=6.5,
+            markeredgecolor=PAPER, markeredgewidth=0.7, linestyle="none", zorder=3,
+        )  # fmt: skip
+    heights, seconds = list(cells["height"]), list(cells["seconds"] / scale)
+    axes.set_ylim(*limits(heights, [0.0] if zero else []))
+    left, right = min(seconds), max(seconds)
+    if right > 4 * left:
+        axes.set_xscale("log")
+        axes.set_xlim(left / 1.3, right * 1.6)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+        return
+    room = max(right - left, 0.05 * right)
+    axes.set_xlim(max(0.0, left - 0.2 * room), right + 0.25 * room)
+    axes.xaxis.set_major_locator(MaxNLocator(5))

@@ -1,0 +1,110 @@
+"""The training loss and its terms by epoch, in the main stage and in those before it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from kdbench.report import wording
+from kdbench.report.figures.canvas import NARROW, WIDTH, axis_labels, panels, set_names
+from kdbench.report.study import Study
+from kdbench.report.styles import INK, PALETTE
+
+POINTS = 60
+"""Of a longer curve about so many epochs are drawn, the last one always."""
+STYLES: tuple[str, ...] = ("-", "--", ":", "-.")
+LOGARITHMIC = 30.0
+"""From this ratio of the highest to the lowest value on, a panel is logarithmic."""
+TERM = "term_"
+
+
+def terms(study: Study) -> tuple[Figure, str] | None:
+    """The main stage; a panel a method."""
+    records = study.curves
+    made = _figure(study, records[records["stage"] == "main"])
+    if made is None:
+        return None
+    return (
+        made,
+        "Training loss and its terms by epoch of the main stage, mean over seeds; a panel a method. The loss is the "
+        f"weighted sum of the terms, which are drawn before their weights. {_pairs(study)}",
+    )
+
+
+def stages(study: Study) -> tuple[Figure, str] | None:
+    """The stages before the main one; a panel a method and stage."""
+    records = study.curves
+    made = _figure(study, records[records["stage"] != "main"])
+    if made is None:
+        return None
+    return (
+        made,
+        "Training loss and its terms by epoch of the stages before the main one, mean over seeds; a panel a method and "
+        f"stage. {_pairs(study)}",
+    )
+
+
+def _pairs(study: Study) -> str:
+    titles = [study.title(pair) for pair in study.pairs]
+    if len(titles) == 1:
+        return ""
+    if len(titles) > len(STYLES):
+        return "A line a pair."
+    names = ("solid", "dashed", "dotted", "dash-dotted")
+    return f"{wording.listing([f'{name}: {title}' for name, title in zip(names, titles, strict=False)])}."
+
+
+def _figure(study: Study, records: pd.DataFrame) -> Figure | None:
+    if "train_loss" not in records or records.empty:
+        return None
+    groups = [
+        (label, str(stage), mine)
+        for label in study.labels
+        for stage, mine in records[records["label"] == label].groupby("stage", sort=False)
+    ]
+    columns = min(4, len(groups))
+    figure, drawn = panels(len(groups), columns, 2.3, width=WIDTH if columns > 2 else NARROW)
+    for axes, (label, stage, mine) in zip(drawn, groups, strict=True):
+        _panel(axes, study.pairs, mine)
+        axes.set_title(label if stage == "main" else f"{label}: {stage}")
+    axis_labels(drawn, columns, "epoch", "loss")
+    return figure
+
+
+def _panel(axes: Axes, pairs: Sequence[str], records: pd.DataFrame) -> None:
+    # A method's terms, in the order of its own records.
+    names = [name for name in records.columns if name.startswith(TERM) and records[name].notna().any()]
+    series = {"train_loss": INK, **{name: PALETTE[index % len(PALETTE)] for index, name in enumerate(names)}}
+    lowest, highest = np.inf, -np.inf
+    for name, colour in series.items():
+        for pair, mine in records.groupby("pair", sort=False):
+            curve = _mean(mine, name)
+            finite = curve[np.isfinite(curve)]
+            if finite.empty:
+                continue
+            lowest, highest = min(lowest, finite.min()), max(highest, finite.max())
+            style = STYLES[pairs.index(str(pair))] if len(pairs) <= len(STYLES) else "-"
+            axes.plot(
+                finite.index, finite, color=colour, linestyle=style, linewidth=1.6 if name == "train_loss" else 1.1,
+                marker="o" if len(finite) == 1 else None, markersize=3.5,
+            )  # fmt: skip
+    if lowest > 0 and highest > LOGARITHMIC * lowest:
+        axes.set_yscale("log")
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    handles = [Line2D([], [], color=colour, linewidth=1.6) for colour in series.values()]
+    titles = ["loss", *(name.removeprefix(TERM) for name in names)]
+    set_names(axes.legend(handles=handles, labels=["name"] * len(handles), fontsize=7, handlelength=1.2), titles)
+
+
+def _mean(records: pd.DataFrame, name: str) -> pd.Series[float]:
+    """Over seeds, as far as all of them go: beyond that the mean would jump."""
+    by_epoch = records.groupby("epoch")[name].agg(["size", "mean"])
+    shown = by_epoch.loc[by_epoch["size"] == by_epoch["size"].iloc[0], "mean"].astype("float64")
+    step = max(1, len(shown) // POINTS)
+    return shown.iloc[(len(shown) - 1) % step :: step]
