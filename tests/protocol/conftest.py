@@ -83,6 +83,10 @@ class Batch:
     indices: Tensor
     epoch: int
 
+    def ce(self, s: Taps) -> Tensor:
+        """Mean cross-entropy of the class head to the labels, in nats."""
+        return -F.log_softmax(s["logits"], 1)[torch.arange(len(self.labels)), self.labels].mean()
+
 
 @dataclass
 class FirstStage:
