@@ -15,7 +15,7 @@ from typing import Any
 
 import kdbench
 from kdbench.data.cache import cache_folder
-from kdbench.errors import ResultsError
+from kdbench.errors import DataError, ResultsError
 from kdbench.results import read_json, write_json
 from kdbench.suite.plan import content_hash
 
@@ -27,8 +27,11 @@ class Remembered:
     """Answers (text) by everything that they depend on. A cache that cannot be read or written costs time only."""
 
     def __init__(self) -> None:
-        self._path = cache_folder() / "plans" / f"{_code()}.json"
-        self._known: dict[str, Any] = read_json(self._path) or {}
+        self._path: Path | None = None
+        self._known: dict[str, Any] = {}
+        with suppress(DataError, OSError):
+            self._path = cache_folder() / "plans" / f"{_code()}.json"
+            self._known = read_json(self._path) or {}
         self._changed = False
 
     def __call__(self, question: Mapping[str, Any], answer: Callable[[], str]) -> str:
@@ -41,7 +44,7 @@ class Remembered:
 
     def save(self) -> None:
         """Write what was computed, for the next plan."""
-        if self._changed:
+        if self._changed and self._path is not None:
             latest = list(self._known.items())[-MOST:]
             with suppress(ResultsError, OSError):
                 write_json(self._path, dict(latest))

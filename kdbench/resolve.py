@@ -15,7 +15,7 @@ from kdbench.data.base import DataFacts, Dataset
 from kdbench.data.splits import limit_facts
 from kdbench.errors import Incompatible, ModelError, PluginError, SuiteError, did_you_mean
 from kdbench.method import DataSignature, Method, Signature, set_up
-from kdbench.models.base import TappedModel
+from kdbench.models.base import TappedModel, contract_problems
 from kdbench.models.shapes import on_meta, planned_signature
 from kdbench.models.weights import load_weights
 from kdbench.plugins import Offer, Registry
@@ -162,6 +162,8 @@ class Resolver:
             extra["weights"] = weights
         arguments = {"classes": self.facts.classes, "image_shape": self.facts.image_shape}
         network = cast(TappedModel, build(**arguments, **offer.spec.presets, **extra))
+        if problems := contract_problems(network):
+            raise ModelError(f"model '{name}' of {offer.provider}: {'; '.join(problems)} (docs/writing-a-model.md)")
         if weights is not None and not by_itself:
             load_weights(network, weights)
         return network
@@ -169,7 +171,10 @@ class Resolver:
     def signature(self, name: str) -> Signature:
         """A network's signature, with the shapes of its taps."""
         if name not in self._signatures:
-            self._signatures[name] = planned_signature(lambda: self.network(name), name, self.facts.image_shape)
+            found = planned_signature(lambda: self.network(name), name, self.facts.image_shape)
+            if found.classes != self.facts.classes:
+                raise ModelError(f"model '{name}': gives {found.classes} logits for {self.facts.classes} classes")
+            self._signatures[name] = found
         return self._signatures[name]
 
     def method(self, trial: Trial) -> Method:

@@ -13,10 +13,10 @@ from kdbench.cli.output import show, show_json, show_warning, stderr
 
 @app.command()
 def check(
-    target: Annotated[str, typer.Argument(help="A method, a plugin file, or a distribution: all its methods.")],
+    target: Annotated[str, typer.Argument(help="A method, a model, a plugin file, or a distribution: all it offers.")],
     pairs: Annotated[
         list[str] | None,
-        typer.Option("--pair", metavar="TEACHER:STUDENT", help="Try these networks instead; may be repeated."),
+        typer.Option("--pair", metavar="TEACHER:STUDENT", help="Try a method on these networks; may be repeated."),
     ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method; may be repeated.")
@@ -25,23 +25,36 @@ def check(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Check that methods keep the contract: finite numbers, gradients where they belong, no waiting."""
-    from kdbench.testing import examine, table
+    """Check that methods and models keep the contract: finite numbers, gradients, declared taps and signs."""
+    from kdbench.errors import KdbenchError
+    from kdbench.testing import examine, examine_model, table
     from kdbench.testing.targets import find, parse_settings
 
     found = find(target, parse_settings(settings or ()), plugins or ())
+    if pairs and not found.examinees:
+        raise KdbenchError(f"--pair {pairs[0]}: '{target}' is a model; pairs of networks are for methods")
     reports = []
     with stderr().status("") as status:
         for examinee in found.examinees:
             status.update(f"checking {examinee.name}")
             reports.append(examine(examinee, found.registry, pairs or ()))
+        for offer in found.models:
+            status.update(f"checking {offer.spec.name}")
+            reports.append(examine_model(offer))
     passed = all(report.passed for report in reports)
     if as_json:
-        methods = [report.to_json() for report in reports]
-        show_json({"target": target, "passed": passed, "methods": methods, "not_checked": dict(found.not_checked)})
+        show_json(
+            {
+                "target": target,
+                "passed": passed,
+                "methods": [report.to_json() for report in reports if report.kind == "method"],
+                "models": [report.to_json() for report in reports if report.kind == "model"],
+                "not_checked": dict(found.not_checked),
+            }
+        )
     else:
         single = len(reports) == 1 and not found.not_checked
-        for part in table.of_method(reports[0]) if single else table.of_methods(reports, found.not_checked):
+        for part in table.of_one(reports[0]) if single else table.of_several(reports, found.not_checked):
             show(part)
     raise typer.Exit(OK if passed else SOME_CHECK_FAILED)
 

@@ -1,7 +1,8 @@
-"""What every network must tell: its taps, its body, its classifier."""
+"""The contract of a network: its taps, its body, its classifier."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import ClassVar
 
@@ -73,6 +74,31 @@ class TappedModel(nn.Module):
         return None
 
 
+def contract_problems(network: object) -> list[str]:
+    """What ``network`` lacks as a :class:`TappedModel`: one sentence for each problem, none where it is complete."""
+    if not isinstance(network, TappedModel):
+        return [f"its builder must return a kdbench.models.base.TappedModel, got {type(network).__name__}"]
+    problems = []
+    family, taps = getattr(network, "family", None), getattr(network, "taps", None)
+    if not isinstance(family, str) or not family:
+        problems.append(f"family must name the architecture's family, such as 'resnet', got {family!r}")
+    if not isinstance(taps, Mapping) or not all(isinstance(sign, bool) for sign in taps.values()):
+        problems.append(f"taps must map each tap's name to NONNEGATIVE or SIGNED, got {taps!r}")
+    elif "logits" not in taps:
+        problems.append(f"taps must contain logits, got {', '.join(taps) or 'none'}")
+    head, classifier = getattr(network, "head", None), getattr(network, "classifier", None)
+    modules = dict(network.named_modules())
+    if not isinstance(head, tuple) or not all(isinstance(name, str) and name in modules for name in head):
+        problems.append(f"head must be a tuple of names of submodules, got {head!r}")
+    if not isinstance(classifier, str) or not classifier or classifier not in modules:
+        problems.append(f"classifier must be the name of a submodule, got {classifier!r}")
+    if "reads" not in inspect.signature(network.forward).parameters:
+        problems.append("forward must take reads: forward(self, images, reads=())")
+    if not any(True for _ in network.parameters()):
+        problems.append("it has no parameters")
+    return problems
+
+
 class Recorder:
     """Keeps the tensors that are read, in the order in which the network makes them.
 
@@ -142,8 +168,8 @@ def check_image(model: str, image_shape: tuple[int, int, int], smallest: int) ->
 def signature(model: TappedModel, name: str, image_shape: tuple[int, int, int]) -> Signature:
     """The signature of ``model`` for images of (channels, height, width).
 
-    Runs one forward pass in eval mode on the device that the model lies on; on the meta device that costs
-    nothing and gives shapes alone.
+    Runs one forward pass in eval mode on the model's device; on the meta device that costs nothing and gives shapes
+    only. Raises :class:`ModelError` where the model does not return the taps that it declares.
     """
     parameter = next(model.parameters())
     training = model.training
@@ -152,6 +178,7 @@ def signature(model: TappedModel, name: str, image_shape: tuple[int, int, int]) 
         images = torch.zeros(2, *image_shape, device=parameter.device, dtype=parameter.dtype)
         outputs = model(images, reads=tuple(model.taps))
     model.train(training)
+    _check_outputs(outputs, model, name)
     taps = {}
     for tap, nonnegative in model.taps.items():
         norm = model.batch_norm_before(tap)
@@ -162,3 +189,17 @@ def signature(model: TappedModel, name: str, image_shape: tuple[int, int, int]) 
     classifier = model.get_submodule(model.classifier)
     weight = classifier.weight.detach().clone() if isinstance(classifier, nn.Linear) else None
     return Signature(name, model.family, outputs["logits"].shape[1], taps, weight)
+
+
+def _check_outputs(outputs: object, model: TappedModel, name: str) -> None:
+    if not isinstance(outputs, Mapping):
+        raise ModelError(f"model '{name}': forward must return a dictionary of taps, got {type(outputs).__name__}")
+    for tap in model.taps:
+        value = outputs.get(tap)
+        if not isinstance(value, Tensor):
+            got = "nothing" if value is None else type(value).__name__
+            raise ModelError(f"model '{name}': forward must return a tensor for tap '{tap}', got {got}")
+    if outputs["logits"].ndim != 2:
+        raise ModelError(
+            f"model '{name}': logits must have shape (B, C), got {tuple(outputs['logits'].shape)} for B = 2"
+        )

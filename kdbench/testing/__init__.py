@@ -1,10 +1,11 @@
-"""Does a method keep the contract? Checks that anybody runs on their own loss.
+"""Does a method or a network keep the contract? Checks that anybody runs on their own loss or model.
 
 On the command line, ``kdbench check my-loss``. In a test file::
 
-    from kdbench.testing import method_checks
+    from kdbench.testing import method_checks, model_checks
 
     test_my_loss = method_checks("my-loss")
+    test_my_net = model_checks("my-net")
 
 Each check is a function with one question as its docstring (:mod:`kdbench.testing.checks`). A check passes,
 fails, is skipped with the reason, or fails as the method's ``expected_failures`` says it will.
@@ -12,9 +13,21 @@ fails, is skipped with the reason, or fails as the method's ``expected_failures`
 
 from __future__ import annotations
 
-from kdbench.testing.checks import CHECKS, Check
-from kdbench.testing.pytest import method_checks
-from kdbench.testing.runner import Report, Result, Status, examine
+from kdbench.testing.checks import CHECKS, MODEL_CHECKS, Check
+from kdbench.testing.pytest import method_checks, model_checks
+from kdbench.testing.runner import Report, Result, Status, examine, examine_model
 from kdbench.testing.subject import Examinee
 
-__all__ = ["CHECKS", "Check", "Examinee", "Report", "Result", "Status", "examine", "method_checks"]
+__all__ = [
+    "CHECKS",
+    "MODEL_CHECKS",
+    "Check",
+    "Examinee",
+    "Report",
+    "Result",
+    "Status",
+    "examine",
+    "examine_model",
+    "method_checks",
+    "model_checks",
+]

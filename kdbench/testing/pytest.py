@@ -1,4 +1,4 @@
-"""The checks as a parametrised test of pytest's."""
+"""The checks as a parametrised test for pytest."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kdbench.errors import PluginError
 from kdbench.method import Method
-from kdbench.testing.checks import CHECKS, Check
-from kdbench.testing.runner import Examination, Status
+from kdbench.testing.checks import CHECKS, MODEL_CHECKS, Check
+from kdbench.testing.runner import Examination, ModelExamination, Status
 from kdbench.testing.targets import find
 
 
@@ -37,9 +38,36 @@ def method_checks(
         cases += [pytest.param(examination, check, id=prefix + check.name) for check in CHECKS]
     for name, reason in found.not_checked.items():
         cases.append(pytest.param(None, None, id=name, marks=pytest.mark.skip(reason=reason)))
+    if not cases:
+        raise PluginError(f"{target}: offers no method")
+    return _test(cases)
+
+
+def model_checks(target: str | Path, *, plugins: Sequence[str | Path] = ()) -> Callable[..., None]:
+    """A test for every check of a model; assign it to a name that begins with ``test``.
+
+    Args:
+        target: a model's name, a plugin file, or a distribution (all its models).
+        plugins: further plugin files to load.
+    """
+    import pytest
+
+    offers = find(target, plugins=plugins).models
+    if not offers:
+        raise PluginError(f"{target}: offers no model")
+    cases = []
+    for offer in offers:
+        examination = ModelExamination(offer)
+        prefix = f"{offer.spec.name}-" if len(offers) > 1 else ""
+        cases += [pytest.param(examination, check, id=prefix + check.name) for check in MODEL_CHECKS]
+    return _test(cases)
+
+
+def _test(cases: Sequence[Any]) -> Callable[..., None]:
+    import pytest
 
     @pytest.mark.parametrize(("examination", "check"), cases)
-    def test(examination: Examination, check: Check) -> None:
+    def test(examination: Any, check: Check[Any]) -> None:
         __tracebackhide__ = True
         result = examination.ask(check)
         if result.status is Status.FAILED:
@@ -49,4 +77,5 @@ def method_checks(
         if result.status is Status.EXPECTED_FAILURE:
             pytest.xfail(result.reason)
 
-    return test
+    checked: Callable[..., None] = test
+    return checked

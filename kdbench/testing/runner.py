@@ -1,21 +1,25 @@
-"""Put the checks to a method on each pair of networks, and weigh the answers against what it expects."""
+"""Put the checks to a method on each pair of networks, or to a network at each image size, and collect the answers."""
 
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from typing import Any
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import torch
 
-from kdbench.errors import Incompatible, did_you_mean
+from kdbench.errors import Incompatible, ModelError, did_you_mean
+from kdbench.hookspecs import ModelSpec
 from kdbench.method import Method
-from kdbench.plugins import Registry
+from kdbench.plugins import Offer, Registry
+from kdbench.testing import process
 from kdbench.testing.bench import FURTHER_PAIRS, PAIRS, Bench
-from kdbench.testing.checks import CHECKS, Check
+from kdbench.testing.checks import CHECKS, MODEL_CHECKS, Check
+from kdbench.testing.network import FURTHER_SHAPES, SHAPES, NetworkSubject, Shape
 from kdbench.testing.subject import CheckFailed, CheckSkipped, Examinee, Subject
 
 
@@ -44,15 +48,16 @@ class Result:
 
 @dataclass(frozen=True)
 class Report:
-    """All results of a method."""
+    """All results of a method or a model."""
 
-    method: str
+    kind: Literal["method", "model"]
+    name: str
     distribution: str
     version: str
-    pairs: Sequence[str]
-    """The pairs it was tried on."""
-    unread: Mapping[str, str]
-    """The pairs it cannot read, with the reason."""
+    tried_on: Sequence[str]
+    """The pairs of networks that a method was tried on, or the image shapes that a model was."""
+    refused: Mapping[str, str]
+    """The pairs that the method cannot read, or the shapes that the model cannot take, with the reason."""
     results: Sequence[Result]
 
     @property
@@ -66,13 +71,14 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """For ``--json``."""
+        tried_on, refused = ("pairs", "unread") if self.kind == "method" else ("image_shapes", "refused")
         return {
-            "method": self.method,
+            self.kind: self.name,
             "distribution": self.distribution,
             "version": self.version,
             "passed": self.passed,
-            "pairs": list(self.pairs),
-            "unread": dict(self.unread),
+            tried_on: list(self.tried_on),
+            refused: dict(self.refused),
             "checks": [result.to_json() for result in self.results],
         }
 
@@ -80,25 +86,78 @@ class Report:
 def examine(examinee: Examinee, registry: Registry, pairs: Sequence[str] = ()) -> Report:
     """Put every check to a method, on the pairs it can read (of ``pairs``, or else of the usual ones)."""
     examination = Examination(examinee, registry, pairs)
-    provider = examinee.offer.provider
+    return _report("method", examinee.offer, examination)
+
+
+def examine_model(offer: Offer[ModelSpec]) -> Report:
+    """Put every check to a model, at the image sizes that it takes."""
+    return _report("model", offer, ModelExamination(offer))
+
+
+def _report(kind: Literal["method", "model"], offer: Offer[Any], examination: _Examination[Any]) -> Report:
+    results = list(examination.results())
+    provider = offer.provider
+    tried_on = [subject.place for subject in examination.subjects]
     return Report(
-        examinee.name,
-        provider.distribution,
-        provider.version,
-        [subject.bench.pair for subject in examination.subjects],
-        examination.unread,
-        list(examination.results()),
+        kind, offer.spec.name, provider.distribution, provider.version, tried_on, examination.refused, results
     )
 
 
+class _Placed(Protocol):
+    @property
+    def place(self) -> str: ...
+
+
+S = TypeVar("S", bound=_Placed)
+
+
+class _Examination(ABC, Generic[S]):
+    """Something that is checked, in each place where it can be."""
+
+    refused: dict[str, str]
+
+    @property
+    @abstractmethod
+    def subjects(self) -> list[S]:
+        """It in each of these places."""
+
+    @property
+    @abstractmethod
+    def nowhere(self) -> str:
+        """Why no check is possible where there is no such place."""
+
+    @abstractmethod
+    def results(self) -> Iterable[Result]:
+        """Every check's."""
+
+    def _asked(self, check: Check[S]) -> tuple[Status, str]:
+        """One check in every place: failed if it fails in one, passed if it passes in one at least."""
+        if not self.subjects:
+            return Status.FAILED, self.nowhere
+        answers: dict[Status, dict[str, str]] = {}
+        for subject in self.subjects:
+            status, reason = _answer(check.ask, subject)
+            answers.setdefault(status, {})[subject.place] = reason
+        for status in (Status.FAILED, Status.PASSED):
+            if status in answers:
+                return status, self._joined(answers[status])
+        return Status.SKIPPED, self._joined(answers[Status.SKIPPED])
+
+    def _joined(self, reasons: Mapping[str, str]) -> str:
+        """The reasons; with their places where they are not the same in all."""
+        if len(set(reasons.values())) == 1 and len(reasons) == len(self.subjects):
+            return next(iter(reasons.values()))
+        return "; ".join(f"{place}: {reason}" for place, reason in reasons.items() if reason)
+
+
 @dataclass
-class Examination:
+class Examination(_Examination[Subject]):
     """A method, and the pairs it is tried on."""
 
     examinee: Examinee
     registry: Registry
     pairs: Sequence[str] = ()
-    unread: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def subjects(self) -> list[Subject]:
@@ -113,12 +172,18 @@ class Examination:
             try:
                 subject.method()
             except Incompatible as reason:
-                self.unread[pair] = str(reason)
+                self.refused[pair] = str(reason)
             except Exception:  # noqa: BLE001 - each check will say so
                 readable.append(subject)
             else:
                 readable.append(subject)
         return readable
+
+    @property
+    def nowhere(self) -> str:
+        """Why no check is possible."""
+        why = "; ".join(f"{pair}: {reason}" for pair, reason in self.refused.items())
+        return f"the method reads none of the pairs ({why}); name one with --pair"
 
     @cached_property
     def expected(self) -> Mapping[str, str]:
@@ -138,8 +203,8 @@ class Examination:
             reason = f"expected_failures: no check is called '{unknown}'{did_you_mean(unknown, names)}"
             yield Result(unknown, "Does each expected failure name a check?", Status.FAILED, reason)
 
-    def ask(self, check: Check) -> Result:
-        """One check on every pair: failed if it fails on one, passed if it passes on one at least."""
+    def ask(self, check: Check[Subject]) -> Result:
+        """One check on every pair, compared with what the method announces."""
         status, reason = self._asked(check)
         announced = self.expected.get(check.name)
         if announced is not None and status is Status.FAILED:
@@ -148,39 +213,70 @@ class Examination:
             status, reason = Status.FAILED, f"expected to fail ({announced}), yet it passes: no longer list it"
         return Result(check.name, check.question, status, reason)
 
-    def _asked(self, check: Check) -> tuple[Status, str]:
-        if not self.subjects:
-            why = "; ".join(f"{pair}: {reason}" for pair, reason in self.unread.items())
-            return Status.FAILED, f"the method reads none of the pairs ({why}); name one with --pair"
-        answers: dict[Status, dict[str, str]] = {}
-        for subject in self.subjects:
-            status, reason = _answer(check.ask, subject)
-            answers.setdefault(status, {})[subject.bench.pair] = reason
-        for status in (Status.FAILED, Status.PASSED):
-            if status in answers:
-                return status, self._joined(answers[status])
-        return Status.SKIPPED, self._joined(answers[Status.SKIPPED])
 
-    def _joined(self, reasons: Mapping[str, str]) -> str:
-        """The reasons; with their pairs where they are not the same on all."""
-        if len(set(reasons.values())) == 1 and len(reasons) == len(self.subjects):
-            return next(iter(reasons.values()))
-        return "; ".join(f"{pair}: {reason}" for pair, reason in reasons.items() if reason)
+@dataclass
+class ModelExamination(_Examination[NetworkSubject]):
+    """A model, and the image shapes it is tried at."""
+
+    offer: Offer[ModelSpec]
+    refused: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def subjects(self) -> list[NetworkSubject]:
+        """The model at each shape that it does not refuse; a larger shape is tried where it refuses the usual ones."""
+        return self._taken(SHAPES) or self._taken(FURTHER_SHAPES)
+
+    def _taken(self, shapes: Iterable[Shape]) -> list[NetworkSubject]:
+        taken = []
+        for shape in shapes:
+            subject = NetworkSubject(self.offer, shape)
+            try:
+                with process.kept():
+                    subject.network()
+            except ModelError as reason:
+                self.refused[subject.place] = str(reason)
+            except Exception:  # noqa: BLE001 - the first check will say so
+                taken.append(subject)
+            else:
+                taken.append(subject)
+        return taken
+
+    @property
+    def nowhere(self) -> str:
+        """Why no check is possible."""
+        why = "; ".join(f"{shape}: {reason}" for shape, reason in self.refused.items())
+        return f"the model takes none of the image shapes ({why})"
+
+    def results(self) -> Iterable[Result]:
+        """Every check's; only the first one's, the contract's, where that fails."""
+        kept = True
+        for check in MODEL_CHECKS:
+            if kept:
+                result = self.ask(check)
+                kept = check is not MODEL_CHECKS[0] or result.status is Status.PASSED
+            else:
+                reason = f"the check '{MODEL_CHECKS[0].name}' fails"
+                result = Result(check.name, check.question, Status.SKIPPED, reason)
+            yield result
+
+    def ask(self, check: Check[NetworkSubject]) -> Result:
+        """One check at every shape."""
+        return Result(check.name, check.question, *self._asked(check))
 
 
-def _answer(ask: Callable[[Subject], str | None], subject: Subject) -> tuple[Status, str]:
+def _answer(ask: Callable[[S], str | None], subject: S) -> tuple[Status, str]:
     # Tensors this small are slower on many threads than on one.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         # A warning is no answer, also where the caller turns warnings into errors.
-        with warnings.catch_warnings(action="ignore"):
+        with warnings.catch_warnings(action="ignore"), process.kept():
             return Status.PASSED, ask(subject) or ""
     except CheckFailed as failure:
         return Status.FAILED, str(failure)
     except CheckSkipped as skip:
         return Status.SKIPPED, str(skip)
-    except Exception as error:  # noqa: BLE001 - whatever a method raises is its failure
+    except Exception as error:  # noqa: BLE001 - whatever a plugin raises is its failure
         return Status.FAILED, f"{type(error).__name__}: {' '.join(str(error).split())}"
     finally:
         torch.set_num_threads(threads)

@@ -126,6 +126,11 @@ class Subject:
         self.examinee = examinee
         self.bench = bench
 
+    @property
+    def place(self) -> str:
+        """The pair: ``teacher:student``."""
+        return self.bench.pair
+
     def method(self, seed: int = 0) -> Method:
         """A new one, set up; its adapters initialised by ``seed``."""
         torch.manual_seed(seed)

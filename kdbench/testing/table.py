@@ -20,10 +20,11 @@ _STYLES = {
 _ORDER = (Status.FAILED, Status.EXPECTED_FAILURE, Status.SKIPPED, Status.PASSED)
 
 
-def of_method(report: Report) -> Iterable[Table | str]:
-    """Every check of one method: what it asks, how it came out, why."""
-    title = f"{report.method}, {report.distribution} {report.version}, on {_listed(report.pairs) or 'no pair'}"
-    table = Table(title=title, title_justify="left")
+def of_one(report: Report) -> Iterable[Table | str]:
+    """Every check of one method or model: what it asks, how it came out, why."""
+    tried_on = _listed(report.tried_on) or ("no pair" if report.kind == "method" else "no image shape")
+    title = f"{report.name}, {report.distribution} {report.version}, on {tried_on}"
+    table = Table(title=escape(title), title_justify="left")
     table.add_column("check", no_wrap=True)
     table.add_column("question", overflow="fold")
     table.add_column("result", no_wrap=True)
@@ -32,29 +33,30 @@ def of_method(report: Report) -> Iterable[Table | str]:
         status = f"[{_STYLES[result.status]}]{result.status.value}[/]"
         table.add_row(result.check, escape(result.question), status, escape(result.reason))
     yield table
-    for pair, reason in report.unread.items():
-        yield f"not on {pair}: {escape(reason)}"
+    for place, reason in report.refused.items():
+        yield f"not on {escape(place)}: {escape(reason)}"
     yield summary([report])
 
 
-def of_methods(reports: Sequence[Report], not_checked: Mapping[str, str]) -> Iterable[Table | str]:
-    """One row a method, and below the reasons of all that did not pass, each with the methods it holds for."""
+def of_several(reports: Sequence[Report], not_checked: Mapping[str, str]) -> Iterable[Table | str]:
+    """One row for each, and below it the reasons of all that did not pass, with the names of those concerned."""
     table = Table()
-    table.add_column("method", no_wrap=True)
-    table.add_column("pairs", justify="right")
+    table.add_column(" or ".join(dict.fromkeys(report.kind for report in reports)), no_wrap=True)
+    table.add_column("tried on", justify="right")
     for status in Status:
         table.add_column(status.value, justify="right" if status is Status.PASSED else "left", overflow="fold")
     for report in reports:
-        pairs = f"{len(report.pairs)} of {len(report.pairs) + len(report.unread)}"
-        table.add_row(escape(report.method), pairs, *(_cell(report, status) for status in Status))
+        what = "pairs" if report.kind == "method" else "image shapes"
+        tried_on = f"{len(report.tried_on)} of {len(report.tried_on) + len(report.refused)} {what}"
+        table.add_row(escape(report.name), tried_on, *(_cell(report, status) for status in Status))
     yield table
     reasons: dict[tuple[Status, str, str], list[str]] = {}
     for report in reports:
         for result in report.results:
             if result.status is not Status.PASSED:
-                reasons.setdefault((result.status, result.check, result.reason), []).append(report.method)
-    for (status, check, reason), methods in sorted(reasons.items(), key=lambda item: _ORDER.index(item[0][0])):
-        yield f"[{_STYLES[status]}]{status.value}[/]: {check}: {escape(reason)} ({escape(_listed(methods))})"
+                reasons.setdefault((result.status, result.check, result.reason), []).append(report.name)
+    for (status, check, reason), names in sorted(reasons.items(), key=lambda item: _ORDER.index(item[0][0])):
+        yield f"[{_STYLES[status]}]{status.value}[/]: {check}: {escape(reason)} ({escape(_listed(names))})"
     for reason in not_checked.values():
         yield f"[yellow]not checked[/]: {escape(reason)}"
     yield summary(reports)
@@ -72,8 +74,10 @@ def summary(reports: Sequence[Report]) -> str:
     counts = {status: sum(len(report.having(status)) for report in reports) for status in Status}
     words = {Status.EXPECTED_FAILURE: "expected failures"}
     parts = (f"[{_STYLES[s]}]{n} {words.get(s, s.value)}[/]" for s, n in counts.items() if n)
-    methods = f"{len(reports)} methods: " if len(reports) > 1 else ""
-    return methods + ", ".join(parts)
+    kinds = [report.kind for report in reports]
+    numbers = ((kinds.count(kind), kind) for kind in dict.fromkeys(kinds))
+    counted = ", ".join(f"{number} {kind}{'s' if number > 1 else ''}" for number, kind in numbers)
+    return (f"{counted}: " if len(reports) > 1 else "") + ", ".join(parts)
 
 
 def _listed(names: Iterable[Any]) -> str:

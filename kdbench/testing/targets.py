@@ -1,4 +1,4 @@
-"""What ``kdbench check`` is pointed at: a method's name, a plugin file, a distribution, or a class."""
+"""The targets of ``kdbench check``: the name of a method or model, a plugin file, a distribution, or a class."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.errors import KdbenchError, PluginError, did_you_mean
-from kdbench.hookspecs import MethodSpec
+from kdbench.hookspecs import MethodSpec, ModelSpec
 from kdbench.method import Method
-from kdbench.plugins import Offer, Provider, Registry, discover
+from kdbench.plugins import ADAPTERS, Offer, Provider, Registry, discover
 from kdbench.testing.subject import Examinee
 
 
 @dataclass(frozen=True)
 class Target:
-    """The methods that are meant."""
+    """The methods and models that are meant."""
 
     examinees: Sequence[Examinee]
     registry: Registry
+    models: Sequence[Offer[ModelSpec]] = ()
     not_checked: Mapping[str, str] = field(default_factory=dict)
     """Methods of a file or distribution that cannot be examined as they are, with the reason."""
 
@@ -31,10 +32,11 @@ def find(
     settings: Mapping[str, Any] | None = None,
     plugins: Iterable[str | Path] = (),
 ) -> Target:
-    """The methods that ``target`` stands for; ``settings`` are those that differ from their own.
+    """The methods and models that ``target`` names; ``settings`` are those that differ from the methods' own.
 
     Raises:
         PluginError: nothing of that name is on offer, it does not load, or a setting is not as it should be.
+        KdbenchError: settings are given, and there is no method.
     """
     given = settings or {}
     if isinstance(target, type):
@@ -43,20 +45,26 @@ def find(
     if path.suffix == ".py":
         registry = discover([*plugins, path])
         offers: Sequence[Offer[MethodSpec]] = [o for o in registry.methods if _is_from(o.provider, path)]
-        if not offers:
-            raise PluginError(f"{path}: offers no method; a class derived from kdbench.method.Method is one")
+        models: Sequence[Offer[ModelSpec]] = [o for o in registry.models if _is_from(o.provider, path)]
+        if not offers and not models:
+            raise PluginError(
+                f"{path}: offers no method and no model; a class derived from kdbench.method.Method is a method, the "
+                "hook kdbench_models offers models"
+            )
     else:
         registry = discover(plugins)
-        offers = _named(str(target), registry)
+        offers, models = _named(str(target), registry)
+    if given and not offers:
+        raise KdbenchError(f"--set {next(iter(given))}: '{target}' is a model; only methods have settings here")
     if len(offers) == 1:
-        return Target([Examinee.of(offers[0], given)], registry)
+        return Target([Examinee.of(offers[0], given)], registry, models)
     examinees, not_checked = [], {}
     for offer in offers:
         try:
             examinees.append(Examinee.of(offer, given))
         except PluginError as problem:
             not_checked[offer.spec.name] = str(problem)
-    return Target(examinees, registry, not_checked)
+    return Target(examinees, registry, models, not_checked)
 
 
 def _offer(method: type[Method]) -> Offer[MethodSpec]:
@@ -69,15 +77,24 @@ def _is_from(provider: Provider, path: Path) -> bool:
     return provider.version == "local" and provider.distribution == path.name
 
 
-def _named(target: str, registry: Registry) -> Sequence[Offer[MethodSpec]]:
-    if any(target in (o.spec.name, f"{o.provider.distribution}:{o.spec.name}") for o in registry.methods):
-        return [registry.method(target)]
-    offers = [o for o in registry.methods if _normalised(o.provider.distribution) == _normalised(target)]
-    if offers:
-        return offers
-    known = {o.spec.name for o in registry.methods} | {o.provider.distribution for o in registry.methods}
+def _named(target: str, registry: Registry) -> tuple[Sequence[Offer[MethodSpec]], Sequence[Offer[ModelSpec]]]:
+    offers = [registry.method(target)] if _is_offered(target, registry.methods) else []
+    is_model = _is_offered(target, registry.models) or target.partition(":")[0] in ADAPTERS
+    models = [registry.model(target)] if is_model else []
+    if offers or models:
+        return offers, models
+    of_distribution = [o for o in registry.methods if _normalised(o.provider.distribution) == _normalised(target)]
+    models = [o for o in registry.models if _normalised(o.provider.distribution) == _normalised(target)]
+    if of_distribution or models:
+        return of_distribution, models
+    everything: list[Offer[Any]] = [*registry.methods, *registry.models]
+    known = {o.spec.name for o in everything} | {o.provider.distribution for o in everything}
     broken = "".join(f" ({item})" for item in registry.broken)
-    raise PluginError(f"no method or distribution is called '{target}'{did_you_mean(target, known)}{broken}")
+    raise PluginError(f"no method, model or distribution is called '{target}'{did_you_mean(target, known)}{broken}")
+
+
+def _is_offered(name: str, offers: Iterable[Offer[Any]]) -> bool:
+    return any(name in (o.spec.name, f"{o.provider.distribution}:{o.spec.name}") for o in offers)
 
 
 def _normalised(distribution: str) -> str:

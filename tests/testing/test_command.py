@@ -91,7 +91,7 @@ def test_methods_that_need_settings_are_told(check):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["vdi"], "no method or distribution is called 'vdi'; did you mean 'vid'?"),
+        (["vdi"], "no method, model or distribution is called 'vdi'; did you mean 'vid'?"),
         (["combine"], "combine: methods: is required"),
         (["kd", "--set", "temperature=0"], "kd: temperature: must be positive, got 0"),
         (["kd", "--pair", "resnet20"], "--pair resnet20: must be TEACHER:STUDENT"),
@@ -102,3 +102,55 @@ def test_nok(arguments, message, check):
     code, _, err = check(*arguments)
     assert code == 2
     assert message in err
+
+
+NETS = """
+from kdbench.hookspecs import ModelSpec, hookimpl
+from kdbench.models.base import TappedModel
+
+
+@hookimpl
+def kdbench_models():
+    return [ModelSpec("mine", f"{__name__}:build")]
+
+
+def build(*, classes, image_shape):
+    return TappedModel()
+"""
+
+
+def test_a_model_by_its_name(check):
+    code, out, _ = check("resnet8")
+    assert code == 0
+    assert "resnet8, kdbench" in out
+    assert "on 3x32x32, 3x64x64" in out
+    assert "Do taps keep the values they are recorded with?" in out
+    assert "14 passed" in out
+
+
+def test_the_models_of_a_plugin_file(check, plugin):
+    code, out, _ = check(plugin(NETS), "--json")
+    report = json.loads(out)
+    assert code == 1
+    assert (report["passed"], report["methods"]) == (False, [])
+    [model] = report["models"]
+    assert (model["model"], model["image_shapes"], model["refused"]) == ("mine", ["3x32x32", "3x64x64"], {})
+    [failed] = [row for row in model["checks"] if row["status"] == "failed"]
+    assert failed["check"] == "contract"
+    assert failed["reason"].startswith("family must name the architecture's family, such as 'resnet', got None")
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--set", "width=2"), "--set width: 'resnet8' is a model; only methods have settings here"),
+        (
+            ("--pair", "resnet8:resnet8"),
+            "--pair resnet8:resnet8: 'resnet8' is a model; pairs of networks are for methods",
+        ),
+    ],
+)
+def test_nok_options_of_methods_for_a_model(option, message, check):
+    code, _, err = check("resnet8", *option)
+    assert code == 2
+    assert message in " ".join(err.split())

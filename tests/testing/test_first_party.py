@@ -33,7 +33,7 @@ def test_a_combination_of_methods_with_stages_memories_and_heads(registry):
 def assert_sound(report):
     assert report.having(Status.FAILED) == []
     expected = {result.check for result in report.having(Status.EXPECTED_FAILURE)}
-    assert expected == EXPECTED_FAILURES.get(report.method, set())
+    assert expected == EXPECTED_FAILURES.get(report.name, set())
     # Most questions have a meaning for every method.
     assert len(report.having(Status.SKIPPED)) <= 2
 

@@ -64,4 +64,15 @@ def test_a_registered_method_with_settings(run):
 def test_an_unknown_method_is_told_where_tests_are_collected(run):
     result = run("test_kd = method_checks('kdd')")
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*no method or distribution is called 'kdd'; did you mean *"])
+    result.stdout.fnmatch_lines(["*no method, model or distribution is called 'kdd'; did you mean *"])
+
+
+def test_a_model(run):
+    result = run("from kdbench.testing import model_checks\n\ntest_net = model_checks('resnet8')", "-k", "signs")
+    result.assert_outcomes(passed=1, deselected=13)
+
+
+def test_a_method_is_no_model(run):
+    result = run("from kdbench.testing import model_checks\n\ntest_net = model_checks('kd')")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*kd: offers no model"])

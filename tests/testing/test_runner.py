@@ -96,8 +96,8 @@ def test_pairs_that_cannot_be_read_are_told(registry):
     [examinee] = find(TwoHeaded).examinees
     report = examine(examinee, registry)
     assert report.passed
-    assert list(report.pairs) == ["resnet20:deit_micro"]
-    assert report.unread == {
+    assert list(report.tried_on) == ["resnet20:deit_micro"]
+    assert report.refused == {
         "resnet20:resnet8": "twoheaded needs a distillation head; resnet8 has none",
         "wrn_16_2:resnet8": "twoheaded needs a distillation head; resnet8 has none",
     }
@@ -106,7 +106,7 @@ def test_pairs_that_cannot_be_read_are_told(registry):
 def test_further_pairs_are_tried_where_none_of_the_usual_is_read(registry):
     [examinee] = find(FromTransformer).examinees
     report = examine(examinee, registry)
-    assert list(report.pairs) == ["deit_micro:deit_micro"]
+    assert list(report.tried_on) == ["deit_micro:deit_micro"]
     assert report.passed
 
 

@@ -1,6 +1,7 @@
 """The checks, in the order in which they are shown.
 
-A check is a function of a :class:`~kdbench.testing.subject.Subject`. Its docstring is the question; it
+A check is a function of a :class:`~kdbench.testing.subject.Subject` (a method on a pair of networks) or of a
+:class:`~kdbench.testing.network.NetworkSubject` (a model at an image size). Its docstring is the question; it
 returns a remark (or nothing) where the answer is yes, and raises ``CheckFailed`` or ``CheckSkipped`` with the
 reason otherwise. Its name is the function's, with dashes.
 """
@@ -9,27 +10,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from kdbench.testing.checks import batches, contract, gradients, module, numbers, placement
+from kdbench.testing.checks import batches, contract, gradients, module, networks, numbers, placement
+from kdbench.testing.network import NetworkSubject
 from kdbench.testing.subject import Subject
+
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
-class Check:
-    """A question to a method."""
+class Check(Generic[S]):
+    """A question to a method or a model."""
 
     name: str
     question: str
-    ask: Callable[[Subject], str | None]
+    ask: Callable[[S], str | None]
 
     @classmethod
-    def of(cls, function: Callable[[Subject], str | None]) -> Check:
+    def of(cls, function: Callable[[S], str | None]) -> Check[S]:
         """From a function with its question as docstring."""
         name = getattr(function, "__name__", "")
         return cls(name.replace("_", "-"), (function.__doc__ or "").strip().splitlines()[0], function)
 
 
-CHECKS = tuple(
+CHECKS: tuple[Check[Subject], ...] = tuple(
     Check.of(function)
     for function in (
         contract.settings,
@@ -61,4 +66,25 @@ CHECKS = tuple(
         placement.host_sync,
     )
 )
-"""Every check."""
+"""Every check of a method."""
+
+MODEL_CHECKS: tuple[Check[NetworkSubject], ...] = tuple(
+    Check.of(function)
+    for function in (
+        networks.contract,
+        networks.device,
+        networks.reads,
+        networks.tap_order,
+        networks.signs,
+        networks.in_place,
+        networks.batch_sizes,
+        networks.classifier,
+        networks.gradient,
+        networks.images_unchanged,
+        networks.deterministic,
+        networks.round_trip,
+        networks.seed,
+        networks.global_state,
+    )
+)
+"""Every check of a model. The others are asked only where the first one passes."""
