@@ -5,15 +5,26 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
 from kdbench import settings as settings_of
-from kdbench.data.base import DataFacts, Dataset
+from kdbench.data.base import Arrays, DataFacts, Dataset
+from kdbench.data.loaded import check_loaded
 from kdbench.data.splits import limit_facts
-from kdbench.errors import Incompatible, ModelError, PluginError, SuiteError, did_you_mean
+from kdbench.errors import (
+    DataError,
+    Incompatible,
+    KdbenchError,
+    ModelError,
+    PluginError,
+    SuiteError,
+    did_you_mean,
+    in_words,
+)
 from kdbench.method import DataSignature, Method, Signature, set_up
 from kdbench.models.base import TappedModel, contract_problems
 from kdbench.models.shapes import on_meta, planned_signature
@@ -129,7 +140,29 @@ class Resolver:
     @cached_property
     def facts(self) -> DataFacts:
         """Sizes of the data that is used, without reading an image."""
-        return limit_facts(self.dataset.facts(), **self.limits)
+        return limit_facts(self._whole_facts, **self.limits)
+
+    @cached_property
+    def _whole_facts(self) -> DataFacts:
+        """The facts of the whole data set."""
+        with self._blamed("facts"):
+            return self.dataset.facts()
+
+    def load(self) -> Arrays:
+        """The whole data set. Raises ``DataError`` where it is not what its facts announce."""
+        with self._blamed("load"):
+            arrays = self.dataset.load()
+        return check_loaded(arrays, self._whole_facts, self.suite.data.name)
+
+    @contextmanager
+    def _blamed(self, what: str) -> Iterator[None]:
+        """What a data set raises is an error of the data."""
+        try:
+            yield
+        except KdbenchError:
+            raise
+        except Exception as error:
+            raise DataError(f"data set '{self.suite.data.name}': {what}() failed: {in_words(error)}") from error
 
     @property
     def limits(self) -> dict[str, Any]:
@@ -140,7 +173,7 @@ class Resolver:
     @cached_property
     def data_identity(self) -> dict[str, Any]:
         """What decides the images; no path where the data set identifies its content."""
-        content = self.dataset.facts().content
+        content = self._whole_facts.content
         left_out = _NOT_IDENTITY | {"root"} if content else _NOT_IDENTITY
         settings = {k: v for k, v in self._data_settings.items() if k not in left_out}
         source = _foreign_source(self.registry.dataset(self.suite.data.name))

@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -52,14 +53,15 @@ class CorruptImage(DataError):  # noqa: N818 - it may be left out, which is no e
 def read_image(path: Path, reduced_to: int | None = None) -> Image.Image:
     """An image as RGB. ``reduced_to``: a side in pixels that suffices, so that large JPEGs decode faster.
 
-    Raises ``CorruptImage`` for one that cannot be decoded, ``DataError`` for a file that cannot be read.
+    Raises ``CorruptImage`` for one that cannot be decoded or has more pixels than Pillow's limit (89 million), and
+    ``DataError`` for a file that cannot be read.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with _open_image(io.BytesIO(content)) as image:
             if reduced_to is not None:
                 image.draft("RGB", (reduced_to, reduced_to))
             return image.convert("RGB")
@@ -69,13 +71,19 @@ def read_image(path: Path, reduced_to: int | None = None) -> Image.Image:
         raise CorruptImage(f"{path}: cannot be decoded: {error}") from error
 
 
+def _open_image(file: Path | io.BytesIO) -> Image.Image:
+    """Read an image's header. An image too large to be one is an error before its pixels are, and not a warning."""
+    with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
+        return Image.open(file)
+
+
 def image_size(files: FileSplit) -> tuple[int, int]:
     """(height, width) in pixels of the first readable image, from its header alone."""
     for name in files.files:
         try:
-            with Image.open(files.root / name) as image:
+            with _open_image(files.root / name) as image:
                 return image.height, image.width
-        except (OSError, SyntaxError):
+        except Exception:  # noqa: BLE001 - as in read_image; the image is named when it is decoded
             continue
     raise DataError(f"{files.root}: none of its {len(files.files)} images can be decoded")
 

@@ -121,7 +121,10 @@ def files_of(root: Path, folders: list[str], workers: int = 0) -> FileSplit:
     names: list[str] = []
     counts: list[int] = []
     for folder in folders:
-        inside = sorted(_image_files(root / folder, f"{folder}/"))
+        try:
+            inside = sorted(_image_files(root / folder, f"{folder}/"))
+        except OSError as error:
+            raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from error
         if not inside:
             raise DataError(f"{root / folder}: holds no images ({', '.join(EXTENSIONS)})")
         names += inside

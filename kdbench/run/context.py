@@ -43,7 +43,7 @@ class Context:
     @cached_property
     def arrays(self) -> Arrays:
         """The data, loaded when first needed: a finished suite needs none."""
-        return limit(self.resolver.dataset.load(), **self.resolver.limits)
+        return limit(self.resolver.load(), **self.resolver.limits)
 
     def network(self, name: str, recipe: Recipe | None = None, weights: str | None = None) -> TappedModel:
         """A network that knows how this suite's images are normalised."""

@@ -111,6 +111,21 @@ def test_repairs_a_half_unpacked_folder_from_the_archive(written: Written) -> No
     assert_read(written, root=str(written.root))
 
 
+class Malicious:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("executed",)
+
+
+def test_a_foreign_pickle_is_not_executed(written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (written.root / getattr(torchvision.datasets, written.data.torchvision_class).filename).unlink()
+    path = next(written.folder.glob("*test*"))
+    path.write_bytes(pickle.dumps(Malicious()))
+    with pytest.raises(DataError, match="is truncated or damaged: its MD5 checksum is"):
+        written.data(root=str(written.root)).load()
+    assert not (tmp_path / "executed").exists()
+
+
 def test_the_fingerprint_follows_the_pixels(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
     first = written.data(root=str(written.root)).load().fingerprint
     assert written.data(root=str(written.root)).load().fingerprint == first

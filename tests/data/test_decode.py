@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
+from PIL.PngImagePlugin import PngInfo
 
 from kdbench.data import decode
 from kdbench.data.base import FileSplit, Split
@@ -266,6 +267,69 @@ def test_images_of_any_mode_become_rgb(mode: str, tmp_path: Path) -> None:
     read = np.asarray(read_image(path))
     assert read.shape == (4, 4, 3)
     assert (read == 255).all()
+
+
+def bomb(path: Path, kind: str) -> None:
+    """A small file that would decode to hundreds of megabytes."""
+    match kind:
+        case "large":  # above Pillow's limit for a warning
+            path.write_bytes(b"P6 12000 9000 255\n")
+        case "larger":  # above that for an error
+            path.write_bytes(b"P6 99999 99999 255\n")
+        case "text":  # a compressed comment, which is read with the header
+            Image.new("RGB", (6, 5)).save(path, "PNG", pnginfo=large_comment())
+
+
+def large_comment() -> PngInfo:
+    info = PngInfo()
+    info.add_text("comment", "x" * (2 * PngImagePlugin.MAX_TEXT_CHUNK), zip=True)
+    return info
+
+
+@pytest.mark.parametrize("kind", ["large", "larger", "text"])
+def test_an_image_bomb_is_a_corrupt_image(tmp_path: Path, write_image: WriteImage, kind: str) -> None:
+    bomb(tmp_path / "0.png", kind)
+    write_image(tmp_path / "1.png", (6, 5))
+    with pytest.raises(decode.CorruptImage, match=r"0\.png: cannot be decoded: "):
+        read_image(tmp_path / "0.png")
+    assert image_size(file_split(tmp_path, ["0.png", "1.png"])) == (6, 5)
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM"])
+def test_a_damaged_image_is_decoded_or_corrupt(tmp_path: Path, form: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    path = tmp_path / "0.png"
+    Image.fromarray(pixels).save(path, form)
+    whole = path.read_bytes()
+    random = np.random.default_rng(1)
+    outcomes = set()
+    for number in range(60):
+        damaged = bytearray(whole)
+        if number % 2:
+            damaged = damaged[: random.integers(len(whole))]
+        else:
+            for place in random.integers(len(whole) if number % 4 else min(64, len(whole)), size=3):
+                damaged[place] ^= 1 << random.integers(8)
+        path.write_bytes(damaged)
+        for read in (lambda: read_image(path), lambda: image_size(file_split(tmp_path, ["0.png"]))):
+            try:
+                read()
+                outcomes.add("decoded")
+            except DataError as error:
+                assert str(tmp_path) in str(error)  # noqa: PT017 - either outcome is right
+                outcomes.add("corrupt")
+    assert "corrupt" in outcomes
+
+
+def test_without_a_home_the_remedy_is_named(
+    files: tuple[FileSplit, FileSplit, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("KDBENCH_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda user: {}[user])
+    with pytest.raises(DataError) as error:
+        decode_files(*files[:2])
+    assert str(error.value) == "the user has no home folder for cached data; set KDBENCH_CACHE to a folder"
 
 
 def test_large_jpegs_are_reduced_while_decoding(tmp_path: Path) -> None:

@@ -170,3 +170,50 @@ def test_the_root_identifies_a_data_set_that_does_not_identify_its_content(
         names(write_suite(tmp_path / f"{root}.toml", Path(root), "mine", plugin="mine.py")) for root in ("a", "b")
     )
     assert (one == two) is equal
+
+
+FAULTY = """
+import numpy as np
+from kdbench.data.base import Arrays, DataFacts, Split
+from kdbench.hookspecs import DatasetSpec, hookimpl
+
+
+class Mine:
+    def __init__(self, *, root: str) -> None:
+        self.root = root
+
+    def facts(self):
+        if self.root == "facts":
+            raise KeyError("sizes")
+        return DataFacts(classes=2, image_shape=(3, 32, 32), n_train=6, n_test=4, mean=(0.5,) * 3, std=(0.2,) * 3)
+
+    def load(self):
+        if self.root == "load":
+            raise ValueError("no such shard")
+        splits = [Split(np.zeros((n, 3, 32, 32), np.uint8), np.arange(n, dtype=np.int64) % 3) for n in (6, 4)]
+        return Arrays(*splits, "hash")
+
+
+@hookimpl
+def kdbench_datasets():
+    return [DatasetSpec("mine", f"{__name__}:Mine")]
+"""
+
+
+@pytest.mark.parametrize(
+    ("root", "message"),
+    [
+        ("facts", "data set 'mine': facts() failed: KeyError: 'sizes' (mine.py, line 13)"),
+        ("load", "data set 'mine': load() failed: ValueError: no such shard (mine.py, line 18)"),
+        ("labels", "data set 'mine': load(): the train split has labels 0 to 2, but the 2 classes are 0 to 1"),
+    ],
+)
+def test_a_data_set_that_fails_or_contradicts_itself_is_an_error(
+    root: str, message: str, tmp_path: Path, kdbench: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    (tmp_path / "mine.py").write_text(FAULTY)
+    suite = write_suite(tmp_path / "mine.toml", Path(root), "mine", plugin="mine.py")
+    done = kdbench("run", suite, "--tracking-uri", "none", "--device", "cpu")
+    assert done.returncode == 2
+    assert message in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
