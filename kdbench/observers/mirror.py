@@ -23,7 +23,7 @@ INVOCATION = "kdbench.invocation"
 DESCRIPTION = "mlflow.note.content"
 # Without it, MLflow 3 guesses what an experiment is about, and opens training runs as evaluations of language models.
 KIND = {"mlflow.experimentKind": "custom_model_development"}
-# Set last of all, so it says that the store has everything; its value tells one attempt at a trial from the next.
+# Set after all else but the status, so the store has everything; its value tells one attempt at a trial from the next.
 RESULT = "kdbench.result"
 STATUS = "kdbench.status"
 ERROR = "kdbench.error"
@@ -44,10 +44,8 @@ class Run:
     """``RUNNING``, ``FINISHED``, ``FAILED`` or ``KILLED``."""
     tags: dict[str, str] = field(default_factory=dict)
     parameters: set[str] = field(default_factory=set)
-    unread: tuple[str, ...] = ()
-    """Metrics whose history has not been read yet."""
-    values: dict[tuple[str, int], float] = field(default_factory=dict)
-    """By metric and step."""
+    latest: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """Last step and value by metric. Values are sent in the order of steps: the store has all steps before it."""
 
 
 @dataclass(frozen=True)
@@ -69,17 +67,14 @@ class Store(Protocol):
     def runs(self, experiment: str) -> Iterator[Run]:
         """All runs that were not deleted."""
 
-    def history(self, run: str, metric: str) -> list[tuple[int, float]]:
-        """All steps and values of a metric."""
-
     def create_run(self, experiment: str, started: int, tags: Mapping[str, str]) -> str:
         """The id of a new run, which is running."""
 
     def log(self, run: str, values: Sequence[Value], parameters: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        """Store entries, in one request where they are few."""
+        """Store entries, in one request where they are few, and the last tags last."""
 
-    def upload(self, run: str, path: Path, place: str = "") -> None:
-        """Keep a file, in the folder ``place`` of the run's files."""
+    def upload(self, run: str, files: Sequence[tuple[Path, str]]) -> None:
+        """Keep files, each in a folder within the run's files."""
 
     def reopen(self, run: str) -> None:
         """Make an ended run running."""
@@ -117,10 +112,15 @@ class Mirror:
         self._experiment = store.experiment(suite, KIND | self._about)
         self._parents: dict[str, Run] = {}
         self._trials: dict[str, list[Run]] = {}
-        for run in store.runs(self._experiment):
+        self._created: dict[str, Run] = {}
+        runs = [run for run in store.runs(self._experiment) if SUPERSEDED not in run.tags]
+        used = {run.tags.get(PARENT) for run in runs}
+        # A parent without children may be a copy: it is taken only if there is no other.
+        for run in sorted(runs, key=lambda run: run.id in used):
             if INVOCATION in run.tags:
                 self._parents[run.tags[INVOCATION]] = run
-            elif TRIAL_ID in run.tags and SUPERSEDED not in run.tags:
+        for run in runs:
+            if TRIAL_ID in run.tags:
                 self._trials.setdefault(run.tags[TRIAL_ID], []).append(run)
         self.report = SyncReport()
 
@@ -158,13 +158,17 @@ class Mirror:
         finite = {(point.name, point.step): point for point in wanted if math.isfinite(point.value)}
         attempt = None if result is None else str(result.get("finished") or content_hash(result))
         run = self._find(trial["id"], finite, attempt)
+        status = _OUTCOMES[result["status"]] if result else "FAILED" if error else unfinished
+        ended = _milliseconds(result.get("finished")) if result else None
         if run is not None and attempt is not None and run.tags.get(RESULT) == attempt:
             # All but its names: a suite may have called the trial otherwise by then.
             self._log(run, [], {}, name_tags(trial))
-            self.report.unchanged += 1
+            self.report.unchanged += run.status != "RUNNING"
+            self.report.completed += run.status == "RUNNING"
+            if run.status == "RUNNING":
+                self._set_status(run, status, ended)
             return
         made_in = result.get("environment", {}) if result else {}
-        status = _OUTCOMES[result["status"]] if result else "FAILED" if error else unfinished
         tags = trial_tags(trial, {**environment, **made_in}) | not_finite(wanted)
         tags[STATUS] = result["status"] if result else status.lower()
         if run is None:
@@ -177,19 +181,16 @@ class Mirror:
             tags[PARENT] = parent()
         if error or ERROR in run.tags:
             tags |= as_tags({ERROR: error.get("message") if error else ""})
+        if result is not None:
+            names = ("trial.json", "epochs.jsonl", "result.json")
+            files = [(folder.path / name, "") for name in names if (folder.path / name).exists()]
+            for name, path in stored_code(folder.path).items():
+                files.append((path, PurePosixPath("source", name).parent.as_posix()))
+            self._store.upload(run.id, files)
+            tags[RESULT] = str(attempt)
+            self.report.completed += 1
         self._log(run, finite.values(), parameters(trial), tags)
-        if result is None:
-            self._set_status(run, status)
-            return
-        for name in ("trial.json", "epochs.jsonl", "result.json"):
-            if (folder.path / name).exists():
-                self._store.upload(run.id, folder.path / name)
-        for name, path in stored_code(folder.path).items():
-            self._store.upload(run.id, path, PurePosixPath("source", name).parent.as_posix())
-        self._set_status(run, status, _milliseconds(result.get("finished")))
-        self._log(run, [], {}, {RESULT: str(attempt)})
-        run.values.clear()
-        self.report.completed += 1
+        self._set_status(run, status, ended)
 
     def close_parents(self, files: Sequence[tuple[Path, str]], *, interrupted: bool = False) -> None:
         """Give each open invocation without running trials its files, and end it.
@@ -205,37 +206,50 @@ class Mirror:
             trials = children.get(parent.id, [])
             if parent.status != "RUNNING" or any(run.status == "RUNNING" for run in trials):
                 continue
-            for path, place in files:
-                self._store.upload(parent.id, path, place)
+            self._store.upload(parent.id, files)
             outcomes = [run.tags.get(STATUS) for run in trials]
             counts = {FAILED_TRIALS: outcomes.count("failed"), DIVERGED_TRIALS: outcomes.count("diverged")}
             self._log(parent, [], {}, {name: str(n) for name, n in counts.items() if n or name in parent.tags})
             died = interrupted or not trials
             all_failed = sum(counts.values()) == len(trials)
             self._set_status(parent, "KILLED" if died else "FAILED" if all_failed else "FINISHED")
+        if self._created:
+            self._remove_copies()
+
+    def _remove_copies(self) -> None:
+        """Mark runs that were created twice: if an answer is lost, clients repeat their request."""
+        mine = {(run.started, run.tags.get(key)): run for run in self._created.values() for key in _IDENTITIES}
+        for run in list(self._store.runs(self._experiment)):
+            same = next((mine.get((run.started, run.tags[key])) for key in _IDENTITIES if key in run.tags), None)
+            if same is None or run.id in self._created or SUPERSEDED in run.tags:
+                continue
+            if run.tags.get(PARENT) == same.tags.get(PARENT):
+                self._supersede(run)
+        self._created.clear()
 
     def _find(self, trial: str, finite: Mapping[tuple[str, int], Point], attempt: str | None) -> Run | None:
         """The run of this attempt at a trial. Those of other attempts are marked superseded, never mended."""
         kept = None
-        for run in self._trials.get(trial, []):
+        # A complete one first, lest an empty copy of it be filled instead.
+        for run in sorted(self._trials.get(trial, []), key=lambda run: run.tags.get(RESULT) != attempt):
             complete = run.tags.get(RESULT)
             same = complete == attempt if complete else not self._contradicts(run, finite, attempt is not None)
             if same and kept is None:
                 kept = run
                 continue
-            self._log(run, [], {}, {SUPERSEDED: "true"})
-            if run.status == "RUNNING":
-                self._set_status(run, "KILLED")
-            self.report.superseded += 1
+            self._supersede(run)
         self._trials[trial] = [] if kept is None else [kept]
         return kept
 
+    def _supersede(self, run: Run) -> None:
+        self._log(run, [], {}, {SUPERSEDED: "true"})
+        if run.status == "RUNNING":
+            self._set_status(run, "KILLED")
+        self.report.superseded += 1
+
     def _contradicts(self, run: Run, finite: Mapping[tuple[str, int], Point], finished: bool) -> bool:
         """Whether a run holds values of another attempt: other ones, or (of a finished trial) too many."""
-        for name in run.unread:
-            run.values |= {(name, step): value for step, value in self._store.history(run.id, name)}
-        run.unread = ()
-        for (name, step), value in run.values.items():
+        for name, (step, value) in run.latest.items():
             if (name, step) not in finite:
                 # While a trial goes on from a checkpoint, its file is behind what the store has.
                 if finished:
@@ -247,7 +261,8 @@ class Mirror:
 
     def _create(self, tags: dict[str, str], started: int) -> Run:
         identifier = self._store.create_run(self._experiment, started, tags)
-        return Run(identifier, started, "RUNNING", dict(tags))
+        run = self._created[identifier] = Run(identifier, started, "RUNNING", dict(tags))
+        return run
 
     def _set_status(self, run: Run, status: str, ended: int | None = None) -> None:
         if run.status == status:
@@ -265,14 +280,14 @@ class Mirror:
         values = [
             Value(point.name, point.value, run.started + int(point.elapsed * 1000), point.step)
             for point in wanted
-            if (point.name, point.step) not in run.values
+            if point.name not in run.latest or point.step > run.latest[point.name][0]
         ]
         parameters = {name: text for name, text in parameters.items() if name not in run.parameters}
         tags = {name: text for name, text in tags.items() if run.tags.get(name) != text}
         if not (values or parameters or tags):
             return
         self._store.log(run.id, values, parameters, tags)
-        run.values |= {(value.name, value.step): value.value for value in values}
+        run.latest |= {value.name: (value.step, value.value) for value in values}
         run.parameters |= set(parameters)
         run.tags |= tags
         self.report.values += len(values)
@@ -288,6 +303,7 @@ def report_files(suite: Path, report: Path | None) -> list[tuple[Path, str]]:
     return files
 
 
+_IDENTITIES = (INVOCATION, TRIAL_ID)
 _OUTCOMES = {"done": "FINISHED", "diverged": "FAILED"}
 
 

@@ -15,6 +15,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,7 @@ HURRIED_SECONDS = 5.0
 # MLflow takes 100 parameters, 100 tags and 1000 entries in all in one request (mlflow.utils.validation).
 METRICS_PER_REQUEST = 800
 ENTRIES_PER_REQUEST = 100
+UPLOADS_AT_ONCE = 4
 
 
 def store_uri(*named: str | None) -> str:
@@ -110,7 +112,14 @@ class MlflowStore:
         """The id of an experiment, which is created where there is none, and gets those of ``tags`` that it lacks."""
         found = self._ask("get_experiment_by_name", name)
         if found is None:
-            return str(self._ask("create_experiment", name, tags=dict(tags)))
+            try:
+                return self._identifier(self._ask("create_experiment", name, tags=dict(tags)))
+            except Exception:
+                # Another process may have been faster, or this one has repeated a request whose answer was lost.
+                found = self._ask("get_experiment_by_name", name)
+                if found is None:
+                    raise
+        self._identifier(found.experiment_id)
         if found.lifecycle_stage != "active":
             raise TrackingError(
                 f"the experiment '{name}' was deleted; bring it back with "
@@ -129,50 +138,50 @@ class MlflowStore:
             for run in page:
                 info, data = run.info, run.data
                 self._artifacts[info.run_id] = info.artifact_uri
-                tags, parameters, metrics = dict(data.tags), set(data.params), tuple(data.metrics)
-                yield Run(info.run_id, info.start_time, info.status, tags, parameters, metrics)
+                # The entities' own dictionary of metrics leaves out the steps.
+                latest = {metric.key: (metric.step, metric.value) for metric in data.to_proto().metrics}
+                yield Run(info.run_id, info.start_time, info.status, dict(data.tags), set(data.params), latest)
             token = page.token
             if not token:
                 return
-
-    def history(self, run: str, metric: str) -> list[tuple[int, float]]:
-        """All steps and values of a metric."""
-        return [(entry.step, entry.value) for entry in self._ask("get_metric_history", run, metric)]
 
     def create_run(self, experiment: str, started: int, tags: Mapping[str, str]) -> str:
         """The id of a new run, which is running."""
         info = self._ask("create_run", experiment, start_time=started, tags=tags).info
         self._artifacts[info.run_id] = info.artifact_uri
-        return str(info.run_id)
+        return self._identifier(info.run_id)
 
     def log(self, run: str, values: Sequence[Value], parameters: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        """Store entries, in one request where they are few."""
+        """Store entries, in one request where they are few, and the last tags last."""
         from mlflow.entities import Metric, Param, RunTag
 
         metrics = [Metric(value.name, value.value, value.timestamp, value.step) for value in values]
         params = [Param(name, text) for name, text in parameters.items()]
         run_tags = [RunTag(name, text) for name, text in tags.items()]
         while metrics or params or run_tags:
+            rest = len(metrics) > METRICS_PER_REQUEST or len(params) > ENTRIES_PER_REQUEST
+            now = [] if rest else run_tags[:ENTRIES_PER_REQUEST]
             self._ask(
-                "log_batch",
-                run,
-                metrics[:METRICS_PER_REQUEST],
-                params[:ENTRIES_PER_REQUEST],
-                run_tags[:ENTRIES_PER_REQUEST],
-                synchronous=True,
+                "log_batch", run, metrics[:METRICS_PER_REQUEST], params[:ENTRIES_PER_REQUEST], now, synchronous=True
             )
-            del metrics[:METRICS_PER_REQUEST], params[:ENTRIES_PER_REQUEST], run_tags[:ENTRIES_PER_REQUEST]
+            del metrics[:METRICS_PER_REQUEST], params[:ENTRIES_PER_REQUEST], run_tags[: len(now)]
 
-    def upload(self, run: str, path: Path, place: str = "") -> None:
-        """Keep a file, in the folder ``place`` of the run's artifacts."""
-        if not self._artifacts[run].startswith("mlflow-artifacts:"):
-            self._ask("log_artifact", run, str(path), place or None)
-            return
-        # Through the server. Older clients look for it at the process's tracking URI, not at their own.
+    def upload(self, run: str, files: Sequence[tuple[Path, str]]) -> None:
+        """Keep files, each in a folder within the run's artifacts, several at a time."""
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+        # Not by the client, which asks for the run each time, and whose older releases go to another server.
         repository = get_artifact_repository(self._artifacts[run], tracking_uri=self._client.tracking_uri)
-        self._answer(repository.log_artifact, str(path), place or None)
+        with ThreadPoolExecutor(UPLOADS_AT_ONCE) as pool:
+            sent = [pool.submit(self._answer, repository.log_artifact, str(f), place or None) for f, place in files]
+        for upload in sent:
+            upload.result()
+
+    @staticmethod
+    def _identifier(answer: Any) -> str:
+        if not answer:
+            raise TrackingError("the server's answer names no id; is it an MLflow server?")
+        return str(answer)
 
     def reopen(self, run: str) -> None:
         """Make an ended run running."""
@@ -212,6 +221,7 @@ class MlflowObserver:
         self._thread: threading.Thread | None = None
         self._store: MlflowStore | None = None
         self._failed = threading.Event()
+        self._connected = threading.Event()
 
     @hookimpl
     def kdbench_suite_started(self, plan: Plan, run: RunInfo) -> None:
@@ -250,6 +260,9 @@ class MlflowObserver:
             return
         thread, self._thread = self._thread, None
         self._queue.put(None)
+        if self._ended:
+            # Importing MLflow takes long on a busy machine, but it ends.
+            self._connected.wait()
         limit = CLOSING_SECONDS if self._ended else HURRIED_SECONDS
         deadline = time.monotonic() + limit
         while thread.is_alive() and not self._failed.is_set():
@@ -293,9 +306,12 @@ class MlflowObserver:
             self._mirror(plan, run)
         except Exception as error:  # noqa: BLE001 - whatever MLflow and its store raise must not cost a trial
             self._fail(f"fails ({_one_line(error)})")
+        finally:
+            self._connected.set()
 
     def _mirror(self, plan: Plan, run: RunInfo) -> None:
         self._store = MlflowStore(self._connect(self._uri), self._failed)
+        self._connected.set()
         mirror = Mirror(self._store, plan.suite.name, plan.suite.question)
         folder = SuiteFolder(run.output.parent, run.output.name)
         tags = environment_tags(run.environment)

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +26,8 @@ from kdbench.recipe import Recipe
 from kdbench.results import SuiteFolder
 from kdbench.suite.plan import Origin, Plan, TeacherPlan, Trial
 from kdbench.suite.schema import Suite
+
+DEADLINE_SECONDS = 180.0
 
 ENVIRONMENT = {
     "kdbench": "0.1.0",
@@ -193,19 +205,12 @@ class MemoryStore:
                     run.status,
                     dict(run.tags),
                     set(run.parameters),
-                    tuple({name: 0 for name, _, _ in self.sent[run.id]}),
+                    {name: (step, value) for name, step, value in sorted(self.sent[run.id])},
                 )
                 for run in self.logged.values()
             ]
 
         return iter(self._call("runs", act))
-
-    def history(self, run: str, metric: str) -> list[tuple[int, float]]:
-        def act() -> list[tuple[int, float]]:
-            return [(step, value) for name, step, value in self.sent[run] if name == metric]
-
-        found: list[tuple[int, float]] = self._call("history", act)
-        return found
 
     def create_run(self, experiment: str, started: int, tags: Mapping[str, str]) -> str:
         def act() -> str:
@@ -223,8 +228,9 @@ class MemoryStore:
 
         self._call("log", act)
 
-    def upload(self, run: str, path: Path, place: str = "") -> None:
-        self._call("upload", lambda: self.files[run].append(f"{place}/{path.name}".lstrip("/")))
+    def upload(self, run: str, files: Sequence[tuple[Path, str]]) -> None:
+        names = [f"{place}/{path.name}".lstrip("/") for path, place in files]
+        self._call("upload", lambda: self.files[run].extend(names))
 
     def reopen(self, run: str) -> None:
         self._call("reopen", lambda: setattr(self.logged[run], "status", "RUNNING"))
@@ -259,6 +265,12 @@ def pretend(tmp_path: Path) -> Callable[..., PretendedRun]:
 
 
 @pytest.fixture
+def until() -> Callable[[Callable[[], bool], str], None]:
+    """``until(condition, what)`` waits."""
+    return wait_until
+
+
+@pytest.fixture
 def store() -> MemoryStore:
     return MemoryStore()
 
@@ -271,6 +283,164 @@ def new_store() -> type[MemoryStore]:
 @pytest.fixture
 def server_gone() -> type[Exception]:
     return ServerGoneError
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < end, f"{what} did not happen in {DEADLINE_SECONDS} seconds"
+        time.sleep(0.05)
+
+
+class Server:
+    """A real ``mlflow server`` in a process group of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.database = folder / "server.db"
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(self.port)]
+        command += ["--backend-store-uri", f"sqlite:///{self.database}"]
+        command += ["--artifacts-destination", str(self.folder / "artifacts")]
+        # The server's own background jobs are of no use here, and slow to start.
+        switched_off = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        environment = os.environ | switched_off
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, cwd=self.folder, env=environment, start_new_session=True
+            )
+        wait_until(self._is_healthy, f"the start of the server (see {self.folder / 'server.log'})")
+
+    def _is_healthy(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, (self.folder / "server.log").read_text()
+        try:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    def kill(self) -> None:
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    folder = tmp_path / "server"
+    folder.mkdir()
+    server = Server(folder)
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+class FaultyServer(ThreadingHTTPServer):
+    """Passes requests on to an MLflow server, and spoils those from number ``since`` on, ``times`` of them.
+
+    ``fault`` is ``slow`` (takes ``delay`` seconds), ``hangs``, ``403``, ``500``, ``html``, ``empty`` (answers that no
+    MLflow server gives), ``lost`` (does as it is told, and never answers) or ``reset`` (breaks off within an answer).
+    """
+
+    daemon_threads = True
+
+    def __init__(self, behind: int, database: Path) -> None:
+        super().__init__(("127.0.0.1", 0), _Spoiler)
+        self.behind = behind
+        self.database = database
+        self.uri = f"http://127.0.0.1:{self.server_port}"
+        self.spoil("")
+        self.let_go = threading.Event()
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def spoil(self, fault: str, since: int = 0, times: int = 10**9, delay: float = 0.0) -> None:
+        """From now on; an empty ``fault`` spoils nothing. Requests are counted from here."""
+        self.fault, self.since, self.times, self.delay = fault, since, times, delay
+        self.seen: list[str] = []
+
+    def stop(self) -> None:
+        self.let_go.set()
+        self.shutdown()
+        self.server_close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients may leave."""
+
+
+class _Spoiler(BaseHTTPRequestHandler):
+    server: FaultyServer
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        number = len(self.server.seen)
+        self.server.seen.append(f"{self.command} {self.path.partition('?')[0]}")
+        spoiled = self.server.since <= number < self.server.since + self.server.times
+        fault = self.server.fault if spoiled else ""
+        if fault == "slow":
+            time.sleep(self.server.delay)
+        elif fault == "hangs":
+            self.server.let_go.wait()
+            self.close_connection = True
+            return
+        elif fault in {"403", "500"}:
+            self._answer(int(fault), "application/json", b'{"error_code": "INTERNAL_ERROR", "message": "as told"}')
+            return
+        elif fault in {"html", "empty"}:
+            page = b"<html><body>Please log in</body></html>" if fault == "html" else b"{}"
+            self._answer(200, "text/html" if fault == "html" else "application/json", page)
+            return
+        upstream = HTTPConnection("127.0.0.1", self.server.behind, timeout=60)
+        left_out = {"host", "connection", "content-length", "transfer-encoding"}
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in left_out}
+        upstream.request(self.command, self.path, body, headers)
+        answer = upstream.getresponse()
+        content = answer.read()
+        upstream.close()
+        if fault == "lost":
+            self.close_connection = True
+        elif fault == "reset":
+            self.send_response(answer.status)
+            self.send_header("Content-Length", str(len(content) + 100))
+            self.end_headers()
+            self.wfile.write(content[: len(content) // 2])
+            self.close_connection = True
+        else:
+            self._answer(answer.status, answer.getheader("Content-Type") or "", content)
+
+    do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815 - the base class looks for these
+
+    def _answer(self, status: int, kind: str, content: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *arguments: Any) -> None:
+        """Nobody reads it."""
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyServer]:
+    """In front of a server that runs, for all tests of a module: starting one takes seconds."""
+    server = Server(tmp_path_factory.mktemp("server"))
+    try:
+        server.start()
+        between = FaultyServer(server.port, server.database)
+        yield between
+        between.stop()
+    finally:
+        server.kill()
 
 
 class SteppedClock:
