@@ -118,13 +118,14 @@ def plan(
     from kdbench.opening import open_suite
     from kdbench.resolve import Filters, with_results
     from kdbench.results import SuiteFolder
+    from kdbench.results.why import explain
 
     opened = open_suite(suite, overrides=overrides or (), plugins=plugins or ())
     filters = Filters(methods or (), pairs or (), seeds or ())
     filters.check(opened.suite)
     folder = SuiteFolder(output, opened.suite.name)
     folder.check_protocol()
-    everything = with_results(opened.plan, folder)
+    everything = explain(with_results(opened.plan, folder), folder)
     chosen = everything.with_trials(trial for trial in everything.trials if filters.match(trial))
     if as_json:
         show_json(chosen.describe())

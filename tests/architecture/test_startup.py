@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,26 @@ def test_reporting_loads_no_torch(tmp_path: Path) -> None:
     assert code == 2
     assert "nothing to report" in printed
     assert modules & (TORCH | {"mlflow"}) == set()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["runs", "--output", "."], 0, "planned"),
+        (["diff", "digits/one", "digits/two", "--output", "."], 0, "temperature: 4 -> 8"),
+    ],
+    ids=["runs", "diff"],
+)
+def test_listing_and_comparing_trials_load_nothing_heavy(
+    tmp_path: Path, arguments: list[str], code: int, says: str
+) -> None:
+    for name, temperature in (("one", 4), ("two", 8)):
+        (tmp_path / "digits" / name).mkdir(parents=True)
+        trial = {"id": name, "method": "kd", "settings": {"temperature": temperature}}
+        (tmp_path / "digits" / name / "trial.json").write_text(json.dumps(trial))
+    found, modules, printed = run(arguments, tmp_path)
+    assert (found, says in printed) == (code, True), printed
+    assert modules & HEAVY == set()
 
 
 def test_importing_the_package_loads_nothing_heavy(tmp_path: Path) -> None:

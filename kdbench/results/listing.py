@@ -1,0 +1,79 @@
+"""The trials in a results folder, as ``kdbench runs`` lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from kdbench.errors import ResultsError
+from kdbench.results.folder import TEACHERS, SuiteFolder, TrialFolder
+
+Defaults = Callable[[str], Mapping[str, Any]]
+"""A method's default settings, as far as they are known."""
+
+
+def list_trials(
+    output: Path, suites: Collection[str], defaults: Defaults, planned: Collection[str] | None = None
+) -> list[dict[str, Any]]:
+    """One row a trial of ``suites`` (all of ``output``, if empty), oldest first within a suite.
+
+    ``settings`` are those that differ from ``defaults``, ``bytes`` is the size on disk. ``planned`` says whether the
+    suite still asks for the trial: by the ids in ``planned``, else by the last run's plan.
+
+    Raises:
+        ResultsError: there is no such results folder.
+    """
+    if not output.is_dir():
+        raise ResultsError(f"{output}: no such results folder; name it with --output")
+    known = sorted(path.name for path in output.iterdir() if path.is_dir() and path.name != TEACHERS)
+    if missing := sorted(set(suites) - set(known)):
+        raise ResultsError(f"{output}: holds no results of suite {missing[0]}; it has {', '.join(known) or 'none'}")
+    rows = []
+    for name in suites or known:
+        folder = SuiteFolder(output, name)
+        ids = planned if planned is not None else {row["id"] for row in (folder.plan or {}).get("trials", ())}
+        found = [_row(folder, place, trial, defaults, ids) for place, trial in _trials(folder)]
+        rows += sorted(found, key=lambda row: (row["date"], row["id"]))
+    return rows
+
+
+def _trials(folder: SuiteFolder) -> Iterator[tuple[TrialFolder, dict[str, Any]]]:
+    for place in folder:
+        trial = place.trial
+        if trial is not None:
+            yield place, trial
+
+
+def _row(
+    folder: SuiteFolder, place: TrialFolder, trial: Mapping[str, Any], defaults: Defaults, planned: Collection[str]
+) -> dict[str, Any]:
+    usual = {key: _plain(value) for key, value in defaults(str(trial.get("method"))).items()}
+    result = place.result
+    written = datetime.fromtimestamp((place.path / "trial.json").stat().st_mtime, UTC)
+    return {
+        "id": place.path.name,
+        "suite": folder.path.name,
+        "label": trial.get("label"),
+        "status": _status(folder, place, trial, result),
+        "top1": (result or {}).get("top1"),
+        "date": str((result or {}).get("finished") or written.isoformat(timespec="seconds")),
+        "settings": {k: v for k, v in (trial.get("settings") or {}).items() if k not in usual or usual[k] != v},
+        "source": trial.get("fingerprint"),
+        "bytes": sum(path.stat().st_size for path in place.path.rglob("*") if path.is_file()),
+        "planned": place.path.name in planned,
+    }
+
+
+def _status(folder: SuiteFolder, place: TrialFolder, trial: Mapping[str, Any], result: Mapping[str, Any] | None) -> str:
+    if result is None:
+        return "failed" if place.error is not None else "interrupted" if place.epochs else "pending"
+    teacher = folder.teacher(str(trial.get("teacher_key"))).result or {}
+    made_with = (result.get("teacher") or {}).get("sha256")
+    return "stale" if teacher.get("sha256") not in (None, made_with) else str(result["status"])
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back."""
+    return list(value) if isinstance(value, tuple) else value
