@@ -9,6 +9,7 @@ from kdbench.method import DataSignature, Method, Signature
 from kdbench.models.base import TappedModel, signature
 from kdbench.models.shapes import without_draws
 from kdbench.plugins import Offer, Registry
+from kdbench.words import plural
 
 # Adapters depend on the networks; these two show them.
 TEACHER, STUDENT = "resnet56", "resnet20"
@@ -48,7 +49,7 @@ def _method(offer: Offer[Any], registry: Registry) -> dict[str, Any]:
         **reads,
         f"adapters_for_{TEACHER}_to_{STUDENT}": {name: f"{n:,} parameters" for name, n in counts.items() if n},
         "stages": {
-            **{s.name: f"{s.epochs} epochs, trains {', '.join(s.trains)}" for s in method.stages()},
+            **{s.name: f"{plural(s.epochs, 'epoch')}, trains {', '.join(s.trains)}" for s in method.stages()},
             "main": "the recipe's epochs",
         },
         "expected_failures": dict(method.expected_failures),

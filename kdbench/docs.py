@@ -13,6 +13,7 @@ from kdbench.describe import STUDENT, TEACHER, describe_offer
 from kdbench.hookspecs import MethodSpec
 from kdbench.plugins import Offer, Registry, discover
 from kdbench.settings import REQUIRED
+from kdbench.words import plural
 
 DISTRIBUTION = "kdbench"
 
@@ -83,7 +84,8 @@ def _section(row: Mapping[str, Any]) -> Iterable[str]:
             yield f"- Adapters: {', '.join(f'`{name}` ({size})' for name, size in value.items())}"
     for stage in row["stages"]:
         trains, reads = (", ".join(f"`{name}`" for name in names) for names in (stage.trains, sorted(stage.reads)))
-        yield f"- Stage before the main one: `{stage.name}`, {stage.epochs} epochs; reads {reads}; trains {trains}"
+        name = f"`{stage.name}`, {plural(stage.epochs, 'epoch')}"
+        yield f"- Stage before the main one: {name}; reads {reads}; trains {trains}"
     for check, reason in row.get("expected_failures", {}).items():
         yield f"- Fails the check `{check}` by its nature: {reason}"
     if row["settings"]:

@@ -7,6 +7,11 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
+from kdbench.words import one_line, plural
+
+_LISTED = 60
+"""So many known names are listed at most."""
+
 
 class KdbenchError(Exception):
     """Base of every expected error; the command line prints it without a traceback."""
@@ -16,7 +21,8 @@ class SuiteError(KdbenchError):
     """A suite file that cannot be used. Carries every problem found, not only the first."""
 
     def __init__(self, problems: Iterable[str]) -> None:
-        self.problems = tuple(problems)
+        # A name from a file may hold anything; a problem is one line all the same.
+        self.problems = tuple(map(one_line, problems))
         super().__init__("\n".join(self.problems))
 
 
@@ -63,12 +69,20 @@ def in_words(error: BaseException) -> str:
     """
     if isinstance(error, KdbenchError):
         return str(error)
-    said = f"{type(error).__name__}: {error}".removesuffix(": ")
+    said = f"{type(error).__name__}: {text_of(error)}".removesuffix(": ")
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
         if path.suffix == ".py" and "torch" not in path.parts and Path(__file__).parent not in path.parents:
             return f"{said} ({path.name}, line {frame.lineno})"
     return said
+
+
+def text_of(error: BaseException) -> str:
+    """An error's text; empty where somebody's ``__str__`` fails."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - an error is about to be reported already
+        return ""
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -86,4 +100,5 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     near = nearest(name, names)
     if near is not None:
         return f"; did you mean '{near}'?"
-    return f"; known: {', '.join(names)}" if names else ""
+    more = f" and {plural(len(names) - _LISTED, 'other')}" if len(names) > _LISTED else ""
+    return f"; known: {', '.join(names[:_LISTED])}{more}" if names else ""

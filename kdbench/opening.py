@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from kdbench import plugins as plugin_room
+from kdbench.errors import DataError, ModelError, PluginError, SuiteError
 from kdbench.resolve import Catalogue, Resolver
-from kdbench.suite import load
+from kdbench.suite import load, plausible
 from kdbench.suite.plan import Plan
 from kdbench.suite.schema import Suite
+from kdbench.suite.tables import Tables
+from kdbench.words import shown
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,8 @@ class Opened:
     suite: Suite
     registry: plugin_room.Registry
     resolver: Resolver
+    tables: Tables
+    """As they are written."""
     overrides: tuple[str, ...] = ()
     plugins: tuple[str, ...] = ()
 
@@ -41,8 +47,22 @@ class Opened:
 
     @cached_property
     def plan(self) -> Plan:
-        """All trials of the suite."""
-        return self.resolver.plan()
+        """All trials of the suite. Errors name the suite's file."""
+        with _named(self.path):
+            with _named("data"):
+                shape = self.resolver.facts.image_shape
+            problems = list(plausible.size_problems(self.suite, shape))
+            if not problems:
+                return self.resolver.plan()
+        raise SuiteError([f"{self.tables.where(location)}: {what}" for location, what in problems])
+
+    @property
+    def remarks(self) -> list[str]:
+        """What is probably not meant, though it can be trained: ``file: key: what``."""
+        with _named(self.path), _named("data"):
+            n_train = self.resolver.facts.n_train
+        found = plausible.remarks(self.suite, n_train)
+        return [f"{self.tables.where(location)}: {what}" for location, what in found]
 
 
 def open_suite(suite: str | Path, *, overrides: Sequence[str] = (), plugins: Sequence[str | Path] = ()) -> Opened:
@@ -52,7 +72,25 @@ def open_suite(suite: str | Path, *, overrides: Sequence[str] = (), plugins: Seq
     """
     path = load.locate(suite)
     tables = load.read(path, overrides)
-    registry = plugin_room.discover([*plugins, *load.plugin_files(path, tables)])
+    registry = plugin_room.discover(plugins)
+    for index, file in enumerate(load.plugin_files(path, tables)):
+        with _named(tables.where(("plugins", index))):
+            plugin_room.add_file(registry, file)
     checked = load.load(path, tables, Catalogue(registry))
     resolver = Resolver(checked, registry, path.parent)
-    return Opened(path, checked, registry, resolver, tuple(overrides), tuple(map(str, plugins)))
+    return Opened(path, checked, registry, resolver, tables, tuple(overrides), tuple(map(str, plugins)))
+
+
+@contextmanager
+def _named(place: Path | str) -> Iterator[None]:
+    """Let errors open with the file or key that they come from."""
+    try:
+        yield
+    except SuiteError as error:
+        raise SuiteError([f"{place}: {problem}" for problem in error.problems]) from error
+    except (DataError, ModelError, PluginError) as error:
+        text = str(error)
+        raise type(error)(text if text.startswith(f"{place}.") else f"{place}: {text}") from error
+    except OSError as error:  # such as a path longer than the system allows
+        name = shown(str(error.filename or ""))[1:-1]
+        raise DataError(f"{place}: {name}: {error.strerror or error}") from error

@@ -20,10 +20,11 @@ import pluggy
 
 import kdbench
 from kdbench import hookspecs
-from kdbench.errors import PluginError, did_you_mean, nearest
+from kdbench.errors import PluginError, did_you_mean, nearest, text_of
 from kdbench.hookspecs import DatasetSpec, MethodSpec, ModelSpec
 from kdbench.settings import Facts, load_target, read_by_import, read_statically, source_of
 from kdbench.sources import FIRST_PARTY, Source, read_source, recorded_hashes, sources
+from kdbench.words import shown
 
 GROUP = "kdbench"
 BUILT_IN = ("kdbench.models.builtin", "kdbench.data.builtin")
@@ -326,7 +327,7 @@ def discover(files: Iterable[str | Path] = ()) -> Registry:
         name = f"{provider.distribution}:{entry.name}"
         _add_isolated(registry, name, provider, entry.load)
     for file in files:
-        _add_file(registry, Path(file))
+        add_file(registry, Path(file))
     return registry
 
 
@@ -347,7 +348,9 @@ def _add_isolated(registry: Registry, name: str, provider: Provider, load: Any) 
         plugin = load()
         action = "failed to register"
         registry.add(name, plugin, provider)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plugin may also raise SystemExit, GeneratorExit or its own
         broken = Broken(name, provider, f"{action}: {_detail(error)}")
         if os.environ.get("KDBENCH_STRICT_PLUGINS") == "1" or provider.version == LOCAL:
             raise PluginError(f"plugin {broken}") from error
@@ -356,12 +359,13 @@ def _add_isolated(registry: Registry, name: str, provider: Provider, load: Any) 
 
 def _detail(error: BaseException) -> str:
     plain = isinstance(error, ImportError | PluginError)
-    return str(error) if plain else f"{type(error).__name__}: {error}".removesuffix(": ")
+    return text_of(error) if plain else f"{type(error).__name__}: {text_of(error)}".removesuffix(": ")
 
 
-def _add_file(registry: Registry, path: Path) -> None:
-    if not path.is_file():
-        raise PluginError(f"plugin file {path}: not found")
+def add_file(registry: Registry, path: Path) -> None:
+    """Load a local plugin file; ``PluginError`` where it is missing or broken."""
+    if not os.path.isfile(path):  # unlike Path.is_file, it takes names that the system does not allow
+        raise PluginError(f"plugin file {shown(str(path))[1:-1]}: not found")
     path = path.resolve()
     module_name = f"{LOCAL_MODULE}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     # By its file's name in messages; by its whole path where another one of that name was there first.

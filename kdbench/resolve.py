@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -37,6 +38,11 @@ from kdbench.sources import FIRST_PARTY
 from kdbench.suite.load import pair_recipe
 from kdbench.suite.plan import Origin, Plan, TeacherPlan, Trial, content_hash
 from kdbench.suite.schema import Suite
+from kdbench.suite.tables import key_of
+from kdbench.words import plural, shown
+
+_WEIGHTS = frozenset({".pth", ".pt", ".safetensors", ".tar", ".bin"})
+"""The endings of files of weights."""
 
 # How the data is read changes no number; nor does its folder, where the data set identifies its content itself.
 _NOT_IDENTITY = frozenset({"download", "workers"})
@@ -210,6 +216,10 @@ class Resolver:
             self._signatures[name] = found
         return self._signatures[name]
 
+    def _fetches_weights(self, name: str) -> bool:
+        """Whether a network takes weights by name; all others take files alone."""
+        return "weights" in settings_of.read_by_import(self.registry.model(name).load()).settings
+
     def method(self, trial: Trial) -> Method:
         """A trial's method, not yet set up."""
         return cast(Method, self.registry.method(trial.method).load()(**trial.settings))
@@ -240,10 +250,11 @@ class Resolver:
         weights, digest = table.weights, None
         if weights is not None:
             path = self.folder / weights
-            if path.is_file():
+            if os.path.isfile(path):
                 weights, digest = str(path), hashlib.sha256(path.read_bytes()).hexdigest()
-            elif path.suffix in {".pth", ".pt", ".safetensors", ".tar", ".bin"}:
-                raise SuiteError([f"teachers.{name}.weights: {path}: no such file"])
+            elif path.suffix in _WEIGHTS or not self._fetches_weights(table.model):
+                where = key_of(("teachers", name, "weights"))
+                raise SuiteError([f"{where}: {shown(str(path))[1:-1]}: no such file"])
         return TeacherPlan(
             name=name,
             model=table.model,
@@ -391,7 +402,7 @@ def with_results(plan: Plan, folder: SuiteFolder) -> Plan:
         elif error is not None:
             trials.append(trial.with_status("failed", str(error.get("why") or error.get("message", ""))))
         elif epochs := len(place.epochs):
-            trials.append(trial.with_status("pending", f"interrupted after {epochs} epoch{'s' * (epochs > 1)}"))
+            trials.append(trial.with_status("pending", f"interrupted after {plural(epochs, 'epoch')}"))
         else:
             trials.append(trial)
     return plan.with_trials(trials)

@@ -22,6 +22,7 @@ from typing import Any
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from kdbench.errors import PluginError, did_you_mean
+from kdbench.words import shown
 
 REQUIRED = "(required)"
 
@@ -295,10 +296,10 @@ def explain(detail: Mapping[str, Any]) -> str:
         sign = limits[kind]
         bound = context[sign]
         wanted = "positive" if sign == "gt" and bound == 0 else f"{words[sign]} {bound:g}"
-        return f"must be {wanted}, got {found!r}"
+        return f"must be {wanted}, got {shown(found)}"
     if kind == "literal_error":
         allowed = context["expected"]
-        return f"must be {allowed}, got {found!r}" + (
+        return f"must be {allowed}, got {shown(found)}" + (
             did_you_mean(found, allowed.replace("'", "").replace(" or ", ", ").split(", "))
             if isinstance(found, str) and len(allowed) > 60
             else ""
@@ -306,17 +307,17 @@ def explain(detail: Mapping[str, Any]) -> str:
     if kind in {"union_tag_invalid", "union_tag_not_found"}:
         tags = context.get("expected_tags", "").replace("'", "")
         tag = context.get("tag")
-        return f"unknown name {tag!r}{did_you_mean(str(tag), tags.split(', '))}" if tag else "needs a name"
+        return f"unknown name {shown(tag)}{did_you_mean(str(tag), tags.split(', '))}" if tag else "needs a name"
     if kind == "too_short":
-        return f"needs at least {context['min_length']}, got {found!r}"
+        return f"needs at least {context['min_length']}, got {shown(found)}"
     if kind == "too_long":
-        return f"takes at most {context['max_length']}, got {found!r}"
+        return f"takes at most {context['max_length']}, got {shown(found)}"
     if kind == "string_too_short":
-        return "must not be empty" if context["min_length"] == 1 else f"must be longer, got {found!r}"
+        return "must not be empty" if context["min_length"] == 1 else f"must be longer, got {shown(found)}"
     if kind in _TYPES:
-        return f"must be {_TYPES[kind]}, got {found!r}"
+        return f"must be {_TYPES[kind]}, got {shown(found)}"
     message = re.sub(r"^[\w ]+ should ", "", str(detail["msg"]))
-    return f"must {message[0].lower()}{message[1:]}, got {found!r}"
+    return f"must {message[0].lower()}{message[1:]}, got {shown(found)}"
 
 
 # In TOML's words, where pydantic speaks of Python's or JSON's.

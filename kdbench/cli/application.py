@@ -56,7 +56,9 @@ def main() -> None:
             raise
         usage = getattr(error, "format_message", None)
         if usage is not None:
-            show_error(f"{usage()}; see kdbench --help")
+            # Without a subcommand, typer has printed the help, and has nothing to add.
+            if said := usage():
+                show_error(f"{said}; see kdbench --help")
             code = getattr(error, "exit_code", USAGE)
         else:
             show_error(f"internal error: {type(error).__name__}: {error}; --debug shows where")

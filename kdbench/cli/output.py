@@ -10,6 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from kdbench.words import one_line
+
 
 def drop_output() -> None:
     """Send what is still to be written to nowhere: the reader (head, less) has closed the pipe."""
@@ -19,13 +21,13 @@ def drop_output() -> None:
 
 def show_error(message: str) -> None:
     """Print an error, each line with the program's name."""
-    for line in message.splitlines():
-        stderr().print(f"[bold red]kdbench:[/] {escape(line)}", highlight=False, soft_wrap=True)
+    for line in message.split("\n"):
+        stderr().print(f"[bold red]kdbench:[/] {escape(one_line(line))}", highlight=False, soft_wrap=True)
 
 
 def show_warning(message: str) -> None:
     """Print a warning."""
-    stderr().print(f"[yellow]kdbench:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    stderr().print(f"[yellow]kdbench:[/] {escape(one_line(message))}", highlight=False, soft_wrap=True)
 
 
 def stderr() -> Console:
@@ -34,7 +36,7 @@ def stderr() -> Console:
 
 
 def show(thing: Any) -> None:
-    """Print text or a table."""
+    """Print text in rich's markup, or a table; what comes from files must be escaped."""
     # In a pipe there is no width to fit into: nothing must be cut off.
     console = Console(emoji=False, width=None if sys.stdout.isatty() else 200)
     console.print(thing, highlight=False)

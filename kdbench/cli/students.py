@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from kdbench.cli.application import app
 from kdbench.cli.options import RUNS, Debug, Output, Plugins
@@ -26,7 +27,9 @@ def export(
     trial: Annotated[
         str, typer.Argument(metavar="TRIAL", help="A trial's id, as much of its beginning as is unique, or its folder.")
     ],
-    to: Annotated[Form, typer.Option("--to", help="Weights for safetensors or torch.load, or an ONNX program.")],
+    to: Annotated[
+        Form, typer.Option("--to", help="Weights for safetensors or torch.load, or an ONNX program.")
+    ] = Form.SAFETENSORS,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="FILE", help="The file, or its folder; named by the trial otherwise."),
@@ -39,5 +42,5 @@ def export(
     from kdbench.export import export_trial
 
     written = export_trial(trial, to.value, out, output=output, plugins=plugins or (), warn=show_warning)
-    show(f"student: {written.file}")
-    show(f"model card: {written.card}")
+    show(escape(f"student: {written.file}"))
+    show(escape(f"model card: {written.card}"))

@@ -29,6 +29,7 @@ from kdbench.cli.options import (
 )
 from kdbench.cli.output import show, show_error, show_json, show_warning
 from kdbench.errors import ResultsError, SuiteError
+from kdbench.words import plural, time_span
 
 if TYPE_CHECKING:
     from kdbench.suite.plan import Plan, Trial
@@ -93,10 +94,12 @@ def run(
     for trial in failed:
         show_error(f"{trial.id}: {trial.status}: {trial.reason}")
     if failed:
-        show_error(f"{len(failed)} trial(s) failed; see error.json in {results.folder.path}; the next run tries again")
+        show_error(
+            f"{plural(len(failed), 'trial')} failed; see error.json in {results.folder.path}; the next run tries again"
+        )
     leaderboard = results.report / "leaderboard.md"
     if leaderboard.is_file():
-        show(f"report: {results.report / 'index.html'}")
+        show(escape(f"report: {results.report / 'index.html'}"))
         if methods or pairs or seeds:
             show("it shows what was chosen; `kdbench report` without -m, --pair and --seed writes the whole one")
     raise typer.Exit(SOME_TRIAL_FAILED if failed else OK)
@@ -126,24 +129,26 @@ def plan(
     folder = SuiteFolder(output, opened.suite.name)
     folder.check_protocol()
     everything = explain(with_results(opened.plan, folder), folder)
+    for remark in opened.remarks:
+        show_warning(remark)
     chosen = everything.with_trials(trial for trial in everything.trials if filters.match(trial))
     if as_json:
         show_json(chosen.describe())
         return
     show(_plan_table(chosen))
     for line in _plan_summary(chosen, everything, folder, opened.resolver.facts.n_train):
-        show(line)
+        show(escape(line))
 
 
 def _plan_table(plan: Plan) -> Table:
-    table = Table(title=f"{plan.suite.name}: {plan.suite.question}", title_justify="left")
+    table = Table(title=escape(f"{plan.suite.name}: {plan.suite.question}"), title_justify="left")
     for column in ("teacher", "student", "method", "seeds", "state"):
         table.add_column(column, overflow="fold")
     rows: dict[tuple[str, str, str], list[Trial]] = {}
     for trial in plan.trials:
         rows.setdefault((trial.teacher.name, trial.student, trial.label), []).append(trial)
     for (teacher, student, label), trials in rows.items():
-        table.add_row(teacher, student, label, str(len(trials)), escape(_states(trials)))
+        table.add_row(*map(escape, (teacher, student, label, str(len(trials)), _states(trials))))
     return table
 
 
@@ -161,7 +166,7 @@ def _plan_summary(chosen: Plan, everything: Plan, folder: Any, n_train: int) -> 
     from kdbench.suite.plan import count
 
     states = ", ".join(f"{n} {state}" for state, n in count(chosen.trials).items())
-    yield f"{len(chosen.trials)} trials ({states}) in {len(chosen.cohorts)} cohorts"
+    yield f"{plural(len(chosen.trials), 'trial')} ({states}) in {plural(len(chosen.cohorts), 'cohort')}"
     for teacher in chosen.teachers:
         stands = folder.teacher(teacher.key).result
         how = f"measured {stands['top1']:.2f} %" if stands else "given weights" if teacher.weights else "to be trained"
@@ -171,8 +176,10 @@ def _plan_summary(chosen: Plan, everything: Plan, folder: Any, n_train: int) -> 
     waiting = [trial for trial in chosen.trials if trial.status in {"pending", "failed"}]
     if waiting:
         estimate = hours(waiting, everything.trials, folder)
-        known = f"about {estimate[0]:.2g} hours by results on {estimate[1]}" if estimate else "hours unknown as yet"
-        yield f"to do: {steps(waiting, n_train):,} steps of students, {known}"
+        known = (
+            f"about {time_span(estimate[0] * 3600)} by results on {estimate[1]}" if estimate else "time not yet known"
+        )
+        yield f"to do: {plural(steps(waiting, n_train), 'step')} of students, {known}"
 
 
 @app.command()
@@ -215,7 +222,8 @@ def report(
         folder = SuiteFolder(output, suite)
         last = folder.plan or {}
         base = str(last.get("report") or suite)
-        show(f"{folder.path}: as last planned from {last.get('path', suite)}; name the file to report what it says now")
+        planned = last.get("path", suite)
+        show(escape(f"{folder.path}: as last planned from {planned}; name the file to report what it says now"))
     folder.check_protocol()
     name = naming.one_folder(report_name) if report_name is not None else naming.report_name(base, (), filters)
     target = render(
@@ -227,7 +235,7 @@ def report(
         seeds=filters.seeds,
         warn=show_warning,
     )
-    show(f"report: {target}")
+    show(escape(f"report: {target}"))
 
 
 def is_suite(suite: str) -> bool:

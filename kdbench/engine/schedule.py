@@ -16,7 +16,7 @@ def learning_rate(recipe: Recipe, progress: float) -> float:
     if progress < recipe.warmup_epochs:
         return recipe.lr * (progress + 1e-3) / recipe.warmup_epochs
     if recipe.schedule == "steps":
-        drops = sum(progress >= drop for drop in recipe.drops)
+        drops = sum(progress >= drop for drop in recipe.drop_epochs)
         # Rounded: 0.05 * 0.1 ** 1 is 0.005000000000000001.
         return float(f"{recipe.lr * recipe.drop_factor**drops:.12g}")
     if recipe.schedule == "cosine":

@@ -92,7 +92,7 @@ def _unfinished(folder: TrialFolder, trial: Mapping[str, Any]) -> NoReturn:
     done = sum(record.get("stage") == "main" for record in folder.epochs)
     epochs = (trial.get("recipe") or {}).get("epochs", "?")
     raise ResultsError(
-        f"{folder.path}: is not finished, {done} of {epochs} epochs stand; {_again(folder.path)} goes on"
+        f"{folder.path}: is not finished (epochs done: {done} of {epochs}); {_again(folder.path)} continues it"
     )
 
 

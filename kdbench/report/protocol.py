@@ -230,7 +230,7 @@ def ours(study: Study) -> str:
     epoch = "the epoch best on a validation split" if recipe.get("selection") == "validation" else "last epoch"
     text = f"Ours: {epoch}"
     if recipe.get("epochs"):
-        text += f", {recipe['epochs']} epochs at batch size {recipe.get('batch_size', wording.DASH)}"
+        text += f", {wording.plural(recipe['epochs'], 'epoch')} at batch size {recipe.get('batch_size', wording.DASH)}"
     if data.get("train_limit"):
         text += f", trained on {wording.count(data['train_limit'])} images only"
     if data.get("test_limit"):

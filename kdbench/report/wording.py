@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from numbers import Real
 
 from kdbench.report.stats import Estimate
+from kdbench.words import plural as plural  # for the templates and modules beside this one
 
 DASH = "–"
 MINUS = "−"
@@ -112,11 +113,6 @@ def listing(words: Sequence[str], limit: int | None = None) -> str:
     if limit is not None and len(words) > limit + 1:
         return f"{', '.join(words[:limit])} and {len(words) - limit} more"
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-
-
-def plural(number: int, noun: str, many: str = "") -> str:
-    """``1 pair``, ``2 pairs``."""
-    return f"{number} {noun if number == 1 else many or noun + 's'}"
 
 
 def pair(teacher: str, student: str) -> str:

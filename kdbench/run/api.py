@@ -113,6 +113,8 @@ def run_suite(
     report = Path(report_dir) / (chosen_name or naming.report_name(opened.report_name, (), _shown(filters)))
     for broken in opened.registry.broken:
         warn(f"plugin {broken}")
+    for remark in opened.remarks:
+        warn(remark)
     if chosen_device.type == "cuda":
         # Events and streams belong to the current device.
         torch.cuda.set_device(chosen_device)

@@ -122,6 +122,8 @@ class Trial:
         """Readable, and unique by the hash of :attr:`identity`; without names that a suite may change."""
         words = [self.teacher.model, self.student, self.method, f"seed{self.seed}"]
         slug = "-".join("".join(c if c.isalnum() or c in "_." else "_" for c in word) for word in words)
+        # File systems take names of 255 bytes.
+        slug = slug.encode()[:200].decode(errors="ignore")
         return f"{slug}-{content_hash(self.identity, 10)}"
 
     def with_status(self, status: str, reason: str = "") -> Trial:

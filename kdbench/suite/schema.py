@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from kdbench.recipe import Recipe, Table
+from kdbench.words import shown
 
-Slug = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+MAX_TRIALS = 50_000
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable() or text != text.strip():
+        raise ValueError(f"must be printable, without spaces at its ends, got {shown(text)}")
+    return text
+
+
+def _text(text: str) -> str:
+    if not all(c.isprintable() or c in "\n\t" for c in text):
+        raise ValueError(f"must not hold control characters, got {shown(text)}")
+    return text
+
+
+Slug = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
+# Names become parts of folder names and cells of tables.
+Name = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_printable)]
+Label = Annotated[str, Field(max_length=100), AfterValidator(_printable)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 def _count_or_share(value: object) -> object:
     share = isinstance(value, float) and 0 < value < 1
     count = isinstance(value, int) and not isinstance(value, bool) and value >= 0
     if not (share or count):
-        raise ValueError(f"must be a whole number of images or a share between 0 and 1, got {value!r}")
+        raise ValueError(f"must be a whole number of images or a share between 0 and 1, got {shown(value)}")
     return value
 
 
@@ -24,12 +45,14 @@ class Data(BaseModel):
     """``[data]``: the data set's name, how much of it is used, and the data set's own settings."""
 
     # The data set's own settings are checked by the data set.
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
 
-    name: str
+    name: Name
+    """Its name in ``kdbench list datasets``."""
     train_limit: Annotated[int, Field(gt=0)] | None = None
     """Use this many training images, stratified by class."""
     test_limit: Annotated[int, Field(gt=0)] | None = None
+    """Use this many test images, likewise."""
     validation: Annotated[int | float, BeforeValidator(_count_or_share)] = 0
     """Images cut from the training set: a number, or a share below 1; stratified by class."""
 
@@ -43,11 +66,12 @@ class Method(BaseModel):
     """One of ``[[methods]]``: a method's name, the label it is shown under, and its settings."""
 
     # The method's own settings are checked by the method.
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
 
-    name: str
-    label: str = ""
-    """Names the row in tables; needed where one method stands twice with different settings."""
+    name: Name
+    """Its name in ``kdbench list methods``."""
+    label: Label = ""
+    """Names the row in tables; needed where one method occurs twice with different settings."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -63,8 +87,10 @@ class Method(BaseModel):
 class Pair(Table):
     """One of ``[[pairs]]``."""
 
-    teacher: str
-    student: str
+    teacher: Name
+    """A network's name in ``kdbench list models``, or that of a table in ``[teachers]``."""
+    student: Name
+    """A network's name in ``kdbench list models``."""
     recipe: Mapping[str, Any] = {}
     """What differs from ``[recipe]`` for this pair's students."""
     methods: Mapping[str, Mapping[str, Any]] = {}
@@ -77,17 +103,18 @@ class Pair(Table):
 
 
 class Teacher(Table):
-    """``[teachers.NAME]``: how the teacher that pairs call NAME comes about."""
+    """``[teachers.NAME]``: what the teacher is that pairs call NAME, and how it is trained."""
 
     model: str = ""
     """The network, where NAME is not its own name."""
-    weights: str | None = None
+    weights: Annotated[str, Field(min_length=1)] | None = None
     """Given weights: a file, or what torchvision or timm call them. Otherwise the teacher is trained."""
     expected_top1: Annotated[float, Field(ge=0, le=100)] | None = None
     """Test accuracy in percent that the teacher should reach."""
     tolerance: Annotated[float, Field(ge=0)] = 1.0
     """How many points it may be off."""
-    seed: int = 0
+    seed: Seed = 0
+    """Decides its initial weights and the order of its images."""
     recipe: Mapping[str, Any] = {}
     """What differs from ``[recipe]`` when it is trained."""
 
@@ -96,17 +123,24 @@ class Suite(Table):
     """A whole suite file."""
 
     name: Slug
-    question: Annotated[str, Field(min_length=1)]
+    """Names the folders of results and report."""
+    question: Annotated[str, Field(min_length=1), AfterValidator(_text)]
     """What the suite finds out; the report opens with it."""
-    cost: str = ""
+    cost: Annotated[str, AfterValidator(_text)] = ""
     """What a full run costs, in words."""
     data: Data
+    """The data set."""
     recipe: Recipe
+    """How students are trained, and teachers where their tables do not differ."""
     pairs: Annotated[tuple[Pair, ...], Field(min_length=1)]
+    """Teachers and their students."""
     methods: Annotated[tuple[Method, ...], Field(min_length=1)]
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
-    teachers: Mapping[str, Teacher] = {}
-    plugins: tuple[str, ...] = ()
+    """The losses that are compared."""
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
+    """Each trains every pair with every method once; initial weights and the order of images follow the seed."""
+    teachers: Mapping[Name, Teacher] = {}
+    """What teachers are, if not just trained networks of their names."""
+    plugins: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Local plugin files, relative to the suite file."""
     checkpoint_every: Annotated[int, Field(gt=0)] = 10
     """Epochs between checkpoints."""
@@ -115,28 +149,37 @@ class Suite(Table):
     @classmethod
     def _seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
         if len(set(seeds)) < len(seeds):
-            raise ValueError(f"each seed once, got {list(seeds)}")
+            raise ValueError(f"each seed once, got {shown(list(seeds))}")
         return seeds
 
     @field_validator("methods")
     @classmethod
     def _labels_differ(cls, methods: tuple[Method, ...]) -> tuple[Method, ...]:
-        labels = [method.shown for method in methods]
-        twice = sorted({label for label in labels if labels.count(label) > 1})
-        if twice:
-            raise ValueError(f"'{twice[0]}' stands twice; give each its own label")
+        twice = _first_repeated(method.shown for method in methods)
+        if twice is not None:
+            raise ValueError(f"'{twice}' occurs twice; give each its own label")
         return methods
 
     @field_validator("pairs")
     @classmethod
     def _pairs_differ(cls, pairs: tuple[Pair, ...]) -> tuple[Pair, ...]:
-        names = [pair.name for pair in pairs]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"'{twice[0]}' stands twice")
+        twice = _first_repeated(pair.name for pair in pairs)
+        if twice is not None:
+            raise ValueError(f"'{twice}' occurs twice")
         return pairs
+
+    @model_validator(mode="after")
+    def _is_not_too_large(self) -> Suite:
+        trials = len(self.pairs) * len(self.methods) * len(self.seeds)
+        if trials > MAX_TRIALS:
+            raise ValueError(f"asks for {trials:,} trials; at most {MAX_TRIALS:,} are allowed, so split it")
+        return self
 
     def teacher(self, name: str) -> Teacher:
         """The teacher that pairs call ``name``, with its model filled in."""
         teacher = self.teachers.get(name, Teacher())
         return teacher.model_copy(update={"model": teacher.model or name})
+
+
+def _first_repeated(names: Iterable[str]) -> str | None:
+    return min((name for name, count in Counter(names).items() if count > 1), default=None)

@@ -119,10 +119,10 @@ def test_one_that_is_not_finished(refused, runs, trained):
     text = (path / "result.json").read_text()
     (path / "result.json").write_text(text[: len(text) // 2])
     goes_on = f"kdbench run {trained.suite}"
-    assert refused(path.name) == f"{path}: is not finished, 1 of 1 epochs stand; {goes_on} goes on"
+    assert refused(path.name) == f"{path}: is not finished (epochs done: 1 of 1); {goes_on} continues it"
     (path / "result.json").unlink()
     (path / "epochs.jsonl").write_text("")
-    assert refused(path.name) == f"{path}: is not finished, 0 of 1 epochs stand; {goes_on} goes on"
+    assert refused(path.name) == f"{path}: is not finished (epochs done: 0 of 1); {goes_on} continues it"
     (path / "error.json").write_text(json.dumps({"message": "no memory left"}))
     assert refused(path.name) == f"{path}: failed: no memory left; {goes_on} tries again"
 

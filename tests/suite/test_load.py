@@ -167,11 +167,11 @@ def test_nok_add_methods(suite_file: Path) -> None:
         "methods: must be a list, got 3",
     )
     assert problems("extends = 'small.toml'\nadd_methods = [3, {nam = 'rkd'}]\n") == (
-        "methods[2]: must be a table, got 3",
-        "methods[3].name: is required",
+        "add_methods[0]: must be a table, got 3",
+        "add_methods[1].name: is required",
     )
     assert problems("extends = 'small.toml'\n[[add_methods]]\nname = 'kd'\n") == (
-        "methods: 'kd' stands twice; give each its own label",
+        "add_methods: 'kd' occurs twice; give each its own label",
     )
     assert "add_methods: unknown key; did you mean 'methods'?" in problems("[[add_methods]]\nname = 'rkd'\n")
 

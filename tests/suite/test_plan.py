@@ -185,7 +185,7 @@ def test_a_setting_written_out_is_the_default(suite_file: Path) -> None:
 def test_trials_that_differ_in_names_alone_are_refused(suite_file: Path, overrides: list[str], problem: str) -> None:
     with pytest.raises(SuiteError) as caught:
         _ = open_suite(suite_file, overrides=overrides).plan
-    assert caught.value.problems == (problem,)
+    assert caught.value.problems == (f"{suite_file}: {problem}",)
 
 
 def test_where_data_lies_changes_no_id(suite_file: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from kdbench.recipe import Recipe
+from kdbench.suite.load import pair_recipe
 from kdbench.suite.schema import Data, Method, Pair, Suite, Teacher
 
 OK = [
@@ -23,6 +24,10 @@ OK = [
     "recipe.augmentation=[]",
     'recipe.augmentation=[{name="mixup"},{name="cutmix",alpha=0.5},{name="random_resized_crop",scale=[0.5,1]}]',
     "recipe.precision=tf32",
+    "recipe.drops=[0.5,0.99]",
+    "recipe.drops=[0.01]",
+    "recipe.warmup_epochs=10",
+    "seeds=[9223372036854775807]",
     "recipe.warmup_epochs=0",
     "teachers.resnet20={seed=3,expected_top1=97.5,tolerance=0.5}",
     'methods=[{name="kd"},{name="kd",label="kd2",temperature=2.0}]',
@@ -37,6 +42,8 @@ NOK = {
     "seeds=[]": ["seeds: needs at least 1, got []"],
     "seeds=[1,1]": ["seeds: each seed once, got [1, 1]"],
     "seeds=[-1]": ["seeds[0]: must be at least 0, got -1"],
+    "seeds=[9223372036854775808]": ["seeds: must fit 64 bits, got 9,223,372,036,854,775,808"],
+    "teachers.resnet20.seed=-1": ["teachers.resnet20.seed: must be at least 0, got -1"],
     "seeds=[true]": ["seeds[0]: must be a whole number, got True"],
     "seeds=3": ["seeds: must be a list, got 3"],
     "checkpoint_every=0": ["checkpoint_every: must be positive, got 0"],
@@ -69,6 +76,21 @@ NOK = {
     "recipe.drops=[5,10]": ["recipe: drops must come before epoch 10, got [5, 10]"],
     "recipe.drops=[8,5]": ["recipe: drops must rise, got [8, 5]"],
     "recipe.drops=[5,5]": ["recipe: drops must rise, got [5, 5]"],
+    "recipe.drops=[0.5,8]": ["recipe: drops must be all whole epochs or all fractions below 1, got [0.5, 8]"],
+    "recipe.drops=[0.8,0.5]": ["recipe: drops must rise, got [0.8, 0.5]"],
+    "recipe.drops=[5.0]": ["recipe.drops[0]: must be a whole number of epochs or a fraction between 0 and 1, got 5.0"],
+    "recipe.drops=[0]": ["recipe.drops[0]: must be a whole number of epochs or a fraction between 0 and 1, got 0"],
+    "recipe.min_lr=0.1": ["recipe: min_lr must be at most lr, 0.05, got 0.1"],
+    "pairs.0.recipe={lr=0.01,min_lr=0.02}": ["pairs[0].recipe: min_lr must be at most lr, 0.01, got 0.02"],
+    'recipe.augmentation=[{name="random_resized_crop",scale=[0.5,0.2]}]': [
+        "recipe.augmentation[0].scale: must be two shares above 0 and up to 1 that do not descend, got [0.5, 0.2]"
+    ],
+    'recipe.augmentation=[{name="random_resized_crop",scale=[0.5,1.5]}]': [
+        "recipe.augmentation[0].scale: must be two shares above 0 and up to 1 that do not descend, got [0.5, 1.5]"
+    ],
+    'recipe.augmentation=[{name="randaugment",num_ops=101}]': [
+        "recipe.augmentation[0].num_ops: must be at most 100, got 101"
+    ],
     "recipe.augmentation=crop": ["recipe.augmentation: must be a list, got 'crop'"],
     'recipe.augmentation=["crop"]': ["recipe.augmentation[0]: must be a table, got 'crop'"],
     "recipe.augmentation=[{padding=4}]": ["recipe.augmentation[0]: needs a name"],
@@ -87,17 +109,20 @@ NOK = {
         "pairs[0].recipe.augmentation[0].q: unknown key; known: name, p"
     ],
     "pairs.0.recipe.selection=validation": [
-        "recipe.selection: 'validation' needs data.validation, the images to cut from the training set"
+        "pairs[0].recipe.selection: 'validation' needs data.validation, the images to cut from the training set"
     ],
     "pairs.0.methods={kdd={}}": ["pairs[0].methods.kdd: is no method of this suite; did you mean 'kd'?"],
     "pairs.0.methods.kd=3": ["pairs[0].methods.kd: must be a table, got 3"],
     'pairs=[{teacher="resnet20",student="resnet8"},{teacher="resnet20",student="resnet8"}]': [
-        "pairs: 'resnet20:resnet8' stands twice"
+        "pairs: 'resnet20:resnet8' occurs twice"
     ],
     "methods=[]": ["methods: needs at least 1, got []"],
     "methods=[{}]": ["methods[0].name: is required"],
-    'methods=[{name="kd"},{name="kd",temperature=2.0}]': ["methods: 'kd' stands twice; give each its own label"],
-    'methods=[{name="kd"},{name="none",label="kd"}]': ["methods: 'kd' stands twice; give each its own label"],
+    'methods=[{name="kd"},{name="kd",temperature=2.0}]': ["methods: 'kd' occurs twice; give each its own label"],
+    'methods=[{name="kd"},{name="none",label="kd"}]': ["methods: 'kd' occurs twice; give each its own label"],
+    'methods.kd.label="a\\u001bb"': ["methods[1].label: must be printable, without spaces at its ends, got 'a\\x1bb'"],
+    "methods.kd.temperature=1e20": ["methods.kd.temperature: must be at most 1e+19 in size, got 1e+20"],
+    'question="a\\u001bb"': ["question: must not hold control characters, got 'a\\x1bb'"],
     "teachers.resnet20.sed=1": ["teachers.resnet20.sed: unknown key; did you mean 'seed'?"],
     "teachers.resnet20.expected_top1=101": ["teachers.resnet20.expected_top1: must be at most 100, got 101"],
     "teachers.resnet20.recipe.lr=0": ["teachers.resnet20.recipe.lr: must be positive, got 0"],
@@ -128,6 +153,41 @@ def test_values_arrive(open_small: Callable[..., Suite]) -> None:
     assert suite.methods[1].settings == {"temperature": 2.0}
     assert suite.methods[1].shown == "kd"
     assert suite.pairs[0].name == "resnet20:resnet8"
+
+
+def test_drops_as_fractions_are_rounded_down_to_whole_epochs() -> None:
+    def epochs(of: int, *drops: float) -> tuple[int, ...]:
+        return Recipe(epochs=of, drops=drops).drop_epochs
+
+    assert epochs(240, 0.625, 0.75, 0.875) == (150, 180, 210)
+    assert epochs(60, 0.625, 0.75, 0.875) == (37, 45, 52)
+    assert epochs(100, 0.29, 0.57, 0.58) == (29, 57, 58)  # 0.29 * 100 is below 29 in binary
+    # Two at one epoch are one drop; before the first epoch there is none.
+    assert epochs(3, 0.625, 0.75, 0.875) == (1, 2)
+    assert epochs(2, 0.3, 0.6, 0.9) == (1,)
+    assert epochs(1, 0.3, 0.6, 0.9) == ()
+    assert epochs(9, 5, 8) == (5, 8)
+    assert Recipe(epochs=240, drops=(0.625, 0.75)).resolved() == Recipe(epochs=240, drops=(150, 180))
+
+
+def test_fractions_follow_the_epochs_of_a_pair(open_small: Callable[..., Suite]) -> None:
+    suite = open_small("recipe.drops=[0.5,0.8]", "pairs.0.recipe.epochs=20")
+    assert pair_recipe(suite, {}).drops == (5, 8)
+    assert pair_recipe(suite, suite.pairs[0].recipe).drops == (10, 16)
+
+
+def test_too_many_trials_are_refused() -> None:
+    methods = tuple(Method(name="kd", label=f"kd{i}") for i in range(251))
+    with pytest.raises(ValidationError, match=r"asks for 50,200 trials; at most 50,000 are allowed, so split it"):
+        Suite(
+            name="x",
+            question="?",
+            data=Data(name="digits"),
+            recipe=Recipe(epochs=1),
+            pairs=(Pair(teacher="resnet20", student="resnet8"),),
+            methods=methods,
+            seeds=tuple(range(200)),
+        )
 
 
 def test_own_settings_are_what_the_schema_does_not_know() -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from kdbench.engine.schedule import learning_rate
 from kdbench.errors import DataError
 from kdbench.run import Opened, open_suite
 from kdbench.suite.cost import steps
+from kdbench.suite.load import pair_recipe, shipped
 from kdbench.suite.plan import count
 
 METHODS = ["none", "kd", "vid", "rkd", "pkt", "ab", "ft", "deit"]
@@ -242,4 +244,27 @@ def test_folders_that_are_not_there(suite: str, message: str, tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError) as caught:
         _ = open_suite(suite).plan
-    assert str(caught.value).startswith(message)
+    assert str(caught.value).startswith(f"{shipped()[suite]}: {message}")
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 10])
+@pytest.mark.parametrize("name", shipped())
+def test_every_suite_can_be_cut_to_a_few_epochs(name: str, epochs: int) -> None:
+    suite = open_suite(name, overrides=[f"recipe.epochs={epochs}"]).suite
+    recipes = [pair_recipe(suite, pair.recipe) for pair in suite.pairs]
+    assert any(recipe.epochs == epochs for recipe in recipes)
+    for recipe in recipes:
+        assert all(isinstance(drop, int) and 0 < drop < recipe.epochs for drop in recipe.drops)
+        # The engine's own schedule takes every step of it.
+        rates = [learning_rate(recipe, step / 2) for step in range(2 * recipe.epochs)]
+        assert all(0 < rate <= recipe.lr for rate in rates)
+
+
+def test_fractions_and_the_epochs_they_stand_for_give_the_same_trials(tmp_path: Path) -> None:
+    def ids(drops: str) -> list[str]:
+        overrides = [f"recipe.{key}" for key in ("schedule=steps", "epochs=60", f"drops={drops}")]
+        overrides.append("teachers.resnet20.recipe.epochs=60")
+        return [trial.id for trial in open_suite("digits", overrides=overrides).plan.trials]
+
+    assert ids("[0.625, 0.75, 0.875]") == ids("[37, 45, 52]")
+    assert ids("[0.625, 0.75]") != ids("[37, 45, 52]")
