@@ -1,4 +1,7 @@
-"""``docs/methods.md`` from the registry: ``python -m kdbench.docs > docs/methods.md``."""
+"""Pages of ``docs/`` that are generated: ``methods.md`` from the registry, ``suite-reference.md`` from the schema.
+
+``python -m kdbench.docs > docs/methods.md`` and ``python -m kdbench.docs suite > docs/suite-reference.md``.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from kdbench import reference
 from kdbench.describe import STUDENT, TEACHER, describe_offer
 from kdbench.hookspecs import MethodSpec
 from kdbench.plugins import Offer, Registry, discover
@@ -109,6 +113,8 @@ def _names(reads: Iterable[str]) -> str:
 
 
 def _default(value: Any) -> str:
+    if value is None:
+        return "none"
     return "required" if value == REQUIRED else f"`{json.dumps(value)}`"
 
 
@@ -127,5 +133,46 @@ def _anchor(name: str) -> str:
     return re.sub(r"[^\w-]", "", name.lower())
 
 
+SUITE_INTRODUCTION = """\
+# Keys of a suite file
+
+<!-- Written by `python -m kdbench.docs suite > docs/suite-reference.md`; a test fails when it is not current. -->
+
+Every key of a suite file, with its type and range, its default, and what it means. `kdbench describe recipe` prints the
+same of one table. Settings of methods and data sets are keys of their tables: see [methods.md](methods.md) and
+`kdbench describe image_folder`. Integers must fit 64 bits, numbers must be finite and at most 1e19 in size, a list or
+table has at most 1,000 entries, and a file at most 1 MiB.
+"""
+
+HEADINGS = {
+    "suite": "Top level",
+    "data": "`[data]`",
+    "recipe": "`[recipe]`, and `recipe` of a pair or teacher",
+    "pairs": "`[[pairs]]`",
+    "teachers": "`[teachers.NAME]`",
+    "methods": "`[[methods]]` and `[[add_methods]]`",
+}
+
+
+def suite_page() -> str:
+    """The page on suite files as Markdown: a table of keys for each table, and for each augmentation."""
+    parts = [SUITE_INTRODUCTION]
+    for name, heading in HEADINGS.items():
+        parts += [_keys_section("##", heading, row) for row in reference.rows(name)]
+    for title, members in (("Augmentations", reference.AUGMENTATIONS), ("Optimizers and schedules", reference.CHOICES)):
+        parts.append(f"## {title}\n")
+        for name in members:
+            parts += [_keys_section("###", f"`{name}`", row) for row in reference.rows(name)]
+    return "\n".join(parts)
+
+
+def _keys_section(level: str, heading: str, row: Mapping[str, Any]) -> str:
+    lines = [f"{level} {heading}", "", row["summary"], "", "| key | default | type | meaning |", "|---|---|---|---|"]
+    for key, value in row["keys"].items():
+        meaning = value["description"].replace("``", "`")
+        lines.append(f"| `{key}` | {_default(value['default'])} | {_cell(value['type'])} | {_cell(meaning)} |")
+    return "\n".join(lines) + "\n"
+
+
 if __name__ == "__main__":
-    sys.stdout.write(methods_page(discover()))
+    sys.stdout.write(suite_page() if sys.argv[1:] == ["suite"] else methods_page(discover()))

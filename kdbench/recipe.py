@@ -131,7 +131,7 @@ class Recipe(Table):
     nesterov: bool = False
     """For ``sgd``: Nesterov's form of momentum."""
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    """Of the student and of a method's adapters; decoupled from the rate's momentum by ``adamw``."""
+    """Of the student and of a method's adapters; ``adamw`` keeps it apart from the gradient."""
     schedule: Literal["steps", "cosine", "constant"] = "steps"
     """How the rate falls: at ``drops``, along a cosine, or not at all."""
     drops: tuple[Annotated[int | float, BeforeValidator(_epoch_or_fraction)], ...] = ()

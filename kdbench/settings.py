@@ -170,7 +170,7 @@ def _in_words(annotation: ast.expr) -> str:
                 for call in inner[1:]
                 if isinstance(call, ast.Call) and call.args
             }
-            return _within(_in_words(inner[0]), bounds)
+            return within(_in_words(inner[0]), bounds)
     if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
         return _in_words(ast.parse(annotation.value, mode="eval").body)
     text = ast.unparse(annotation)
@@ -195,13 +195,14 @@ def _object_in_words(annotation: Any) -> str:
             for name in _SIGNS
             if getattr(bound, name.lower(), None) is not None
         }
-        return _within(_object_in_words(inner[0]), bounds)
+        return within(_object_in_words(inner[0]), bounds)
     if isinstance(annotation, type) and origin is None:
         return annotation.__name__
     return str(annotation).replace("typing.", "")
 
 
-def _within(kind: str, bounds: Mapping[str, str]) -> str:
+def within(kind: str, bounds: Mapping[str, str]) -> str:
+    """A type with its range: ``float in 0..1``, ``int > 0``. ``bounds``: ``Gt``, ``Ge``, ``Lt``, ``Le``."""
     if "Ge" in bounds and "Le" in bounds:
         return f"{kind} in {bounds['Ge']}..{bounds['Le']}"
     limits = " and ".join(f"{sign} {bounds[name]}" for name, sign in _SIGNS.items() if name in bounds)

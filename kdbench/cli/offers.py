@@ -89,17 +89,25 @@ def _list_suites(as_json: bool) -> None:
 
 @app.command()
 def describe(
-    name: Annotated[str, typer.Argument(help="A method, model or data set.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="A method, model or data set; or recipe, pairs, crop, adamw: keys of a suite."),
+    ],
     plugins: Plugins = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Describe a method, model or data set: settings, paper, taps, adapters, stages, who provides it."""
-    from kdbench.describe import describe_offer
+    """Describe a method, model, data set, or keys of a suite: settings, paper, taps, adapters, who provides it."""
+    from kdbench import reference
     from kdbench.plugins import discover
 
     registry = discover(plugins or ())
-    rows = [describe_offer(offer, registry) for offer in _named(registry, name)]
+    rows = reference.rows(name)
+    offers = _named(registry, name, reference.names() if not rows else None)
+    if offers:
+        from kdbench.describe import describe_offer
+
+        rows += [describe_offer(offer, registry) for offer in offers]
     if as_json:
         show_json(rows[0] if len(rows) == 1 else rows)
         return
@@ -107,17 +115,21 @@ def describe(
         show(_description(row))
 
 
-def _named(registry: Registry, name: str) -> list[Offer[Any]]:
-    """Everything called ``name``: a method and a model may share one."""
+def _named(registry: Registry, name: str, others: Sequence[str] | None) -> list[Offer[Any]]:
+    """Everything on offer called ``name``: a method and a model may share one.
+
+    Raises ``PluginError`` where there is none, with the nearest name, also of ``others``; none is needed where
+    ``others`` is None.
+    """
     found: list[Offer[Any]] = []
     for kind in (registry.methods, registry.models, registry.datasets):
         offers: list[Offer[Any]] = list(kind)
         found += [o for o in offers if name in (o.spec.name, f"{o.provider.distribution}:{o.spec.name}")]
     if not found and ":" in name:
         found.append(registry.model(name))
-    if not found:
+    if not found and others is not None:
         everything: list[Offer[Any]] = [*registry.methods, *registry.models, *registry.datasets]
-        known = {o.spec.name for o in everything}
+        known = {*others, *(o.spec.name for o in everything)}
         broken = "".join(f" ({item})" for item in registry.broken)
         raise PluginError(f"no method, model or data set is called '{name}'{did_you_mean(name, known)}{broken}")
     return found
@@ -137,9 +149,13 @@ def _description(row: dict[str, Any]) -> Table:
 def _in_lines(value: Any) -> str:
     if isinstance(value, dict):
         return "\n".join(
-            f"{key} = {json.dumps(v['default'], default=plain)}  ({v['type']})"
+            f"{key} = {json.dumps(v['default'], default=plain)}  ({v['type']})" + _meaning(v)
             if isinstance(v, dict) and "default" in v
             else f"{key}: {v}"
             for key, v in value.items()
         )
     return "\n".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _meaning(setting: dict[str, Any]) -> str:
+    return f": {setting['description']}" if setting.get("description") else ""

@@ -17,7 +17,7 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -42,6 +42,8 @@ _FORMAT = 2
 """Part of the key; to be raised when other bytes are written for the same files."""
 _CHUNK_BYTES = 8 * 2**20
 _CHUNK_FILES = 512
+_NAMED = 20
+"""So many corrupt images are named in an error."""
 
 log = logging.getLogger("kdbench")
 
@@ -121,6 +123,8 @@ def decoded(
             }
         if content_of(train, test) != content:
             raise DataError(f"{train.root}: files changed while they were decoded; run again")
+        if on_corrupt == "error":
+            _refuse([message for outcome in outcomes.values() for message in outcome.corrupt.values()])
         total = outcomes["train"]
         mean, std = total.statistics()
         corrupt = [file for outcome in outcomes.values() for file in outcome.corrupt]
@@ -150,6 +154,17 @@ def decoded(
         )
 
     return made_once(cache_folder() / "images" / f"{name}-{key[:16]}", make, read)
+
+
+def _refuse(messages: Sequence[str]) -> None:
+    """Raise ``DataError`` where there are corrupt images, naming all of them, or the first of very many."""
+    if not messages:
+        return
+    lines = list(messages[:_NAMED])
+    if len(messages) > 1:
+        more = f", {len(messages) - _NAMED} of them not named here" if len(messages) > _NAMED else ""
+        lines.append(f"{len(messages)} images cannot be decoded{more}")
+    raise DataError("\n".join(lines) + '; data.on_corrupt = "skip" leaves such images out')
 
 
 @dataclass(frozen=True)
@@ -226,10 +241,10 @@ def _decode_split(
     outcome = _Outcome.nothing()
     parts = (map if executor is None else executor.map)(_decode_chunk, chunks)
     for chunk, part in zip(chunks, parts, strict=True):
-        if part.corrupt and on_corrupt == "error":
-            raise DataError(f'{next(iter(part.corrupt.values()))}; data.on_corrupt = "skip" leaves such images out')
         outcome.add(part)
         advance(len(chunk.files))
+    if outcome.corrupt and on_corrupt == "error":
+        return outcome  # the caller refuses them all at once
     kept = np.array([file not in outcome.corrupt for file in files.files])
     if not kept.all():
         _keep_rows(path, np.flatnonzero(kept))

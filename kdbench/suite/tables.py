@@ -94,20 +94,6 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Tables:
     return _overridden(_read_extending(path, ()), overrides)
 
 
-def of_dict(tables: Mapping[str, Any], name: str, overrides: Sequence[str] = ()) -> Tables:
-    """The same of tables that are in no file. ``name`` opens messages; paths are relative to the current folder."""
-    own: dict[str, Any] = _plain(tables)
-    _check_size(own, lambda location: f"{name}: {key_of(location)}".removesuffix(": "))
-    return _overridden(_extended(own, name, Path(), ()), overrides)
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists and mappings as dicts, copied: what a file would hold."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
 def report_name(path: Path, suite: str) -> str:
     """What the report of a suite file is called: its ``name``, or its file's where it takes the name from another.
 
@@ -202,7 +188,7 @@ def _short_integer(value: int) -> str:
 # ---- extends
 
 
-def _extended(tables: dict[str, Any], path: Path | str, folder: Path, seen: tuple[Path, ...]) -> Tables:
+def _extended(tables: dict[str, Any], path: Path, folder: Path, seen: tuple[Path, ...]) -> Tables:
     """``tables`` over those that they extend. ``folder``: what their paths are relative to."""
     base = tables.pop("extends", None)
     if base is None:

@@ -200,6 +200,35 @@ def test_a_corrupt_image_is_an_error_naming_the_file(
     assert [path for path in (cache / "images").iterdir() if path.is_dir()] == []
 
 
+def test_all_corrupt_images_are_named_at_once(files: tuple[FileSplit, FileSplit, np.ndarray], cache: Path) -> None:
+    train, test, _ = files
+    for name in ("0.png", "4.png", "8.png"):  # the last one is a test image
+        damage(train.root / name, "empty")
+    with pytest.raises(DataError) as error:
+        decode_files(train, test)
+    assert str(error.value).splitlines() == [
+        *(f"{train.root / name}: cannot be decoded: it is empty" for name in ("0.png", "4.png", "8.png")),
+        '3 images cannot be decoded; data.on_corrupt = "skip" leaves such images out',
+    ]
+    assert [path for path in (cache / "images").iterdir() if path.is_dir()] == []
+
+
+def test_of_very_many_corrupt_images_the_first_are_named(tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "fine.png").write_bytes(b"")
+    Image.new("RGB", (4, 4)).save(tmp_path / "fine.png")
+    names = [f"{number:02}.png" for number in range(25)]
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    everything = FileSplit(tmp_path, ("fine.png", *names), np.zeros(26, np.int64))
+    with pytest.raises(DataError) as error:
+        decode_files(everything, FileSplit(tmp_path, ("fine.png",), np.zeros(1, np.int64)))
+    lines = str(error.value).splitlines()
+    assert lines[:20] == [f"{tmp_path / name}: cannot be decoded: it is empty" for name in names[:20]]
+    assert lines[20:] == [
+        '25 images cannot be decoded, 5 of them not named here; data.on_corrupt = "skip" leaves such images out'
+    ]
+
+
 def test_corrupt_images_are_left_out_and_counted(
     files: tuple[FileSplit, FileSplit, np.ndarray], caplog: pytest.LogCaptureFixture
 ) -> None:

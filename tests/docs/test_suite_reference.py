@@ -1,0 +1,88 @@
+"""The page on suite files is what the schema says, and `kdbench describe` prints the same."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tomllib
+
+import pytest
+
+from kdbench import cli
+from kdbench.docs import suite_page
+from kdbench.suite.tables import shipped
+
+
+def test_the_page_is_current(page):
+    assert page("suite-reference.md") == suite_page(), "python -m kdbench.docs suite > docs/suite-reference.md"
+
+
+def test_the_page_says_what_a_key_means(page):
+    text = page("suite-reference.md")
+    assert "| `num_ops` | `2` | int > 0 and <= 100 | Operations an image. |" in text
+    assert "| `momentum` | `0.9` | float >= 0 and < 1 | For `sgd`. |" in text
+    assert "| `epochs` | required | int > 0 | Passes over the training images, in the main stage. |" in text
+    assert '| `optimizer` | `"sgd"` | "sgd" \\| "adamw" | Stochastic gradient descent' in text
+    assert "| `extends` | none | string | A suite's name or file that this one changes" in text
+
+
+def test_every_key_of_every_shipped_suite_is_on_the_page(page):
+    text = page("suite-reference.md")
+    for path in shipped().values():
+        tables = tomllib.loads(path.read_text())
+        for key in [*tables, *tables.get("recipe", {})]:
+            assert f"| `{key}` |" in text, key
+        for step in tables.get("recipe", {}).get("augmentation", ()):
+            section = text.partition(f"### `{step['name']}`\n")[2].partition("\n### ")[0]
+            assert all(f"| `{key}` |" in section for key in step if key != "name"), step
+
+
+def test_no_key_is_without_a_meaning(page):
+    rows = [line for line in page("suite-reference.md").splitlines() if line.startswith("| `")]
+    assert len(rows) > 60
+    assert [row for row in rows if row.endswith("|  |")] == []
+
+
+@pytest.fixture
+def describe(monkeypatch, capsys):
+    def go(*arguments):
+        monkeypatch.setattr(sys, "argv", ["kdbench", "describe", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code or 0, *capsys.readouterr()
+
+    return go
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "key", "default", "kind_of_value"),
+    [
+        ("recipe", "table of a suite", "batch_size", 64, "int > 0"),
+        ("crop", "augmentation", "padding", 4, "int > 0"),
+        ("random_resized_crop", "augmentation", "scale", [0.08, 1.0], "[float, float]"),
+        ("pairs", "table of a suite", "teacher", "(required)", "string"),
+        ("teachers", "table of a suite", "expected_top1", None, "float in 0..100"),
+        ("data", "table of a suite", "train_limit", None, "int > 0"),
+        ("adamw", "value of recipe.optimizer", "weight_decay", 5e-4, "float >= 0"),
+        ("cosine", "value of recipe.schedule", "min_lr", 0.0, "float >= 0"),
+        ("suite", "table of a suite", "seeds", "(required)", "list of int >= 0 and < 2^63"),
+    ],
+)
+def test_describe_knows_the_keys_of_a_suite(describe, name, kind, key, default, kind_of_value):
+    code, out, err = describe(name, "--json")
+    row = json.loads(out)
+    assert (code, err, row["kind"], row["name"]) == (0, "", kind, name)
+    assert row["keys"][key]["default"] == default
+    assert row["keys"][key]["type"] == kind_of_value
+    assert row["keys"][key]["description"]
+
+
+def test_described_keys_are_printed_with_their_meaning(describe):
+    code, out, _ = describe("crop")
+    assert code == 0
+    assert "padding = 4  (int > 0): Pixels; at most the image's side." in out
+
+
+def test_a_misspelt_table_is_suggested(describe):
+    code, _, err = describe("recip")
+    assert (code, err) == (2, "kdbench: no method, model or data set is called 'recip'; did you mean 'recipe'?\n")
