@@ -224,3 +224,12 @@ def test_losses_that_are_not_finite_are_left_out(runs: Callable[..., Any]) -> No
     made = figures.terms(read_study(suite.write()))
     assert made is not None
     assert _lines(made[0].axes[0]) == [("-", [2.0, 1.0, 0.667]), ("-", [1.0, 0.5, 0.333])]
+
+
+def test_a_logarithmic_panel_has_plain_numbers(runs: Callable[..., Any], tmp_path: Path) -> None:
+    suite = runs()
+    suite.teacher("resnet20", 80.0)
+    suite.done("resnet20", "resnet8", "none", 0, 70.0, terms=[f"t{index}" for index in range(200)])
+    drawn = figures.draw(read_study(suite.write()), tmp_path)["terms"].svg
+    assert "mathdefault" not in drawn
+    assert ">100<" in drawn

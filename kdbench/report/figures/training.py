@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from kdbench.report import wording
 from kdbench.report.figures.canvas import NARROW, WIDTH, axis_labels, panels, set_names
@@ -96,6 +96,9 @@ def _panel(axes: Axes, pairs: Sequence[str], records: pd.DataFrame) -> None:
             )  # fmt: skip
     if lowest > 0 and highest > LOGARITHMIC * lowest:
         axes.set_yscale("log")
+        # Not matplotlib's own labels: those are mathematics, which is not read in names either.
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     handles = [Line2D([], [], color=colour, linewidth=1.6) for colour in series.values()]
     titles = ["loss", *(name.removeprefix(TERM) for name in names)]
