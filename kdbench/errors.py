@@ -62,27 +62,34 @@ class Incompatible(KdbenchError):  # noqa: N818 - it states a fact about a pair,
     """Raised by a method's ``setup`` when it cannot read a student or teacher; the trial is skipped."""
 
 
+LONGEST_MESSAGE = 10_000
+"""Characters."""
+
+
+def text_of(error: BaseException) -> str:
+    """An error's text; empty where somebody's ``__str__`` fails. Never raises, and can be written as UTF-8."""
+    try:
+        text = str(error)
+    except BaseException:  # noqa: BLE001 - __str__ is a plugin's code, too
+        return ""
+    if len(text) > LONGEST_MESSAGE:
+        text = f"{text[:LONGEST_MESSAGE]} … ({len(text)} characters)"
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def in_words(error: BaseException) -> str:
     """What went wrong in somebody's code, and where: ``ValueError: no good (my_loss.py, line 12)``.
 
-    kdbench's own errors say all by themselves.
+    kdbench's own errors need no more than their message.
     """
     if isinstance(error, KdbenchError):
-        return str(error)
+        return text_of(error)
     said = f"{type(error).__name__}: {text_of(error)}".removesuffix(": ")
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
         if path.suffix == ".py" and "torch" not in path.parts and Path(__file__).parent not in path.parents:
             return f"{said} ({path.name}, line {frame.lineno})"
     return said
-
-
-def text_of(error: BaseException) -> str:
-    """An error's text; empty where somebody's ``__str__`` fails."""
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001 - an error is about to be reported already
-        return ""
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -67,7 +68,8 @@ class Offer(Generic[Spec]):
         if self.loaded is not None:
             return self.loaded
         try:
-            return load_target(self.spec.target)
+            with _contained(self.provider, self.spec.target.partition(":")[0]):
+                return load_target(self.spec.target)
         except Exception as error:
             raise PluginError(f"'{self.spec.name}' of {self.provider} failed to import: {_detail(error)}") from error
 
@@ -345,9 +347,10 @@ def _provider(entry: importlib.metadata.EntryPoint) -> Provider:
 def _add_isolated(registry: Registry, name: str, provider: Provider, load: Any) -> None:
     action = "failed to import"
     try:
-        plugin = load()
-        action = "failed to register"
-        registry.add(name, plugin, provider)
+        with _contained(provider):
+            plugin = load()
+            action = "failed to register"
+            registry.add(name, plugin, provider)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a plugin may also raise SystemExit, GeneratorExit or its own
@@ -360,6 +363,16 @@ def _add_isolated(registry: Registry, name: str, provider: Provider, load: Any) 
 def _detail(error: BaseException) -> str:
     plain = isinstance(error, ImportError | PluginError)
     return text_of(error) if plain else f"{type(error).__name__}: {text_of(error)}".removesuffix(": ")
+
+
+def _contained(provider: Provider, module: str = "") -> AbstractContextManager[None]:
+    """Around code of a third party: nothing in the process may be changed after it."""
+    # Where torch is not loaded nothing is trained, and plugins are listed without it.
+    if provider.distribution == FIRST_PARTY or "torch" not in sys.modules or module in sys.modules:
+        return nullcontext()
+    from kdbench import isolation
+
+    return isolation.contained(str(provider), isolation.Originals())
 
 
 def add_file(registry: Registry, path: Path) -> None:

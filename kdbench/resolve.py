@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 import hashlib
 import os
@@ -25,7 +26,9 @@ from kdbench.errors import (
     SuiteError,
     did_you_mean,
     in_words,
+    text_of,
 )
+from kdbench.isolation import Originals, restored
 from kdbench.method import DataSignature, Method, Signature, set_up
 from kdbench.models.base import TappedModel, contract_problems
 from kdbench.models.shapes import on_meta, planned_signature
@@ -133,6 +136,10 @@ class Resolver:
     _signatures: dict[str, Signature] = field(default_factory=dict)
 
     @cached_property
+    def _originals(self) -> Originals:
+        return Originals()
+
+    @cached_property
     def dataset(self) -> Dataset:
         """The data set, not yet loaded."""
         offer = self.registry.dataset(self.suite.data.name)
@@ -210,7 +217,8 @@ class Resolver:
     def signature(self, name: str) -> Signature:
         """A network's signature, with the shapes of its taps."""
         if name not in self._signatures:
-            found = planned_signature(lambda: self.network(name), name, self.facts.image_shape)
+            with restored(self._originals):
+                found = planned_signature(lambda: self.network(name), name, self.facts.image_shape)
             if found.classes != self.facts.classes:
                 raise ModelError(f"model '{name}': gives {found.classes} logits for {self.facts.classes} classes")
             self._signatures[name] = found
@@ -222,7 +230,21 @@ class Resolver:
 
     def method(self, trial: Trial) -> Method:
         """A trial's method, not yet set up."""
-        return cast(Method, self.registry.method(trial.method).load()(**trial.settings))
+        # A copy: settings may hold lists and tables, which the method could change.
+        return cast(Method, self.registry.method(trial.method).load()(**copy.deepcopy(dict(trial.settings))))
+
+    def is_foreign_model(self, name: str) -> bool:
+        """Whether a third party provides the network."""
+        return _is_foreign(self.registry.model(name))
+
+    def foreign_parts(self, trial: Trial) -> set[str]:
+        """Which parts of a trial third parties provide: ``network``, ``method`` (or one that it combines)."""
+        methods = [self.registry.method(trial.method), *_members(self.registry, trial.settings)]
+        foreign = {
+            "network": self.is_foreign_model(trial.student),
+            "method": any(_is_foreign(offer) for offer in methods),
+        }
+        return {part for part, is_foreign in foreign.items() if is_foreign}
 
     def code(self, trial: Trial) -> dict[str, bytes]:
         """The source files that identify a trial's parts, by ``part/name``; nothing of what a version identifies."""
@@ -319,21 +341,30 @@ class Resolver:
 
     def _incompatibility(self, trial: Trial) -> str:
         """Why the method cannot read the pair, tried on the meta device; empty if it can."""
+        # What a plugin leaves changed here is found again, and put down to the trial, when it is trained.
         try:
-            with on_meta():
+            with restored(self._originals), on_meta():
                 method = self.method(trial)
-        except (Exception, SystemExit) as error:
-            what = f"{trial.method} cannot be made with these settings: {error or type(error).__name__}"
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            what = f"{trial.method} cannot be made with these settings: {text_of(error) or type(error).__name__}"
             raise SuiteError([f"methods.{trial.label}: {what}"]) from error
         try:
             student, teacher = self.signature(trial.student), self.signature(trial.teacher.model)
-            with on_meta():
-                set_up(method, student, teacher, DataSignature(self.facts.classes, self.facts.n_train))
-        except Incompatible as error:
-            return str(error)
-        except ModelError:
+        except (KeyboardInterrupt, ModelError):
             raise
-        except (Exception, SystemExit):  # noqa: BLE001 - if it is one off the meta device too, the trial will fail
+        except BaseException:  # noqa: BLE001 - its trials will fail
+            return ""
+        try:
+            with restored(self._originals), on_meta():
+                data = DataSignature(self.facts.classes, self.facts.n_train)
+                set_up(method, copy.deepcopy(student), copy.deepcopy(teacher), data)
+        except Incompatible as error:
+            return text_of(error)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # noqa: BLE001 - if it is one off the meta device too, the trial will fail
             return ""
         return ""
 
@@ -361,7 +392,11 @@ def _repetitions(trials: Iterable[Trial]) -> Iterator[str]:
 
 def _foreign_source(offer: Offer[Any]) -> str:
     """The fingerprint of a model or data set that a plugin brings; our own changes raise the protocol instead."""
-    return "" if offer.provider.distribution == FIRST_PARTY else offer.fingerprint
+    return offer.fingerprint if _is_foreign(offer) else ""
+
+
+def _is_foreign(offer: Offer[Any]) -> bool:
+    return offer.provider.distribution != FIRST_PARTY
 
 
 def method_fingerprint(registry: Registry, offer: Offer[Any], settings: Mapping[str, Any]) -> str:

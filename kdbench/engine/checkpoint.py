@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import zipfile
 from pathlib import Path
@@ -9,14 +10,41 @@ from typing import Any
 
 import torch
 
+from kdbench.errors import TrialError, text_of
 from kdbench.results import write_atomically
 from kdbench.suite.plan import PROTOCOL
 
 
 def save(path: Path, identifier: str, state: dict[str, Any]) -> None:
-    """Write a checkpoint atomically."""
-    content = {"protocol": PROTOCOL, "id": identifier, **state}
-    write_atomically(path, lambda temporary: torch.save(content, temporary))
+    """Write a checkpoint atomically.
+
+    Raises ``TrialError`` for a state that cannot be saved or read back (a plugin's ``get_extra_state`` may give
+    anything), ``ResultsError`` where the file cannot be written.
+    """
+    packed = _pack({"protocol": PROTOCOL, "id": identifier, **state})
+    write_atomically(path, lambda temporary: _write(temporary, packed))
+
+
+def _write(path: Path, packed: memoryview) -> None:
+    path.write_bytes(packed)
+
+
+def _pack(content: dict[str, Any]) -> memoryview:
+    # In memory first: what fails here is the state's fault and not the disk's.
+    buffer = io.BytesIO()
+    try:
+        torch.save(content, buffer)
+        if any(key.endswith("_extra_state") for key in content.get("modules", ())):
+            buffer.seek(0)
+            torch.load(buffer, map_location="cpu", weights_only=True)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise TrialError(
+            f"its state cannot be saved: {type(error).__name__}: {text_of(error)}; get_extra_state may return tensors, "
+            "numbers, strings, and lists and dicts of them"
+        ) from error
+    return buffer.getbuffer()
 
 
 def load(path: Path, identifier: str) -> dict[str, Any] | None:

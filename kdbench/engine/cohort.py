@@ -1,7 +1,10 @@
 """Lockstep: the students of a cohort advance batch by batch together.
 
 Each batch is augmented once and passes the teacher once. A learner draws on nothing that another one does,
-so that it ends with the same bits alone as in company. One that fails or diverges leaves; the others go on.
+so that it ends with the same bits alone as beside others. One that fails or diverges leaves; the others continue.
+
+Every call into a plugin passes through :meth:`Lockstep._guard`: whatever it raises or leaves changed in the process
+is that learner's failure and no other's (see :mod:`kdbench.isolation`).
 """
 
 from __future__ import annotations
@@ -16,11 +19,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from kdbench import isolation
 from kdbench.data.feed import EvaluationSplit, Feed, Minibatch
-from kdbench.engine.device import Precision, Stopwatch
+from kdbench.engine.device import Precision, Stopwatch, responds
 from kdbench.engine.evaluate import collect, measure
 from kdbench.engine.learner import Learner, at_least_float32, now
-from kdbench.errors import KdbenchError, ResultsError, TrialError
+from kdbench.errors import KdbenchError, TrialError, in_words
 from kdbench.method import Signature
 from kdbench.models.base import TappedModel
 
@@ -50,6 +54,8 @@ class Teacher:
     signature: Signature
     facts: Mapping[str, Any]
     """``key``, ``sha256``, ``top1`` and ``seconds``, as results state them."""
+    foreign: bool = True
+    """Whether a third party provides the network."""
 
     def __call__(self, images: Tensor, reads: Sequence[str], precision: Precision) -> dict[str, Tensor]:
         """Its outputs for a batch, without gradients, in float32."""
@@ -72,8 +78,12 @@ class Lockstep:
         checkpoint_every: int,
         stop: Callable[[], bool] = lambda: False,
         overdue: Callable[[], bool] = lambda: False,
+        watchful: bool = False,
     ) -> None:
-        """``stop`` is asked after each epoch, ``overdue`` before each batch: that leaves the last checkpoint."""
+        """``stop`` is asked after each epoch, ``overdue`` before each batch: that leaves the last checkpoint.
+
+        ``watchful`` looks for replaced functions after each call of a plugin, instead of once an epoch.
+        """
         self.learners = learners
         self.feed = feed
         self.teacher = teacher
@@ -87,6 +97,14 @@ class Lockstep:
         self.precision = learners[0].precision
         self.precision.prepare()
         self._teacher_logits: Tensor | None = None
+        self.watchful = watchful
+        self._teacher_failed = False
+        self.withdrawn: list[Learner] = []
+        """Those that must be trained again from their checkpoints: a neighbour replaced a function under them."""
+        self.replaced: list[str] = []
+        """Those functions."""
+        self._originals = isolation.Originals(_modules(learners))
+        self._refuse_sharing()
 
     def run(self) -> None:
         """Train to the end. Raises :class:`Interrupted` after writing checkpoints if told to stop.
@@ -108,13 +126,14 @@ class Lockstep:
         leaders = self._leaders(learners)
         trained = [learner for learner in learners if leaders[learner.id] is learner]
         for learner in trained:
-            self._guard(learner, learner.begin_epoch)
+            self._guard(learner, learner.begin_epoch, thorough=True)
         taught = [learner for learner in learners if learner.active and _is_taught(learner)]
         watch = Stopwatch(self.device)
         batches = iter(self.feed.epoch(position.stream, position.epoch))
         for number in range(self.feed.steps_per_epoch):
             self._leave_if_overdue()
             self._step(number, next(batches), trained, watch)
+        self._withdraw_if_replaced(learners)
         share = watch.read() / max(len(taught), 1)
         for learner in learners:
             self._guard(learner, lambda: self._follow(learner, leaders[learner.id]))  # noqa: B023
@@ -128,8 +147,9 @@ class Lockstep:
             self._guard(learner, lambda: records.update({learner.id: learner.end_epoch(*cost)}))  # noqa: B023
         if position.main:
             self._evaluate([learner for learner in learners if learner.active], records)
+        self._withdraw_if_replaced(learners)
         for learner in learners:
-            self._guard(learner, lambda: self._conclude(learner, records[learner.id]))  # noqa: B023
+            self._guard(learner, lambda: self._conclude(learner, records[learner.id]), thorough=True)  # noqa: B023
 
     def _step(self, number: int, minibatch: Minibatch, learners: Sequence[Learner], watch: Stopwatch) -> None:
         """One batch: once through the teacher, then through every student."""
@@ -137,23 +157,39 @@ class Lockstep:
         reads = tuple({name for learner in active for name in learner.phase.teacher_reads})
         teacher = self.teacher if any(_is_taught(learner) for learner in active) else None
         watch.start()
-        shown = teacher(minibatch.images, reads, self.precision) if teacher else None
+        shown = self._show(teacher, minibatch.images, reads, active) if teacher else None
         watch.stop()
         kept = {name: tensor.clone() for name, tensor in _shared(minibatch).items()}
         versions = _versions(minibatch, shown)
         for learner in active:
-            self._guard(learner, lambda: learner.step(number, minibatch, shown))  # noqa: B023
+            self._guard(learner, lambda: learner.step(number, minibatch, shown), thorough=number == 0)  # noqa: B023
             if _versions(minibatch, shown) == versions:
                 continue
-            # All share these tensors: who wrote into them leaves, and the next ones get them as they were.
+            # Several share these tensors: who wrote into them leaves, and the next ones get them as they were.
             self._guard(learner, _refuse_writing)
             minibatch = replace(minibatch, **{name: tensor.clone() for name, tensor in kept.items()})
-            shown = teacher(minibatch.images, reads, self.precision) if teacher else None
+            shown = self._show(teacher, minibatch.images, reads, active) if teacher else None
             versions = _versions(minibatch, shown)
 
     def _leave_if_overdue(self) -> None:
         if self.overdue():
             raise Interrupted("interrupted before the end of an epoch")
+
+    def _show(
+        self, teacher: Teacher, images: Tensor, reads: Sequence[str], learners: Sequence[Learner]
+    ) -> dict[str, Tensor] | None:
+        """The teacher's outputs; where it fails, so do those that learn from it."""
+        shown: list[dict[str, Tensor]] = []
+        # A network of a third party may write into the images.
+        own = images.clone() if teacher.foreign else images
+        error = self._attempt(lambda: shown.append(teacher(own, reads, self.precision)), "the teacher's network")
+        if error is None:
+            return shown[0]
+        why = TrialError(f"its teacher failed: {in_words(error)}")
+        for learner in learners:
+            if learner.active and _is_taught(learner):
+                self._expel(learner, error if isinstance(error, torch.AcceleratorError) else why)
+        return None
 
     def _follow(self, learner: Learner, leader: Learner) -> None:
         if leader is learner:
@@ -173,8 +209,11 @@ class Lockstep:
     def _evaluate(self, learners: Sequence[Learner], records: Mapping[str, dict[str, Any]]) -> None:
         """Add to the records what is measured; each batch of a split is read once for all learners."""
         learners = [learner for learner in learners if math.isfinite(records[learner.id]["train_loss"])]
-        for identifier, (logits, labels) in self._predictions(learners, "test").items():
-            records[identifier].update(measure(logits, labels, self._teacher_on_test()))
+        predictions = self._predictions(learners, "test")
+        for learner in learners:
+            if learner.active:
+                logits, labels = predictions[learner.id]
+                records[learner.id].update(measure(logits, labels, self._teacher_on_test()))
         choosing = [learner for learner in learners if learner.active and learner.recipe.selection == "validation"]
         if not choosing:
             return
@@ -183,32 +222,48 @@ class Lockstep:
             if learner.active:
                 top1 = measure(*predictions[learner.id])["top1"]
                 records[learner.id]["validation_top1"] = top1
-                learner.consider(top1)
+                self._guard(learner, lambda: learner.consider(top1))  # noqa: B023
 
     def _predictions(self, learners: Sequence[Learner], split: EvaluationSplit) -> dict[str, tuple[Tensor, Tensor]]:
         """Logits (N, C) and labels (N,) by learner; one that fails is left out."""
         logits: dict[str, list[Tensor]] = {learner.id: [] for learner in learners}
         labels = []
-        with ExitStack() as stack:
+        contexts = {learner.id: ExitStack() for learner in learners}
+        for learner in learners:
+            self._guard(learner, lambda: contexts[learner.id].enter_context(learner.evaluated()))  # noqa: B023
+        first = True
+        for images, target in self.feed.evaluate(split) if learners else ():
+            self._leave_if_overdue()
+            labels.append(target)
+            version = images._version
             for learner in learners:
-                stack.enter_context(learner.evaluated())
-            for images, target in self.feed.evaluate(split) if learners else ():
-                self._leave_if_overdue()
-                labels.append(target)
-                for learner in learners:
-                    if learner.active:
-                        self._guard(learner, lambda: logits[learner.id].append(learner.predict(images)))  # noqa: B023
+                if learner.active:
+                    predict = lambda: logits[learner.id].append(learner.predict(images))  # noqa: B023, E731
+                    self._guard(learner, predict, thorough=first)
+                    if images._version != version:
+                        self._guard(learner, _refuse_writing)
+                        version = images._version
+            first = False
+        for learner in learners:
+            self._guard(learner, contexts[learner.id].close)
         whole = [learner.id for learner in learners if learner.active]
         return {identifier: (torch.cat(logits[identifier]), torch.cat(labels)) for identifier in whole}
 
     def _teacher_on_test(self) -> Tensor | None:
-        if self.teacher is not None and self._teacher_logits is None:
-            network = self.teacher.network
-            self._teacher_logits, _ = collect(lambda images: network(images)["logits"], self.feed.evaluate("test"))
+        teacher = self.teacher
+        if teacher is not None and self._teacher_logits is None and not self._teacher_failed:
+            found: list[Tensor] = []
+            batches = self.feed.evaluate("test")
+            predict = lambda: found.append(collect(lambda x: teacher.network(x)["logits"], batches)[0])  # noqa: E731
+            error = self._attempt(predict, "the teacher's network")
+            if error is None:
+                self._teacher_logits = found[0]
+            self._teacher_failed = error is not None
         return self._teacher_logits
 
     def _conclude(self, learner: Learner, record: Mapping[str, Any]) -> None:
-        learner.folder.append_epoch(record)
+        with learner.writing():
+            learner.folder.append_epoch(record)
         self.listener.epoch(learner.id, record)
         finite = math.isfinite(record["train_loss"]) and math.isfinite(record.get("nll", 0.0))
         if not finite:
@@ -246,7 +301,8 @@ class Lockstep:
             "started": learner.started,
             "finished": now(),
         }
-        learner.folder.finish(result)
+        with learner.writing():
+            learner.folder.finish(result)
         self.listener.finished(learner.id, result)
 
     def _cost(self, learner: Learner) -> dict[str, Any]:
@@ -265,25 +321,93 @@ class Lockstep:
             "extra_epochs": len(learner.records) - len(main),
         }
 
-    def _guard(self, learner: Learner, action: Callable[[], None]) -> None:
-        """Run a learner's part; what goes wrong in it is its own failure, not the cohort's."""
+    # ---- plugins
+
+    def _guard(self, learner: Learner, action: Callable[[], object], *, thorough: bool = False) -> None:
+        """Run a learner's part; what is wrong in or after it is its own failure, not the cohort's.
+
+        ``thorough`` looks for replaced functions, too, where third parties take part.
+        """
         if learner.error is not None:
             return
+        thorough = (thorough or self.watchful) and bool(learner.foreign)
+        error = self._attempt(action, learner.suspect, thorough=thorough)
+        if learner.unwritable is not None and error is learner.unwritable:
+            raise learner.unwritable  # nothing can be written: no fault of the learner, and it concerns all of them
+        if error is not None:
+            self._expel(learner, error)
+
+    def _attempt(self, action: Callable[[], object], who: str, *, thorough: bool = False) -> BaseException | None:
+        """Run ``action`` and undo what it left changed in the process; gives what went wrong, and raises nothing.
+
+        But for ``KeyboardInterrupt`` after Ctrl-C was pressed twice.
+        """
+        before = isolation.state()
+        error: BaseException | None = None
         try:
             action()
-        except ResultsError:
-            raise  # nothing can be written: that is no fault of the learner, and concerns all of them
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a plugin raises
-            record = learner.fail(error)
-            self.listener.failed(learner.id, record)
-            if isinstance(error, torch.AcceleratorError):
-                # Nothing works on the device any more in this process, and the blame may be another learner's.
-                raise KdbenchError(
-                    f"{self.device} stopped working while {learner.id} was trained: {record['message']}; what is "
-                    "saved is safe: run again, and leave a method out with --method if it happens again"
-                ) from None
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+        except BaseException as raised:
+            if isinstance(raised, KeyboardInterrupt) and self.stop():
+                raise
+            error = raised
+        changed = isolation.undo(before)
+        if thorough:
+            changed += self._originals.undo()
+        if not changed:
+            return error
+        what = f"{who} {isolation.complaint(changed)}"
+        return TrialError(what if error is None else f"{in_words(error)}; {what}")
+
+    def _expel(self, learner: Learner, error: BaseException) -> None:
+        """Let a learner fail."""
+        before = isolation.state()
+        record = learner.fail(error)
+        # What a plugin left open may change the state once more when its memory is freed.
+        isolation.undo(before)
+        self.listener.failed(learner.id, record)
+        if isinstance(error, torch.AcceleratorError) and not responds(self.device):
+            # Nothing works on the device any more in this process, and the blame may be another learner's.
+            raise KdbenchError(
+                f"{self.device} stopped working while {learner.id} was trained: {record['message']}; what is "
+                "saved is safe: run again, and leave a method out with --method if it happens again"
+            ) from None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _withdraw_if_replaced(self, learners: Sequence[Learner]) -> None:
+        """Replaced functions that appear within an epoch: nobody knows since when, and under whom.
+
+        All learners of the epoch are withdrawn, to be trained again from their checkpoints by a watchful cohort, which
+        finds out who it was. Where that did not help, those fail that third parties provide.
+        """
+        replaced = self._originals.undo()
+        if not replaced:
+            return
+        self.replaced = replaced
+        active = [learner for learner in learners if learner.active]
+        suspects = [learner for learner in active if learner.foreign] or active
+        for learner in active:
+            if len(active) == 1 or (self.watchful and learner in suspects):
+                others = "" if len(suspects) == 1 else ", or another plugin,"
+                self._expel(learner, TrialError(f"{learner.suspect}{others} {isolation.complaint(replaced)}"))
+            else:
+                learner.error = TrialError(f"withdrawn: a plugin {isolation.complaint(replaced)}")
+                self.withdrawn.append(learner)
+
+    def _refuse_sharing(self) -> None:
+        """Fail learners that train one tensor, as when a plugin keeps an adapter in its class or module."""
+        owners: dict[int, tuple[Learner, str]] = {}
+        for learner in self.learners:
+            for name, tensor in [*learner.modules.named_parameters(), *learner.modules.named_buffers()]:
+                place = tensor.untyped_storage().data_ptr()
+                owner, theirs = owners.setdefault(place, (learner, name)) if place else (learner, name)
+                if owner is learner:
+                    continue
+                for guilty, what, other in ((learner, name, owner), (owner, theirs, learner)):
+                    if guilty.error is None:
+                        what = f"its '{what}' is the very tensor that {other.id} trains; make one for each instance"
+                        self._expel(guilty, TrialError(what))
+                break
 
 
 def _is_taught(learner: Learner) -> bool:
@@ -291,8 +415,8 @@ def _is_taught(learner: Learner) -> bool:
 
 
 def _shared(minibatch: Minibatch) -> dict[str, Tensor]:
-    """What methods see of a batch; they do not see the images."""
-    return {name: value for name, value in vars(minibatch).items() if value is not None and name != "images"}
+    """What is there of a batch."""
+    return {name: value for name, value in vars(minibatch).items() if value is not None}
 
 
 def _versions(minibatch: Minibatch, shown: Mapping[str, Tensor] | None) -> list[int]:
@@ -302,3 +426,9 @@ def _versions(minibatch: Minibatch, shown: Mapping[str, Tensor] | None) -> list[
 
 def _refuse_writing() -> None:
     raise TrialError("it wrote into the teacher's outputs or the batch, which all students share; clone them first")
+
+
+def _modules(learners: Sequence[Learner]) -> set[str]:
+    """The modules of the learners' plugins, which must not patch each other."""
+    parts = [part for learner in learners for part in (learner.network, learner.method)]
+    return {cls.__module__ for part in parts for cls in type(part).__mro__}

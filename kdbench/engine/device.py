@@ -34,6 +34,14 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
+def responds(device: torch.device) -> bool:
+    """Whether the device still works; waits for it. After a device-side assert it does not, for the whole process."""
+    try:
+        return torch.ones((), device=device).item() == 1
+    except RuntimeError:
+        return False
+
+
 @dataclass(frozen=True)
 class Precision:
     """How networks train: ``float32``, ``tf32`` (convolutions) or ``bf16``. Losses and measurements are never bf16."""

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import datetime
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from kdbench import isolation
 from kdbench.data.feed import Minibatch
 from kdbench.engine import checkpoint
 from kdbench.engine.average import Average
 from kdbench.engine.device import Precision, Stopwatch
 from kdbench.engine.optimizer import begin_momentum, make_optimizer
 from kdbench.engine.phase import Phase, Position, phases
-from kdbench.errors import TrialError, in_words
+from kdbench.errors import ResultsError, TrialError, in_words, text_of
 from kdbench.method import Batch, Method, Output, Signature
 from kdbench.models.base import TappedModel
 from kdbench.models.weights import write_weights
@@ -25,10 +27,18 @@ from kdbench.recipe import Recipe
 from kdbench.results import TrialFolder
 from kdbench.seeding import derive
 
+NETWORK, METHOD = "network", "method"
+"""The parts of a learner that third parties may provide."""
+
 
 def outputs(raw: Mapping[str, Tensor], reads: Sequence[str]) -> Output:
     """What a method gets to see: float32 (or better) whatever the network's precision, and what it reads only."""
     return Output(at_least_float32(raw["logits"]), {name: at_least_float32(raw[name]) for name in reads})
+
+
+def private(output: Output) -> Output:
+    """A copy that nobody else sees."""
+    return Output(output.logits.clone(), {name: value.clone() for name, value in output.taps.items()})
 
 
 def at_least_float32(value: Tensor) -> Tensor:
@@ -55,14 +65,19 @@ class Learner:
         settings: Mapping[str, Any] | None = None,
         made_with: Mapping[str, str] | None = None,
         stream: str = "",
+        foreign: Collection[str] = (NETWORK, METHOD),
     ) -> None:
         """``settings`` are the method's; ``made_with`` names the teacher's weights and the data, which a
-        checkpoint must share; ``stream`` tells this learner's own randomness from its neighbours'.
+        checkpoint must share; ``stream`` separates this learner's randomness from its neighbours'. ``foreign``
+        says which of its parts, ``network`` and ``method``, third parties provide: those get copies of what
+        learners share.
         """
         self.id = identifier
         self.settings = dict(settings or {})
         self.made_with = dict(made_with or {})
         self._stream = stream
+        self.foreign = frozenset(foreign)
+        self.classes = student.classes
         self.network = network.to(device).to(memory_format=torch.channels_last)
         self.method = method.to(device)
         self.recipe = recipe
@@ -82,6 +97,8 @@ class Learner:
         self.best: tuple[float, int, dict[str, Tensor]] | None = None
         self.finished = False
         self.error: BaseException | None = None
+        self.unwritable: ResultsError | None = None
+        """Why its folder cannot be written, which is no fault of its plugins."""
         self.started = now()
         self._seed = seed
         self._generator = torch.Generator(device=device)
@@ -113,6 +130,13 @@ class Learner:
     def active(self) -> bool:
         """Whether it has still to train."""
         return not self.finished and self.error is None
+
+    @property
+    def suspect(self) -> str:
+        """Which part to blame for what is wrong after one of its calls."""
+        if len(self.foreign) == 1:
+            return f"its {next(iter(self.foreign))}"
+        return "its method or its network"
 
     # ---- training
 
@@ -159,6 +183,16 @@ class Learner:
         self._sums = None
         self._images = 0
 
+    def _seed_globally(self, *purpose: object) -> None:
+        """Seed the generators that a careless plugin draws from: what others drew before must not matter."""
+        seed = derive(self._seed, *purpose)
+        # Not torch.manual_seed, which seeds every kind of device and costs 70 microseconds a call.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.default_generators[self.device.index or 0].manual_seed(seed)
+        if self.foreign:
+            isolation.seed_python(seed)
+
     def step(self, number: int, minibatch: Minibatch, teacher: Mapping[str, Tensor] | None) -> None:
         """One optimiser step on a batch. Nothing here waits for the device."""
         phase = self.phase
@@ -174,7 +208,11 @@ class Learner:
         # Dropout, drop path and plugins that draw without a generator get a stream of their own.
         # A stage without the student is the same for all that share it.
         own = self._stream if phase.uses_student else ""
-        _seed_globally(self.device, derive(self._seed, "network", own, phase.name, self.epoch, number))
+        self._seed_globally("network", own, phase.name, self.epoch, number)
+        if self.foreign:
+            shared = {name: value for name, value in vars(minibatch).items() if value is not None}
+            kept = shared if NETWORK in self.foreign else {k: v for k, v in shared.items() if k != "images"}
+            minibatch = replace(minibatch, **{name: value.clone() for name, value in kept.items()})
         batch = Batch(
             minibatch.labels,
             minibatch.indices,
@@ -191,6 +229,8 @@ class Learner:
                 seen = outputs(self.network(minibatch.images, phase.student_reads), phase.student_reads)
         needed = self.method.needs_teacher or not self.in_main
         shown = outputs(teacher, phase.teacher_reads) if teacher is not None and needed else None
+        if shown is not None and self.foreign:
+            shown = private(shown)
         # A stage without the student, or a training without a teacher, says so in its own signature.
         terms = phase.loss(seen, shown, batch)  # type: ignore[arg-type]
         values, loss = self._weigh(terms)
@@ -218,7 +258,10 @@ class Learner:
         if not isinstance(terms, Mapping) or not terms:
             raise TrialError(f"forward must return named terms, got {type(terms).__name__}")
         values, loss = [], None
-        for name, term in terms.items():
+        named = {str.__str__(name) if isinstance(name, str) else name: term for name, term in terms.items()}
+        for name, term in named.items():
+            if not isinstance(name, str):
+                raise TrialError(f"forward must name its terms by strings, got a name of type {type(name).__name__}")
             if not (isinstance(term, tuple) and len(term) == 2 and isinstance(term[0], Tensor)):
                 raise TrialError(f"term '{name}' must be a pair (value, weight), got {type(term).__name__}")
             value, weight = term
@@ -227,9 +270,9 @@ class Learner:
             values.append(value)
             loss = value * weight if loss is None else loss + value * weight
         assert loss is not None
-        if self._sums is not None and tuple(terms) != self._names:
-            raise TrialError(f"terms changed within an epoch from {list(self._names)} to {list(terms)}")
-        self._names = tuple(terms)
+        if self._sums is not None and tuple(named) != self._names:
+            raise TrialError(f"terms changed within an epoch from {list(self._names)} to {list(named)}")
+        self._names = tuple(named)
         return values, loss
 
     def _own_bytes(self) -> int:
@@ -280,6 +323,7 @@ class Learner:
         name = self.phase.name
         for key, parameter in self.modules.named_parameters():
             parameter.requires_grad_(self._trainable.get(key, True))
+        self._seed_globally("after", self._stream, name)
         self.method.after_stage(name)
         self.phase_index += 1
         self._enter()
@@ -321,7 +365,8 @@ class Learner:
             record["message"] = record["why"] = f"out of memory on {self.device}; try a smaller recipe.batch_size"
         self.folder.fail(record)
         # The traceback's frames hold the step's activations.
-        error.__traceback__ = error.__context__ = error.__cause__ = None
+        for name in ("__traceback__", "__context__", "__cause__"):
+            BaseException.__setattr__(error, name, None)
         del self.modules, self.network, self.method, self.optimizer, self.phases
         self.average = self.best = None
         return record
@@ -351,13 +396,30 @@ class Learner:
     def evaluated(self) -> Iterator[None]:
         """While this lasts, :meth:`predict` gives what the student is evaluated by."""
         self.modules.eval()
-        with torch.no_grad(), self._deployed():
+        with self._deployed():
             yield
 
     def predict(self, images: Tensor) -> Tensor:
-        """The logits (B, C) of images (B, channels, H, W), computed in float32: bf16's would often be tied."""
+        """The logits (B, C) of images (B, channels, H, W), computed in float32: bf16's would often be tied.
+
+        Raises :class:`~kdbench.errors.TrialError` where the method gives something else.
+        """
         reads = self.phases[-1].student_reads
-        return self.method.predict(outputs(self.network(images, reads), reads)).float()
+        if self.foreign:
+            self._seed_globally("predict", self._stream, self.phase.name, self.epoch)
+        with torch.no_grad():
+            images = images.clone() if NETWORK in self.foreign else images
+            logits = self.method.predict(outputs(self.network(images, reads), reads))
+            wanted = len(images), self.classes
+            if not isinstance(logits, Tensor):
+                raise TrialError(f"predict must return logits of shape {wanted}, got {type(logits).__name__}")
+            if tuple(logits.shape) != wanted or not logits.is_floating_point():
+                got = f"{logits.dtype} of shape {tuple(logits.shape)}"
+                raise TrialError(f"predict must return floating-point logits of shape {wanted}, got {got}")
+            if logits.device != images.device:
+                raise TrialError(f"predict must return logits on {images.device}, got them on {logits.device}")
+            # A copy: the method may write into its own tensor at the next batch.
+            return logits.float().clone() if self.foreign else logits.float()
 
     def student_state(self) -> dict[str, Tensor]:
         """The student's weights: the network's, and under ``method.`` what it predicts with beside them."""
@@ -377,7 +439,8 @@ class Learner:
     def write_student(self) -> None:
         """Write ``student.safetensors``."""
         state = self.best[2] if self.best is not None else {k: v.cpu() for k, v in self.student_state().items()}
-        write_weights(self.folder.weights, state)
+        with self.writing():
+            write_weights(self.folder.weights, state)
 
     def parameter_counts(self) -> dict[str, int]:
         """The student's parameters (with what it predicts with), those trained, and those of adapters."""
@@ -410,7 +473,17 @@ class Learner:
             "started": self.started,
             "made_with": self.made_with,
         }
-        checkpoint.save(self.folder.checkpoint, self.id, state)
+        with self.writing():
+            checkpoint.save(self.folder.checkpoint, self.id, state)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Around writing to the folder: tells the disk's errors from those that a plugin may raise."""
+        try:
+            yield
+        except ResultsError as error:
+            self.unwritable = error
+            raise
 
     def resume(self) -> bool:
         """Go on from the checkpoint, if there is a sound one, made with the same teacher and data."""
@@ -435,15 +508,19 @@ class Learner:
 
 def failure(identifier: str, error: BaseException, stage: str, epoch: int) -> dict[str, Any]:
     """``error.json``: ``why`` is for people, ``traceback`` for who looks closer. ``epoch`` 0 is before the first."""
+    try:
+        trace = "".join(traceback.format_exception(error))
+    except BaseException as second:  # noqa: BLE001 - formatting runs a plugin's code
+        trace = f"(cannot be formatted: {type(second).__name__})"
     return {
         "id": identifier,
         "status": "failed",
         "stage": stage,
         "epoch": epoch,
         "type": type(error).__name__,
-        "message": str(error) or type(error).__name__,
+        "message": text_of(error) or type(error).__name__,
         "why": in_words(error),
-        "traceback": "".join(traceback.format_exception(error)),
+        "traceback": trace.encode("utf-8", "backslashreplace").decode("utf-8"),
         "when": now(),
     }
 
@@ -451,13 +528,6 @@ def failure(identifier: str, error: BaseException, stage: str, epoch: int) -> di
 def now() -> str:
     """UTC, to the second, ISO 8601."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def _seed_globally(device: torch.device, seed: int) -> None:
-    # Not torch.manual_seed, which seeds every kind of device and costs 70 microseconds a call.
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.default_generators[device.index or 0].manual_seed(seed)
 
 
 def _detached(output: Output) -> Output:

@@ -13,7 +13,7 @@ from kdbench.data.feed import Feed
 from kdbench.engine.cohort import Listener, Lockstep, Teacher
 from kdbench.engine.device import Precision
 from kdbench.engine.evaluate import collect, measure
-from kdbench.engine.learner import Learner, now
+from kdbench.engine.learner import NETWORK, Learner, now
 from kdbench.errors import TrialError
 from kdbench.method import Batch, Method, Output, Terms
 from kdbench.models.base import TappedModel, signature
@@ -55,6 +55,7 @@ def train(
     checkpoint_every: int,
     stop: Callable[[], bool],
     overdue: Callable[[], bool] = lambda: False,
+    foreign: bool = True,
 ) -> None:
     """Train a teacher to the end, or go on where it stopped; the outcome stands in ``folder``."""
     network = build_seeded(build, plan.seed, "teacher", plan.model)
@@ -74,6 +75,7 @@ def train(
             "data": facts["data"]["fingerprint"],
             "precision": Precision.choose(recipe.precision, device).name,
         },
+        foreign={NETWORK} if foreign else (),
     )
     folder.begin(describe(plan), "teacher.json")
     learner.resume()
@@ -137,6 +139,8 @@ def load(
     folder: TrialFolder,
     device: torch.device,
     fingerprint: str,
+    *,
+    foreign: bool = True,
 ) -> Teacher | None:
     """The teacher that stands in ``folder``; None where it is missing, damaged or of other data."""
     result = folder.result
@@ -160,4 +164,4 @@ def load(
         "top1": result["top1"],
         "seconds": result["cost"]["seconds"],
     }
-    return Teacher(network, known, facts)
+    return Teacher(network, known, facts, foreign)

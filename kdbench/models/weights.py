@@ -152,7 +152,9 @@ def write_weights(path: Path, state: Mapping[str, Tensor]) -> None:
         ResultsError: the file cannot be written.
     """
     # Not save_file: it makes a temporary file itself, which survives a kill and which its owner alone may read.
-    write_atomically(path, lambda temporary: _fill(temporary, save(dict(state))))
+    # Packed before: what fails there is the state's fault and not the disk's.
+    content = save(dict(state))
+    write_atomically(path, lambda temporary: _fill(temporary, content))
 
 
 def _fill(path: Path, content: bytes) -> None:

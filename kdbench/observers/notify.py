@@ -1,12 +1,19 @@
-"""Tell observers what happens, one by one: what goes wrong in one costs neither a trial nor the others."""
+"""Notifies observers, one by one: what goes wrong in one costs neither a trial nor the others.
+
+Each gets copies of its arguments. What it leaves changed in the process is put back.
+"""
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import pluggy
+
+from kdbench import isolation
+from kdbench.errors import text_of
 
 DISABLED_AFTER = 3
 
@@ -14,10 +21,18 @@ DISABLED_AFTER = 3
 class Notifier:
     """Calls lifecycle hooks. A plugin that raises is reported, and disabled after three failures."""
 
-    def __init__(self, manager: pluggy.PluginManager, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        manager: pluggy.PluginManager,
+        warn: Callable[[str], None],
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """``stopping``: whether the user has asked to stop, so that a ``KeyboardInterrupt`` is theirs."""
         self._manager = manager
         self._warn = warn
+        self._stopping = stopping
         self._failures: Counter[str] = Counter()
+        self._originals = isolation.Originals()
 
     def __call__(self, hook: str, **arguments: Any) -> None:
         """Call ``hook`` on every plugin that is not disabled."""
@@ -25,12 +40,26 @@ class Notifier:
             name = implementation.plugin_name
             if self._failures[name] >= DISABLED_AFTER:
                 continue
-            try:
-                implementation.function(*(arguments[key] for key in implementation.argnames))
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a plugin raises
+            given = [copy.deepcopy(arguments[key]) for key in implementation.argnames]
+            for problem in self._problems(implementation, given, hook):
                 self._failures[name] += 1
                 last = self._failures[name] == DISABLED_AFTER
-                self._warn(
-                    f"observer '{name}' failed in {hook}: {type(error).__name__}: {error}"
-                    + ("; it is disabled for the rest of this run" if last else "")
-                )
+                end = "; it is disabled for the rest of this run" if last else ""
+                self._warn(f"observer '{name}' {problem}{end}")
+
+    def _problems(self, implementation: pluggy.HookImpl, given: list[Any], hook: str) -> list[str]:
+        """Call an observer; what went wrong, in words."""
+        # Our own may install signal handlers.
+        own = type(implementation.plugin).__module__.startswith("kdbench.")
+        before = isolation.state()
+        problems = []
+        try:
+            implementation.function(*given)
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and self._stopping():
+                raise
+            problems.append(f"failed in {hook}: {type(error).__name__}: {text_of(error)}")
+        changed = isolation.undo(before) + ([] if own else self._originals.undo())
+        if changed:
+            problems.append(f"{isolation.complaint(changed)} (in {hook})")
+        return problems

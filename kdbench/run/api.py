@@ -104,13 +104,15 @@ def run_suite(
         raise KdbenchError(f"grace: must be at least 0 seconds, got {grace:g}")
     console = Console(stderr=True, emoji=False)
     warn = warn or partial(_warn, console)
+    # Absolute at once: a plugin may change the working directory.
+    output, report_dir = Path(output).absolute(), Path(report_dir).absolute()
     opened = open_suite(suite, overrides=overrides, plugins=plugins)
     filters = Filters(methods, pairs, seeds)
     filters.check(opened.suite)
     chosen_device = choose_device(device)
-    folder = SuiteFolder(Path(output), opened.suite.name)
+    folder = SuiteFolder(output, opened.suite.name)
     chosen_name = None if report_name is None else naming.one_folder(report_name)
-    report = Path(report_dir) / (chosen_name or naming.report_name(opened.report_name, (), _shown(filters)))
+    report = report_dir / (chosen_name or naming.report_name(opened.report_name, (), _shown(filters)))
     for broken in opened.registry.broken:
         warn(f"plugin {broken}")
     for remark in opened.remarks:
@@ -132,7 +134,7 @@ def run_suite(
         )
         standing = default_observers(tracking_uri, console, warn) if observers is None else observers
         with registered(standing, opened.registry, warn):
-            notify = Notifier(opened.registry.manager, warn)
+            notify = Notifier(opened.registry.manager, warn, stop.asked)
             context = Context(opened, folder, info, chosen_device, notify, warn, stop)
             run = _Invocation(context, allow_teacher_mismatch)
             return run(filters, fresh=fresh)

@@ -13,7 +13,9 @@ from kdbench.data.base import Arrays
 from kdbench.data.feed import Feed, channel_statistics, open_feed
 from kdbench.data.splits import limit
 from kdbench.engine.device import Precision
+from kdbench.errors import KdbenchError, ModelError, PluginError, text_of
 from kdbench.hookspecs import RunInfo
+from kdbench.isolation import contained
 from kdbench.models.base import TappedModel
 from kdbench.observers.notify import Notifier
 from kdbench.opening import Opened
@@ -47,8 +49,16 @@ class Context:
 
     def network(self, name: str, recipe: Recipe | None = None, weights: str | None = None) -> TappedModel:
         """A network that knows how this suite's images are normalised."""
-        network = self.resolver.network(name, recipe, weights)
-        network.accept_normalisation(*channel_statistics(self.resolver.facts, self.arrays))
+        statistics = channel_statistics(self.resolver.facts, self.arrays)
+        try:
+            with contained(f"network {name}"):
+                network = self.resolver.network(name, recipe, weights)
+                network.accept_normalisation(*statistics)
+        except (ModelError, PluginError):
+            raise
+        except KdbenchError as error:
+            # A plugin's: these concern the whole run where kdbench itself raises them.
+            raise ModelError(f"network {name}: {text_of(error)}") from error
         return network
 
     def feed(self, recipe: Recipe, seed: int) -> Feed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +13,7 @@ from kdbench.engine.cohort import Interrupted, Lockstep, Teacher
 from kdbench.engine.device import Precision
 from kdbench.engine.learner import Learner, failure
 from kdbench.errors import DataError, ResultsError, TeacherMismatchError, in_words
+from kdbench.isolation import Originals, contained
 from kdbench.method import DataSignature, set_up
 from kdbench.models.base import signature
 from kdbench.results import store_code
@@ -28,6 +30,7 @@ class Students:
     def __init__(self, context: Context, teachers: Teachers) -> None:
         self.context = context
         self.teachers = teachers
+        self._originals = Originals()
 
     def train(self, cohort: Cohort, trials: Sequence[Trial]) -> None:
         """Train ``trials``, which are of ``cohort``, and those of it whose results are stale."""
@@ -44,24 +47,33 @@ class Students:
         missing = [trial for trial in cohort.trials if trial in trials or self._stale(trial, teacher)]
         recipe = cohort.trials[0].recipe
         feed = self.context.feed(recipe, cohort.seed)
-        learners = []
-        for trial in missing:
-            learner = self._learner(trial, teacher, feed)
-            if learner is not None:
-                learners.append(learner)
-        if not learners:
-            return
-        names = {trial.id: trial for trial in missing}
-        Lockstep(
-            learners,
-            feed,
-            teacher,
-            TrialListener(names, self.context.notify, self.context.info),
-            facts=self.context.facts(recipe),
-            checkpoint_every=self.context.opened.suite.checkpoint_every,
-            stop=self.context.stop.asked,
-            overdue=self.context.stop.overdue,
-        ).run()
+        watchful = False
+        while missing:
+            learners = [learner for trial in missing if (learner := self._learner(trial, teacher, feed)) is not None]
+            if not learners:
+                return
+            names = {trial.id: trial for trial in missing}
+            lockstep = Lockstep(
+                learners,
+                feed,
+                teacher,
+                TrialListener(names, self.context.notify, self.context.info),
+                facts=self.context.facts(recipe),
+                checkpoint_every=self.context.opened.suite.checkpoint_every,
+                stop=self.context.stop.asked,
+                overdue=self.context.stop.overdue,
+                watchful=watchful,
+            )
+            lockstep.run()
+            missing = [names[learner.id] for learner in lockstep.withdrawn]
+            watchful = True
+            if missing:
+                self.context.warn(
+                    f"a plugin replaced {', '.join(lockstep.replaced)} in the middle of an epoch; it is put back, and "
+                    f"{len(missing)} trial(s) are trained again from their last checkpoints to find out which"
+                )
+            # Before the next ones are built: these hold memory on the device.
+            del lockstep, learners
 
     def _stale(self, trial: Trial, teacher: Teacher) -> bool:
         """Whether a chosen trial's result was made with another teacher's weights, or other data."""
@@ -72,28 +84,37 @@ class Students:
         return made_with != (teacher.facts["sha256"], self.context.arrays.fingerprint)
 
     def _learner(self, trial: Trial, teacher: Teacher, feed: Feed) -> Learner | None:
-        """The trial's student and method, ready to go on; None where that fails."""
+        """The trial's student and method, ready to train; None where that fails."""
         place = self.context.folder.trial(trial.id)
-        try:
-            learner = self._new_learner(trial, teacher, feed)
-            # A damaged or stale result is not taken for one.
-            (place.path / "result.json").unlink(missing_ok=True)
-            place.begin(trial.to_json())
-            store_code(place.path, self.context.resolver.code(trial))
-            if place.checkpoint.exists() and not _resumed(learner):
-                self.context.warn(f"{trial.id}: its checkpoint does not fit or cannot be read; it begins anew")
-                place.checkpoint.unlink()
-                learner = self._new_learner(trial, teacher, feed)
-            place.write_epochs(learner.records)
-        except ResultsError:
-            raise
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin's own failure is its trial's
-            self._could_not_begin(trial, error)
+        learner = self._new_learner(trial, teacher, feed)
+        if learner is None:
             return None
+        # A damaged or stale result is not taken for one.
+        (place.path / "result.json").unlink(missing_ok=True)
+        place.begin(trial.to_json())
+        store_code(place.path, self.context.resolver.code(trial))
+        if place.checkpoint.exists() and not _resumed(learner):
+            self.context.warn(f"{trial.id}: its checkpoint does not fit or cannot be read; it begins anew")
+            place.checkpoint.unlink()
+            learner = self._new_learner(trial, teacher, feed)
+            if learner is None:
+                return None
+        place.write_epochs(learner.records)
         self.context.notify("kdbench_trial_started", trial=trial, run=self.context.info)
         return learner
 
-    def _new_learner(self, trial: Trial, teacher: Teacher, feed: Feed) -> Learner:
+    def _new_learner(self, trial: Trial, teacher: Teacher, feed: Feed) -> Learner | None:
+        """The trial's student and method before their first step; None where a plugin fails to make them."""
+        try:
+            with contained("its method or its network", self._originals):
+                return self._make(trial, teacher, feed)
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and self.context.stop.asked():
+                raise
+            self._could_not_begin(trial, error)
+            return None
+
+    def _make(self, trial: Trial, teacher: Teacher, feed: Feed) -> Learner:
         network = teachers.build_seeded(
             lambda: self.context.network(trial.student, trial.recipe), trial.seed, "student", trial.student
         )
@@ -104,7 +125,8 @@ class Students:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(trial.seed, "adapters", trial.method))
             method = self.context.resolver.method(trial)
-            set_up(method, student, teacher.signature, data)
+            # Copies: a method may write into the tensors, too.
+            set_up(method, copy.deepcopy(student), copy.deepcopy(teacher.signature), data)
         return Learner(
             identifier=trial.id,
             network=network,
@@ -123,6 +145,7 @@ class Students:
                 "precision": Precision.choose(trial.recipe.precision, self.context.device).name,
             },
             stream=content_hash(trial.identity),
+            foreign=self.context.resolver.foreign_parts(trial),
         )
 
     def _could_not_begin(self, trial: Trial, error: BaseException) -> None:
@@ -136,6 +159,7 @@ class Students:
 
 def _resumed(learner: Learner) -> bool:
     try:
-        return learner.resume()
-    except Exception:  # noqa: BLE001 - a checkpoint that does not fit may fail in any way
+        with contained("its method or its network"):
+            return learner.resume()
+    except (Exception, SystemExit):  # noqa: BLE001 - a checkpoint that does not fit may fail in any way
         return False

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from kdbench.engine import teacher as teachers
 from kdbench.engine.cohort import Teacher
 from kdbench.engine.device import Precision
 from kdbench.errors import TeacherMismatchError, TrialError
+from kdbench.isolation import contained
 from kdbench.models.base import TappedModel
 from kdbench.results import TrialFolder
 from kdbench.run.context import Context
@@ -33,16 +35,21 @@ class Teachers:
     def _make(self, plan: TeacherPlan) -> Teacher:
         folder = self.context.folder.teacher(plan.key)
         shape = self.context.resolver.facts.image_shape
+        foreign = self.context.resolver.is_foreign_model(plan.model)
+        who = f"teacher {plan.name}"
 
         def build() -> TappedModel:
             return self.context.network(plan.model, plan.recipe)
 
         with alone_with(folder, self.context.stop, self.context.warn):
             fingerprint = self.context.arrays.fingerprint
-            teacher = teachers.load(plan, build, shape, folder, self.context.device, fingerprint)
+            load = partial(teachers.load, plan, build, shape, folder, self.context.device, fingerprint, foreign=foreign)
+            with contained(who):
+                teacher = load()
             if teacher is None:
-                self._obtain(plan, build, folder)
-                teacher = teachers.load(plan, build, shape, folder, self.context.device, fingerprint)
+                self._obtain(plan, build, folder, foreign)
+                with contained(who):
+                    teacher = load()
         if teacher is None:
             raise TrialError(f"{folder.path} cannot be read back; remove it and run again")
         self._compare(plan, teacher)
@@ -52,7 +59,7 @@ class Teachers:
         )
         return teacher
 
-    def _obtain(self, plan: TeacherPlan, build: Callable[[], TappedModel], folder: TrialFolder) -> None:
+    def _obtain(self, plan: TeacherPlan, build: Callable[[], TappedModel], folder: TrialFolder, foreign: bool) -> None:
         recipe = plan.recipe or self.context.opened.suite.recipe
         feed = self.context.feed(recipe, plan.seed)
         self.context.notify("kdbench_teacher_started", teacher=teachers.describe(plan), run=self.context.info)
@@ -74,6 +81,7 @@ class Teachers:
             checkpoint_every=self.context.opened.suite.checkpoint_every,
             stop=self.context.stop.asked,
             overdue=self.context.stop.overdue,
+            foreign=foreign,
         )
 
     def _compare(self, plan: TeacherPlan, teacher: Teacher) -> None:

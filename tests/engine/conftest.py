@@ -82,9 +82,10 @@ def teacher() -> Teacher:
 
 @pytest.fixture
 def learner(tmp_path, feed, teacher) -> Callable[..., Learner]:
-    """``learner(method, name="a", epochs=2, folder=..., **recipe)``: set up and ready to train."""
+    """``learner(method, name="a", epochs=2, folder=..., foreign=..., **recipe)``: set up and ready to train."""
 
-    def make(method: Method, name: str = "a", folder: str | None = None, seed: int = 3, **recipe: Any) -> Learner:
+    def make(method: Method, name: str = "a", folder: str | None = None, seed: int = 3, **options: Any) -> Learner:
+        foreign = options.pop("foreign", ("network", "method"))
         network = build_seeded(build, seed, "student")
         known = signature(network, "resnet8", (1, 8, 8))
         with torch.random.fork_rng(devices=[]):
@@ -98,11 +99,12 @@ def learner(tmp_path, feed, teacher) -> Callable[..., Learner]:
             student=known,
             teacher=teacher.signature,
             method=method,
-            recipe=Recipe(**{"epochs": 2, "lr": 0.05, **recipe}),
+            recipe=Recipe(**{"epochs": 2, "lr": 0.05, **options}),
             seed=seed,
             folder=place,
             device=CPU,
             steps_per_epoch=feed.steps_per_epoch,
+            foreign=foreign,
         )
 
     return make

@@ -229,7 +229,7 @@ def test_one_that_writes_into_what_all_share_leaves_and_the_others_keep_their_bi
             return {"mse": ((student.logits - teacher.logits).square().mean(), 1.0)}
 
     train(learner(Distils(), "a", "alone"))
-    train(learner(Writes(), "w"), learner(Distils(), "a", "company"))
+    train(learner(Writes(), "w", foreign=()), learner(Distils(), "a", "company"))
     assert heard.errors["w"]["message"].startswith("it wrote into the teacher's outputs or the batch")
     assert equal(weights(tmp_path, "alone"), weights(tmp_path, "company"))
 
@@ -257,16 +257,26 @@ def test_the_mixture_is_shared_too(learner, feed, teacher, tmp_path, heard, what
 
     options = {"checkpoint_every": 1, "facts": {"data": {}, "environment": {}}}
     Lockstep([learner(Labels(), "a", "alone")], Mixed(feed), teacher, heard, **options).run()
-    Lockstep([learner(WritesMixture(), "w"), learner(Labels(), "a", "b")], Mixed(feed), teacher, heard, **options).run()
+    writes = learner(WritesMixture(), "w", foreign=())
+    Lockstep([writes, learner(Labels(), "a", "b")], Mixed(feed), teacher, heard, **options).run()
     assert heard.errors["w"]["message"].startswith("it wrote into the teacher's outputs or the batch")
     assert equal(weights(tmp_path, "alone"), weights(tmp_path, "b"))
 
 
-def test_a_device_that_stops_working_ends_the_run_and_is_said(learner, train, heard):
-    class Asserts(Labels):
-        def forward(self, student, teacher, batch):
-            raise torch.AcceleratorError("device-side assert triggered")
+class Asserts(Labels):
+    def forward(self, student, teacher, batch):
+        raise torch.AcceleratorError("device-side assert triggered")
 
+
+def test_a_device_that_works_was_not_stopped_by_who_says_so(learner, train, heard):
+    train(learner(Asserts(), "x"), learner(Labels(), "a"))
+    assert heard.errors["x"]["type"] == "AcceleratorError"
+    assert heard.results["a"]["status"] == "done"
+
+
+def test_a_device_that_stops_working_ends_the_run_and_is_said(learner, train, heard, monkeypatch):
+    # No CPU can be made to fail like this.
+    monkeypatch.setattr("kdbench.engine.cohort.responds", lambda device: False)
     with pytest.raises(KdbenchError, match="cpu stopped working while x was trained: device-side assert"):
         train(learner(Asserts(), "x"), learner(Labels(), "a"))
     assert heard.errors["x"]["type"] == "AcceleratorError"
@@ -390,3 +400,94 @@ def test_without_need_of_a_teacher_none_is_run_or_charged(learner, feed, heard, 
     lockstep._teacher_logits = torch.zeros(100, 10)  # agreement is measured with it all the same
     lockstep.run()
     assert heard.results["a"]["cost"]["teacher_seconds"] == 0
+
+
+def test_a_tensor_that_two_learners_train_costs_both_and_no_other(learner, train, heard, tmp_path):
+    shared = nn.Linear(10, 10)
+
+    class Shares(Labels):
+        def setup(self, student, teacher, data):
+            self.adapter = shared
+
+        def forward(self, student, teacher, batch):
+            return {"ce": (batch.cross_entropy(self.adapter(student.logits)), 1.0)}
+
+    train(learner(Labels(), "a", "alone"))
+    train(learner(Shares(), "x"), learner(Shares(), "y"), learner(Labels(), "a"))
+    assert heard.errors["x"]["message"] == (
+        "its 'method.adapter.weight' is the very tensor that y trains; make one for each instance"
+    )
+    assert set(heard.errors) == {"x", "y"}
+    assert equal(weights(tmp_path, "alone"), weights(tmp_path, "a"))
+
+
+def test_who_replaces_a_function_within_an_epoch_is_found_by_a_watchful_cohort(learner, feed, teacher, heard, tmp_path):
+    original = nn.functional.cross_entropy
+
+    class Replaces(Labels):
+        calls = 0
+
+        def forward(self, student, teacher, batch):
+            self.calls += 1
+            if self.calls == 2:
+                nn.functional.cross_entropy = lambda *a, **k: original(*a, **k) * 1.5
+            return super().forward(student, teacher, batch)
+
+    options = {"checkpoint_every": 1, "facts": {"data": {}, "environment": {}}}
+    Lockstep([learner(Labels(), "a", "alone")], feed, teacher, heard, **options).run()
+    first = Lockstep([learner(Replaces(), "r"), learner(Labels(), "a")], feed, teacher, heard, **options)
+    first.run()
+    assert [one.id for one in first.withdrawn] == ["r", "a"]
+    assert first.replaced == ["torch.nn.functional.cross_entropy"]
+    assert heard.errors == {}
+    second = [learner(Replaces(), "r"), learner(Labels(), "a")]
+    Lockstep(second, feed, teacher, heard, watchful=True, **options).run()
+    assert nn.functional.cross_entropy is original
+    assert heard.errors["r"]["message"] == (
+        "its method or its network left changed: torch.nn.functional.cross_entropy; "
+        "a plugin must restore what it changes"
+    )
+    assert equal(weights(tmp_path, "alone"), weights(tmp_path, "a"))
+
+
+def test_a_forged_write_error_is_its_own_and_a_true_one_ends_the_run(learner, train, heard, tmp_path):
+    from kdbench.errors import ResultsError
+
+    class Forges(Labels):
+        def get_extra_state(self):
+            raise ResultsError("no disk")
+
+        def set_extra_state(self, state):
+            pass
+
+    train(learner(Forges(), "f"), learner(Labels(), "a"))
+    assert heard.errors["f"]["message"] == "no disk"
+    assert heard.results["a"]["status"] == "done"
+    stuck = learner(Labels(), "s")
+    (tmp_path / "s" / "epochs.jsonl").mkdir()
+    with pytest.raises(ResultsError, match=r"epochs\.jsonl"):
+        train(stuck)
+
+
+def test_what_a_plugin_drew_from_global_generators_does_not_reach_its_neighbours(learner, train, tmp_path):
+    import random
+
+    import numpy as np
+
+    class Draws(Labels):
+        def noise(self):
+            return random.random() + float(np.random.rand()) + torch.rand(()).item()
+
+        def forward(self, student, teacher, batch):
+            return {"ce": (batch.cross_entropy(student.logits), 1.0 + self.noise())}
+
+    class Seeds(Labels):
+        def forward(self, student, teacher, batch):
+            random.seed(0)
+            np.random.seed(0)
+            torch.manual_seed(0)
+            return super().forward(student, teacher, batch)
+
+    train(learner(Draws(), "a", "alone"))
+    train(learner(Seeds(), "s"), learner(Draws(), "a"))
+    assert equal(weights(tmp_path, "alone"), weights(tmp_path, "a"))
