@@ -196,7 +196,11 @@ _SMALLEST = 5e-324
 
 def _flag(name: str, of: str) -> _Aspect:
     """A flag of ``torch._C`` with a reading and a setting function."""
-    return _Aspect(name, getattr(_C, f"_get_{of}"), getattr(_C, f"_set_{of}"))
+    return _Aspect(name, getattr(_C, f"_get_{of}", _missing), getattr(_C, f"_set_{of}", _missing))
+
+
+def _missing(*_: Any) -> None:
+    raise AttributeError("this torch has no such function")
 
 
 # ---- Python
@@ -241,7 +245,7 @@ def _restore_folder(value: str | None) -> None:
         os.chdir(value)
 
 
-_ASPECTS = (
+_KNOWN_ASPECTS = (
     _Aspect("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype),
     _Aspect("torch's default device or function modes", _read_modes, _restore_modes, shown=False),
     _Aspect("torch's dispatch modes", _read_dispatch_modes, _restore_dispatch_modes, shown=False),
@@ -284,6 +288,18 @@ _ASPECTS = (
     _Aspect("stdout or stderr", lambda: (_usable(sys.stdout), _usable(sys.stderr)), _restore_streams, shown=False),
     _Aspect("warning filters", _read_filters, _restore_filters, shown=False, quiet=True),
 )
+
+
+def _readable(aspect: _Aspect) -> bool:
+    try:
+        aspect.read()
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    return True
+
+
+# Private functions come and go between versions of torch. What one does not have is not guarded there.
+_ASPECTS = tuple(filter(_readable, _KNOWN_ASPECTS))
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _READERS = [aspect.read for aspect in _ASPECTS]
 

@@ -177,3 +177,12 @@ def test_contained_passes_errors_on_and_turns_what_is_no_exception_into_one():
     with isolation.restored():
         torch.set_grad_enabled(False)
     assert torch.is_grad_enabled()
+
+
+def test_everything_known_is_guarded_with_this_torch():
+    assert isolation._ASPECTS == isolation._KNOWN_ASPECTS
+
+
+def test_a_flag_that_torch_does_not_have_is_left_out():
+    assert isolation._readable(isolation._flag("cudnn", "cudnn_enabled"))
+    assert not isolation._readable(isolation._flag("gone", "no_such_flag"))
