@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,14 +23,16 @@ from kdbench.words import shown
 class Opened:
     """A suite with everything that it names."""
 
-    path: Path
+    given: Path | Mapping[str, Any]
+    """The suite's file, or the mapping that it was given as."""
     suite: Suite
     registry: plugin_room.Registry
     resolver: Resolver
     tables: Tables
     """As they are written."""
     overrides: tuple[str, ...] = ()
-    plugins: tuple[str, ...] = ()
+    plugins: tuple[plugin_room.Local, ...] = ()
+    """Files and classes, beside those that the suite names."""
 
     @cached_property
     def report_name(self) -> str:
@@ -38,17 +40,20 @@ class Opened:
         from kdbench.report.naming import report_name  # pandas, which a plan does not need
 
         renamed = any(override.partition("=")[0].strip() == "name" for override in self.overrides)
-        base = self.suite.name if renamed else load.report_name(self.path, self.suite.name)
+        base = self.suite.name if renamed else load.report_name(self.given, self.suite.name)
         return report_name(base, self.overrides)
 
     def record(self, plan: Plan | None = None) -> dict[str, Any]:
         """What a report reads of a plan of this suite."""
-        return (plan or self.plan).record(str(self.path), self.overrides, self.plugins)
+        path = str(self.given) if isinstance(self.given, Path) else None
+        files = [str(plugin) for plugin in self.plugins if isinstance(plugin, str | Path)]
+        classes = [plugin.__name__ for plugin in self.plugins if isinstance(plugin, type)]
+        return (plan or self.plan).record(path, self.overrides, files, classes)
 
     @cached_property
     def plan(self) -> Plan:
         """All trials of the suite. Errors name the suite's file."""
-        with _named(self.path):
+        with _named(self.tables.path):
             with _named("data"):
                 shape = self.resolver.facts.image_shape
             problems = list(plausible.size_problems(self.suite, shape))
@@ -59,26 +64,33 @@ class Opened:
     @property
     def remarks(self) -> list[str]:
         """What is probably not meant, though it can be trained: ``file: key: what``."""
-        with _named(self.path), _named("data"):
+        with _named(self.tables.path), _named("data"):
             n_train = self.resolver.facts.n_train
         found = plausible.remarks(self.suite, n_train)
         return [f"{self.tables.where(location)}: {what}" for location, what in found]
 
 
-def open_suite(suite: str | Path, *, overrides: Sequence[str] = (), plugins: Sequence[str | Path] = ()) -> Opened:
-    """Read a suite file (or shipped suite), load its plugins, check every name and setting.
+def open_suite(
+    suite: str | Path | Mapping[str, Any],
+    *,
+    overrides: Sequence[str] = (),
+    plugins: Sequence[plugin_room.Local] = (),
+) -> Opened:
+    """Read a suite file (or shipped suite, or a mapping with a suite file's keys), load its plugins, check every name.
 
-    Raises ``SuiteError`` with all problems found.
+    ``plugins`` are files and ``Method`` classes. A mapping's paths are relative to the working folder, and errors call
+    it ``<suite>``. Raises ``SuiteError`` with all problems found, ``PluginError`` for a plugin that cannot be used.
     """
-    path = load.locate(suite)
-    tables = load.read(path, overrides)
+    given = suite if isinstance(suite, Mapping) else load.locate(suite)
+    tables = load.read(given, overrides)
+    folder = given.parent if isinstance(given, Path) else Path.cwd()
     registry = plugin_room.discover(plugins)
-    for index, file in enumerate(load.plugin_files(path, tables)):
+    for index, file in enumerate(load.plugin_files(folder, tables)):
         with _named(tables.where(("plugins", index))):
             plugin_room.add_file(registry, file)
-    checked = load.load(path, tables, Catalogue(registry))
-    resolver = Resolver(checked, registry, path.parent)
-    return Opened(path, checked, registry, resolver, tables, tuple(overrides), tuple(map(str, plugins)))
+    checked = load.load(tables.path, tables, Catalogue(registry))
+    resolver = Resolver(checked, registry, folder)
+    return Opened(given, checked, registry, resolver, tables, tuple(overrides), tuple(plugins))
 
 
 @contextmanager

@@ -15,12 +15,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import pluggy
 
 import kdbench
 from kdbench import hookspecs
+from kdbench.cells import read_cell
 from kdbench.errors import PluginError, did_you_mean, nearest, text_of
 from kdbench.hookspecs import DatasetSpec, MethodSpec, ModelSpec
 from kdbench.settings import Facts, load_target, read_by_import, read_statically, source_of
@@ -62,6 +63,8 @@ class Offer(Generic[Spec]):
     spec: Spec
     provider: Provider
     loaded: Any = None
+    code: Source | None = None
+    """The source of a class that is in no module's file."""
 
     def load(self) -> Any:
         """Import the class or function."""
@@ -92,6 +95,8 @@ class Offer(Generic[Spec]):
     @cached_property
     def source(self) -> Source | None:
         """The source files behind the target; None where the version identifies it, or no source is found."""
+        if self.code is not None:
+            return self.code
         if not self.provider.hash_source:
             return None
         path = (
@@ -306,11 +311,15 @@ def _check_hooks(manager: pluggy.PluginManager, plugin: Any) -> None:
                 raise PluginError(f"hook '{name}' has no argument '{argument.name}'{known_arguments}")
 
 
-def discover(files: Iterable[str | Path] = ()) -> Registry:
-    """Load the built-in plugins, all installed ones, and local ``files``.
+Local: TypeAlias = str | Path | type
+"""A plugin that is named, not installed: a file, or a ``Method`` class."""
+
+
+def discover(local: Iterable[Local] = ()) -> Registry:
+    """Load the built-in plugins, all installed ones, and ``local`` files and ``Method`` classes.
 
     A broken plugin is remembered in ``Registry.broken``; with ``KDBENCH_STRICT_PLUGINS=1`` it is an error, and
-    a broken local file always is, since it was asked for.
+    a broken local one always is, since it was asked for.
     """
     manager = pluggy.PluginManager("kdbench")
     manager.add_hookspecs(hookspecs)
@@ -328,8 +337,11 @@ def discover(files: Iterable[str | Path] = ()) -> Registry:
         # The distribution is part of the name: two plugins with one entry-point name must not replace each other.
         name = f"{provider.distribution}:{entry.name}"
         _add_isolated(registry, name, provider, entry.load)
-    for file in files:
-        add_file(registry, Path(file))
+    for plugin in local:
+        if isinstance(plugin, str | Path):
+            add_file(registry, Path(plugin))
+        else:
+            add_class(registry, plugin)
     return registry
 
 
@@ -405,6 +417,25 @@ def add_file(registry: Registry, path: Path) -> None:
         sys.modules.pop(module_name, None)
         raise
     registry.files.add(path)
+
+
+def add_class(registry: Registry, cls: type) -> None:
+    """Offer a ``Method`` class of a notebook, a script or a module; ``PluginError`` for what is none."""
+    from kdbench.method import Method
+
+    if not (isinstance(cls, type) and issubclass(cls, Method)):
+        raise PluginError(f"plugins: must hold paths of files and Method classes, got {shown(cls)}")
+    if any(offer.loaded is cls for offer in registry.methods):
+        return
+    module = sys.modules.get(cls.__module__)
+    path = Path(getattr(module, "__file__", None) or "")
+    # The script that runs is not identified as a whole: it names the suite, too.
+    in_file = cls.__module__ != "__main__" and path.suffix == ".py"
+    provider = Provider(path.name if in_file else cls.__module__, LOCAL, hash_source=True)
+    offer = _offer_method(cls, provider, module)
+    registry.methods.append(offer if in_file else replace(offer, code=read_cell(cls)))
+    if all(name != provider.distribution for name, _ in registry.plugins):
+        registry.plugins.append((provider.distribution, provider))
 
 
 def _check_helpers(path: Path) -> None:

@@ -49,7 +49,7 @@ def read_source(path: Path, distribution: str = "") -> Source:
     recorded, found = recorded_hashes(distribution), _distribution(distribution)
     root = _absolute(Path(str(found.locate_file("")))) if found else path.parent
     if not _is_recorded(path, root, recorded):
-        recorded, root = {}, _import_root(path)
+        recorded, root = {}, import_root(path)
     package = path.relative_to(root).parts[0]
     installed = any(root.glob("*.dist-info"))
 
@@ -151,7 +151,7 @@ def _is_recorded(file: Path, site: Path, recorded: Mapping[str, str]) -> bool:
     return file.is_relative_to(site) and file.relative_to(site).as_posix() in recorded
 
 
-def _import_root(file: Path) -> Path:
+def import_root(file: Path) -> Path:
     """The folder that ``file``'s top-level package is in; its own folder where it is in none."""
     root = file.parent
     while (root / "__init__.py").exists():
@@ -164,7 +164,7 @@ def _own_imports(file: Path, source: bytes, root: Path | None) -> list[Path]:
     tree = _parse(source) if file.suffix == ".py" else None
     if tree is None:
         return []
-    folders = {root or _import_root(file), file.parent}
+    folders = {root or import_root(file), file.parent}
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

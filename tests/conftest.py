@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import linecache
 import os
 import sys
 import sysconfig
@@ -11,6 +12,7 @@ import venv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 # Tests run side by side: threads of one would wait for those of another. Before torch is imported, and for the
 # processes that tests start.
@@ -109,6 +111,24 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
         file = getattr(sys.modules[name], "__file__", None) or ""
         if file.startswith(str(tmp_path)):
             del sys.modules[name]
+
+
+@pytest.fixture
+def cell() -> Iterator[Callable[[str], dict[str, Any]]]:
+    """Runs a notebook's cell and returns all names defined so far; its text is kept in linecache, as by IPython."""
+    names: dict[str, Any] = {"__name__": "__main__"}
+    files = []
+
+    def run(text: str) -> dict[str, Any]:
+        file = f"/tmp/ipykernel_1/{len(files)}.py"
+        files.append(file)
+        linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+        exec(compile(text, file, "exec"), names)
+        return names
+
+    yield run
+    for file in files:
+        linecache.cache.pop(file, None)
 
 
 @pytest.fixture

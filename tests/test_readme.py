@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import kdbench
 from kdbench.hookspecs import hookimpl
 from kdbench.run import open_suite, run_suite
 from kdbench.suite.load import load, read
@@ -46,6 +47,26 @@ def test_the_loss_in_twenty_lines_runs_in_the_suite_that_adds_it(tmp_path):
     results = run_suite(tmp_path / "mine.toml", methods=["none", "kd", "cosine-kd"], **pair, **where)
     assert seen == ["cosine-kd"]
     assert {"none", "kd", "cosine-kd"} <= set(results.to_frame().query("status == 'done'").method)
+
+
+def test_the_suite_and_class_of_a_notebook_run(tmp_path, cell, monkeypatch):
+    small = {
+        "recipe": {"epochs": 1},
+        "data": {"train_limit": 128, "test_limit": 50},
+        "seeds": [0],
+        "teachers": {"resnet20": {"model": "resnet8"}},
+    }
+
+    def run_small(suite, **options):
+        return run_suite({**suite, **small}, device="cpu", tracking_uri="none", observers=[], **options)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(kdbench, "run_suite", run_small, raising=False)
+    cell(block("python"))
+    results = cell(block("python", 1))["results"]
+    assert set(results.to_frame().query("status == 'done'").method) == {"none", "kd", "cosine-kd"}
+    assert (tmp_path / "runs/notebook/plan.json").is_file()
+    assert (tmp_path / "reports/notebook/index.html").is_file()
 
 
 def test_the_suite_that_the_readme_explains_is_a_valid_one(tmp_path):

@@ -223,7 +223,8 @@ def report(
         last = folder.plan or {}
         base = str(last.get("report") or suite)
         planned = last.get("path", suite)
-        show(escape(f"{folder.path}: as last planned from {planned}; name the file to report what it says now"))
+        hint = f"from {planned}; name the file to report what it says now" if planned else "from Python"
+        show(escape(f"{folder.path}: as last planned {hint}"))
     folder.check_protocol()
     name = naming.one_folder(report_name) if report_name is not None else naming.report_name(base, (), filters)
     target = render(

@@ -17,7 +17,7 @@ from kdbench.export import card, find, formats, student
 from kdbench.export.formats import Format
 from kdbench.export.student import Blueprint, Student
 from kdbench.models.weights import weights_sha256
-from kdbench.plugins import discover
+from kdbench.plugins import Local, discover
 from kdbench.results import write_atomically, write_text
 
 __all__ = ["Blueprint", "Exported", "Format", "Student", "export_trial", "load_student"]
@@ -38,7 +38,7 @@ def export_trial(
     out: str | Path | None = None,
     *,
     output: str | Path = "runs",
-    plugins: Sequence[str | Path] = (),
+    plugins: Sequence[Local] = (),
     warn: Callable[[str], None] | None = None,
 ) -> Exported:
     """Write the student of a finished trial, and its model card beside it.
@@ -51,7 +51,7 @@ def export_trial(
         out: the file, or the folder that it goes to; ``<trial id>.safetensors``, ``.pt`` or ``.onnx`` in the
             working folder unless named.
         output: the results folder.
-        plugins: local plugin files beside those that the suite names.
+        plugins: local plugin files, and ``Method`` classes, beside those that the suite names.
         warn: told if the method's code is no longer what the student was trained with.
 
     Raises:
@@ -87,10 +87,10 @@ def export_trial(
     return Exported(file, beside)
 
 
-def load_student(path: str | Path, *, plugins: Sequence[str | Path] = ()) -> Student:
+def load_student(path: str | Path, *, plugins: Sequence[Local] = ()) -> Student:
     """The student of an exported ``.safetensors`` or ``.pt`` file, in eval mode.
 
-    Its plugins must be installed, or be among the local files ``plugins``.
+    Its plugins must be installed, or be among ``plugins``: local files and ``Method`` classes.
 
     Raises:
         ExportError: the file is missing, damaged, or was not exported from here.

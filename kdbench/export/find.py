@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from kdbench.errors import ResultsError
-from kdbench.results import TrialFolder, find_folder, read_json
+from kdbench.results import TrialFolder, again, find_folder, read_json
 from kdbench.suite.plan import PROTOCOL
 
 
@@ -78,7 +78,7 @@ def read_finished(path: Path) -> FinishedTrial:
     if missing := sorted(needed - set(result.get("data") or ())):
         raise ResultsError(
             f"{path / 'result.json'}: does not state data.{missing[0]}, as an earlier kdbench wrote it; "
-            f"{_again(path)} --fresh trains the student anew"
+            f"{_again(path, fresh=True)} trains the student anew"
         )
     return FinishedTrial(path, trial, result)
 
@@ -96,6 +96,5 @@ def _unfinished(folder: TrialFolder, trial: Mapping[str, Any]) -> NoReturn:
     )
 
 
-def _again(path: Path) -> str:
-    plan = read_json(path.parent / "plan.json") or {}
-    return f"kdbench run {plan.get('path', 'SUITE')}"
+def _again(path: Path, *, fresh: bool = False) -> str:
+    return again(read_json(path.parent / "plan.json") or {}, fresh=fresh)

@@ -43,7 +43,7 @@ def digest(folder: SuiteFolder, *, plan: Mapping[str, Any] | None = None, filter
 
 def _read_of(plan: Mapping[str, Any]) -> dict[str, Any]:
     """What a report reads of a plan. The state of a trial is read from its folder, unless it was skipped."""
-    kept = {key: plan[key] for key in ("suite", "path", "overrides", "plugins", "teachers") if key in plan}
+    kept = {key: plan[key] for key in ("suite", "path", "overrides", "plugins", "classes", "teachers") if key in plan}
     read_elsewhere = {"status": "", "reason": ""}
     rows = [dict(row) | ({} if row["status"] == "skipped" else read_elsewhere) for row in plan.get("trials", ())]
     return {**kept, "trials": rows}

@@ -195,8 +195,25 @@ def settings_rows(study: Study) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: order[row["label"]])
 
 
+def from_python(study: Study) -> str:
+    """Why no command makes these results again; empty where :func:`command` does."""
+    classes = study.plan.get("classes") or []
+    given = ["the suite"] if study.plan.get("path", "") is None else []
+    given += [f"the class {name}" for name in classes]
+    if not given:
+        return ""
+    text = wording.listing(given)
+    verb = "was" if len(given) == 1 else "were"
+    return (
+        f"{text[:1].upper()}{text[1:]} {verb} given from Python, to kdbench.run_suite: the same call makes these "
+        "results again. The results folder keeps the suite in plan.json, and a method's code in source/ of each trial."
+    )
+
+
 def command(study: Study) -> str:
-    """What makes these results again."""
+    """The command that makes these results again; empty where none does, see :func:`from_python`."""
+    if from_python(study):
+        return ""
     options = [f"--method={shlex.quote(glob)}" for glob in study.filters.methods]
     options += [f"--pair={shlex.quote(pair)}" for pair in study.filters.pairs]
     options += [f"--seed={seed}" for seed in study.filters.seeds]

@@ -112,6 +112,7 @@ def markdown(study: Study) -> str:
             recipe=protocol.recipe_rows(study),
             settings=protocol.settings_rows(study),
             command=protocol.command(study),
+            from_python=protocol.from_python(study),
             **_head(study),
         )
     )

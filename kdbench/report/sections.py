@@ -182,6 +182,7 @@ def environment(study: Study) -> Context:
     """Where the numbers were made, and how to make them again."""
     return {
         "command": protocol.command(study),
+        "from_python": protocol.from_python(study),
         "environments": protocol.environments(study),
         "plugins": sorted(
             {(row.plugin, row.plugin_version) for row in study.trials[study.trials["plugin"] != ""].itertuples()}

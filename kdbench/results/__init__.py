@@ -15,13 +15,14 @@ Every file is written under a temporary name and renamed, so a reader never sees
 
 from kdbench.results.code import store_code, stored_code
 from kdbench.results.files import read_json, remove_leftovers, write_atomically, write_json, write_text
-from kdbench.results.find import find_folder
+from kdbench.results.find import again, find_folder
 from kdbench.results.folder import TEACHERS, SuiteFolder, TrialFolder
 
 __all__ = [
     "TEACHERS",
     "SuiteFolder",
     "TrialFolder",
+    "again",
     "find_folder",
     "read_json",
     "remove_leftovers",

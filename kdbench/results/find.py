@@ -52,7 +52,14 @@ def _search(name: str, output: Path) -> Path:
 def _why_missing(row: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
     if row.get("status") == "skipped":
         return f"was skipped: {row.get('reason', '')}"
-    return f"is planned, not trained; kdbench run {plan.get('path', 'SUITE')} trains it"
+    return f"is planned, not trained; {again(plan)} trains it"
+
+
+def again(plan: Mapping[str, Any], *, fresh: bool = False) -> str:
+    """What trains a plan's trials: a command, or the call that gave a suite without a file."""
+    if plan.get("path", "") is None or plan.get("classes"):
+        return f"the same call of kdbench.run_suite{' with fresh=True' if fresh else ''}"
+    return f"kdbench run {plan.get('path', 'SUITE')}{' --fresh' if fresh else ''}"
 
 
 def _hint(name: str, known: Iterable[str]) -> str:

@@ -22,6 +22,7 @@ from kdbench.errors import KdbenchError
 from kdbench.hookspecs import RunInfo
 from kdbench.observers.notify import Notifier
 from kdbench.opening import open_suite
+from kdbench.plugins import Local
 from kdbench.report import frame, made_from, naming
 from kdbench.resolve import Filters, with_results
 from kdbench.results import SuiteFolder
@@ -71,14 +72,14 @@ class Results:
 
 
 def run_suite(
-    suite: str | Path,
+    suite: str | Path | Mapping[str, Any],
     *,
     methods: Sequence[str] = (),
     pairs: Sequence[str] = (),
     seeds: Sequence[int] = (),
     device: str = "auto",
     overrides: Sequence[str] = (),
-    plugins: Sequence[str | Path] = (),
+    plugins: Sequence[Local] = (),
     output: str | Path = "runs",
     report_dir: str | Path = "reports",
     report_name: str | None = None,
@@ -91,10 +92,13 @@ def run_suite(
 ) -> Results:
     """Train what is missing of a suite, and write its report.
 
-    ``suite`` is a path or the name of a suite that ships with kdbench. ``methods`` are globs on names or
-    labels, ``pairs`` are ``teacher:student``, ``overrides`` are ``key.path=value``. With any of these the report
-    is one of its own, of what was chosen, unless ``report_name`` names its folder. ``tracking_uri`` is
-    MLflow's store, ``"none"`` for no tracking. ``observers`` replaces the progress display and MLflow.
+    ``suite`` is a path, the name of a suite that ships with kdbench, or a mapping with the keys of a suite file, whose
+    paths are relative to the working folder. ``plugins`` are paths of plugin files and ``Method`` classes, which may
+    be defined in a notebook; suites call a class by its attribute ``name``, or else by its own name in lower case.
+    ``methods`` are globs on names or labels, ``pairs`` are ``teacher:student``, ``overrides`` are
+    ``key.path=value``. With any of these the report is one of its own, of what was chosen, unless ``report_name``
+    names its folder. ``tracking_uri`` is MLflow's store, ``"none"`` for no tracking. ``observers`` replaces the
+    progress display and MLflow.
     SIGINT, SIGTERM or SIGHUP ends the run after its epoch, or after ``grace`` seconds at the last checkpoint, and
     ``Results.interrupted`` is then true; a second signal raises ``KeyboardInterrupt``. Called from another thread
     than the main one, it receives no signals.

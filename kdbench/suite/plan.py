@@ -229,13 +229,23 @@ class Plan:
         """The same plan with trials in other states."""
         return replace(self, trials=tuple(trials))
 
-    def record(self, path: str, overrides: Sequence[str] = (), plugins: Sequence[str] = ()) -> dict[str, Any]:
-        """What a report reads of a plan, as ``plan.json`` keeps it: the suite, where it comes from, its trials."""
+    def record(
+        self,
+        path: str | None,
+        overrides: Sequence[str] = (),
+        plugins: Sequence[str] = (),
+        classes: Sequence[str] = (),
+    ) -> dict[str, Any]:
+        """What a report reads of a plan, as ``plan.json`` keeps it: the suite, where it comes from, its trials.
+
+        ``path`` is None for a suite that was given from Python; ``classes`` are methods that were.
+        """
         return {
             "suite": self.suite.model_dump(mode="json"),
             "path": path,
             "overrides": list(overrides),
             "plugins": list(plugins),
+            "classes": list(classes),
             "trials": [trial.describe() for trial in self.trials],
             "teachers": [{"name": t.name, "key": t.key, "model": t.model} for t in self.teachers],
         }

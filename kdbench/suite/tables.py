@@ -7,6 +7,7 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ MAX_DOTS = 2000
 MAX_EXTENDS = 20
 LARGEST = 1e19
 """A number whose square still fits float32, in which losses are computed."""
+
+GIVEN = "<suite>"
+"""Names, in messages, a suite that is a mapping and no file."""
 
 Location = tuple[int | str, ...]
 """The way to an entry: keys of tables, and positions in lists."""
@@ -89,29 +93,72 @@ def locate(suite: str | Path) -> Path:
     raise SuiteError([f"{shown(str(suite))[1:-1]}: no such file, and no shipped suite of that name{hint}"])
 
 
-def read(path: Path, overrides: Sequence[str] = ()) -> Tables:
-    """The tables of a suite file, after ``extends`` and ``--set KEY=VALUE``; not yet validated."""
-    return _overridden(_read_extending(path, ()), overrides)
+def read(suite: Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Tables:
+    """The tables of a suite file, or those given, after ``extends`` and ``--set KEY=VALUE``; not yet validated.
+
+    Paths in given tables are relative to the working folder, and absolute in what is returned.
+    """
+    tables = _read_given(suite) if isinstance(suite, Mapping) else _read_extending(suite, ())
+    return _overridden(tables, overrides)
 
 
-def report_name(path: Path, suite: str) -> str:
-    """What the report of a suite file is called: its ``name``, or its file's where it takes the name from another.
+def report_name(suite: Path | Mapping[str, Any], name: str) -> str:
+    """What a suite's report is called: its ``name``, or its file's where it takes the name from another suite.
 
-    Such a suite shares the other's results, and neither report takes the other's place. ``suite``: the name after
+    Such a suite shares the other's results, and neither report takes the other's place. ``name``: the name after
     ``extends``.
     """
-    own = _parse(path)
+    own = suite if isinstance(suite, Mapping) else _parse(suite)
     if "extends" not in own or "name" in own:
-        return suite
-    return path.stem if path.stem != suite else f"{suite}-extended"
+        return name
+    return suite.stem if isinstance(suite, Path) and suite.stem != name else f"{name}-extended"
 
 
-def plugin_files(path: Path, tables: Mapping[str, Any]) -> list[Path]:
-    """The local plugin files that a suite names, relative to the suite file."""
+def plugin_files(folder: Path, tables: Mapping[str, Any]) -> list[Path]:
+    """The local plugin files that a suite names, relative to ``folder``."""
     plugins = tables.get("plugins", ())
     if not isinstance(plugins, list):
         return []  # the schema says what is wrong
-    return [path.parent / name for name in plugins if isinstance(name, str)]
+    return [folder / name for name in plugins if isinstance(name, str)]
+
+
+# ---- tables given from Python
+
+
+def _read_given(given: Mapping[str, Any]) -> Tables:
+    plain = _plain(given, ())
+    _check_size(plain, lambda location: f"{GIVEN}: {key_of(location)}".removesuffix(": "))
+    tables = _extended(plain, GIVEN, Path.cwd(), ())
+    _anchor(tables, Path.cwd())
+    return tables
+
+
+def _plain(value: Any, location: Location) -> Any:
+    """A value as TOML has it: tuples, ranges and the numbers of other libraries become lists and numbers."""
+    where = f"{GIVEN}: {key_of(location)}".removesuffix(": ")
+    if len(location) > MAX_DEPTH:
+        raise SuiteError([f"{GIVEN}: {key_of(location[:3])}: is nested more than {MAX_DEPTH} levels deep"])
+    if isinstance(value, bool | str):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise SuiteError([f"{where}: keys must be strings, got {shown(key)}"])
+        return {key: _plain(item, (*location, key)) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, bytes):
+        if len(value) > MAX_ENTRIES:
+            raise SuiteError([f"{where}: has {len(value):,} entries; at most {MAX_ENTRIES:,} are allowed"])
+        return [_plain(item, (*location, index)) for index, item in enumerate(value)]
+    hint = "; leave the key out" if value is None else ""
+    if isinstance(value, type):
+        hint = "; give classes to the argument plugins, and name them here"
+    raise SuiteError([f"{where}: must be a string, number, boolean, list or mapping, got {shown(value)}{hint}"])
 
 
 # ---- one file
@@ -188,7 +235,7 @@ def _short_integer(value: int) -> str:
 # ---- extends
 
 
-def _extended(tables: dict[str, Any], path: Path, folder: Path, seen: tuple[Path, ...]) -> Tables:
+def _extended(tables: dict[str, Any], path: Path | str, folder: Path, seen: tuple[Path, ...]) -> Tables:
     """``tables`` over those that they extend. ``folder``: what their paths are relative to."""
     base = tables.pop("extends", None)
     if base is None:

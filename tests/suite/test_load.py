@@ -103,15 +103,15 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     assert caught.value.problems == (f"{tmp_path / 'x.toml'}: no such file",)
 
 
-def test_plugin_files_lie_relative_to_the_suite(tmp_path: Path) -> None:
+def test_plugin_files_are_relative_to_the_suites_folder(tmp_path: Path) -> None:
     tables = {"plugins": ["./loss.py", "deep/other.py", "/absolute.py"]}
-    assert load.plugin_files(tmp_path / "x.toml", tables) == [
+    assert load.plugin_files(tmp_path, tables) == [
         tmp_path / "loss.py",
         tmp_path / "deep" / "other.py",
         Path("/absolute.py"),
     ]
-    assert load.plugin_files(tmp_path / "x.toml", {"plugins": 3}) == []
-    assert load.plugin_files(tmp_path / "x.toml", {}) == []
+    assert load.plugin_files(tmp_path, {"plugins": 3}) == []
+    assert load.plugin_files(tmp_path, {}) == []
 
 
 # ---- extends
