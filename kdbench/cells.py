@@ -158,11 +158,10 @@ def _functions(value: Any) -> Iterator[types.FunctionType]:
     members = vars(value).values() if isinstance(value, type) else [value]
     for member in members:
         inner = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
-        if not callable(inner):
+        inner = inspect.unwrap(inner) if callable(inner) else inner
+        if not isinstance(inner, types.FunctionType):
             continue
-        inner = inspect.unwrap(inner)
-        of_class = not isinstance(value, type) or inner.__qualname__.startswith(f"{value.__qualname__}.")
-        if isinstance(inner, types.FunctionType) and of_class:
+        if not isinstance(value, type) or inner.__qualname__.startswith(f"{value.__qualname__}."):
             yield inner
 
 

@@ -132,3 +132,11 @@ def test_nok_a_class_that_no_cell_keeps() -> None:
     exec("class MyLoss:\n    def forward(self): pass", names)
     with pytest.raises(PluginError, match="write it to a file and name the file"):
         read_cell(names["MyLoss"])
+
+
+def test_members_that_are_no_functions_are_passed_over(notebook: Cell) -> None:
+    names = notebook(
+        "class Called:\n    def __call__(self): pass\n"
+        "class MyLoss(Base):\n    called = Called()\n    @property\n    def reads(self): return SCALE\n"
+    )
+    assert "SCALE = 2.0" in read_cell(names["MyLoss"]).files["MyLoss.py"].decode()
