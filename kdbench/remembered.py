@@ -29,7 +29,7 @@ class Remembered:
     def __init__(self) -> None:
         self._path: Path | None = None
         self._known: dict[str, Any] = {}
-        with suppress(DataError, OSError):
+        with suppress(DataError, ResultsError, OSError):
             self._path = cache_folder() / "plans" / f"{_code()}.json"
             self._known = read_json(self._path) or {}
         self._changed = False

@@ -434,6 +434,8 @@ def with_results(plan: Plan, folder: SuiteFolder) -> Plan:
                 trials.append(trial.with_status("diverged", f"in epoch {result['epoch']}"))
             else:
                 trials.append(trial.with_status("done"))
+        elif damage := place.damage():
+            trials.append(trial.with_status("pending", f"damaged: {damage}"))
         elif error is not None:
             trials.append(trial.with_status("failed", str(error.get("why") or error.get("message", ""))))
         elif epochs := len(place.epochs):

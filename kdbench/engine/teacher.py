@@ -58,27 +58,35 @@ def train(
     foreign: bool = True,
 ) -> None:
     """Train a teacher to the end, or go on where it stopped; the outcome stands in ``folder``."""
-    network = build_seeded(build, plan.seed, "teacher", plan.model)
-    known = signature(network, plan.model, image_shape)
-    learner = Learner(
-        identifier=plan.key,
-        network=network,
-        student=known,
-        teacher=known,
-        method=FromLabels(),
-        recipe=recipe,
-        seed=plan.seed,
-        folder=folder,
-        device=device,
-        steps_per_epoch=feed.steps_per_epoch,
-        made_with={
-            "data": facts["data"]["fingerprint"],
-            "precision": Precision.choose(recipe.precision, device).name,
-        },
-        foreign={NETWORK} if foreign else (),
-    )
+
+    def make() -> Learner:
+        network = build_seeded(build, plan.seed, "teacher", plan.model)
+        known = signature(network, plan.model, image_shape)
+        return Learner(
+            identifier=plan.key,
+            network=network,
+            student=known,
+            teacher=known,
+            method=FromLabels(),
+            recipe=recipe,
+            seed=plan.seed,
+            folder=folder,
+            device=device,
+            steps_per_epoch=feed.steps_per_epoch,
+            made_with={
+                "data": facts["data"]["fingerprint"],
+                "precision": Precision.choose(recipe.precision, device).name,
+            },
+            foreign={NETWORK} if foreign else (),
+        )
+
     folder.begin(describe(plan), "teacher.json")
-    learner.resume()
+    learner = make()
+    try:
+        learner.resume()
+    except Exception:  # noqa: BLE001 - a checkpoint that does not fit may fail in any way
+        folder.checkpoint.unlink(missing_ok=True)
+        learner = make()
     folder.write_epochs(learner.records)
     Lockstep(
         [learner],
@@ -127,9 +135,8 @@ def measure_given(
     folder.begin(describe(plan), "teacher.json")
     state = {key: value.cpu().contiguous() for key, value in network.state_dict().items()}
     write_weights(folder.weights, state)
-    folder.finish(
-        {"id": plan.key, "status": "done", "epoch": 0, **metrics, "cost": {"seconds": 0.0}, **facts, "finished": now()}
-    )
+    cost = {"seconds": 0.0, "teacher_seconds": 0.0, "extra_epochs": 0}
+    folder.finish({"id": plan.key, "status": "done", "epoch": 0, **metrics, "cost": cost, **facts, "finished": now()})
 
 
 def load(
@@ -142,11 +149,11 @@ def load(
     *,
     foreign: bool = True,
 ) -> Teacher | None:
-    """The teacher that stands in ``folder``; None where it is missing, damaged or of other data."""
+    """The teacher in ``folder``; None where it is missing, damaged, diverged or of other data."""
     result = folder.result
-    if result is None or not {"top1", "cost", "data"} <= result.keys():
+    if result is None or folder.damage(thorough=True):
         return None
-    if result["status"] != "done" or result["data"].get("fingerprint") != fingerprint:
+    if result["status"] != "done" or result["data"]["fingerprint"] != fingerprint:
         return None
     network = build()
     try:
@@ -156,8 +163,10 @@ def load(
     known = signature(network, plan.model, image_shape)
     network.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
     digest = weights_sha256(network)
-    if result.get("sha256") != digest:
+    if result.get("sha256") is None:
         folder.finish({**result, "sha256": digest})
+    elif result["sha256"] != digest:
+        return None
     facts = {
         "key": plan.key,
         "sha256": digest,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from kdbench.errors import ResultsError
-from kdbench.results import TrialFolder, again, find_folder, read_json
+from kdbench.results import TrialFolder, again, find_folder, parse_json, read_json
 from kdbench.suite.plan import PROTOCOL
 
 
@@ -58,7 +58,13 @@ def find_trial(name: str | Path, output: Path) -> FinishedTrial:
 def read_finished(path: Path) -> FinishedTrial:
     """What stands in a trial's folder. Raises :class:`ResultsError` where that is no student."""
     folder = TrialFolder(path)
-    trial, result = folder.trial, read_json(path / "result.json")
+    trial, result = folder.trial, folder.record
+    if trial is None:
+        # Those of the first protocol have no checksum.
+        unchecked, wrong = parse_json(path / "trial.json")
+        if wrong or (unchecked and unchecked.get("protocol") == PROTOCOL):
+            raise ResultsError(f"{path}: damaged: {wrong or 'trial.json does not match its checksum'}")
+        trial = unchecked
     if trial is None:
         if (path / "teacher.json").exists():
             raise ResultsError(f"{path}: is a teacher's folder; students alone are exported")
@@ -68,12 +74,12 @@ def read_finished(path: Path) -> FinishedTrial:
             f"{path}: written under protocol {trial.get('protocol')}, this kdbench has protocol {PROTOCOL}; "
             "export it with the kdbench that trained it"
         )
-    if result is None or result.get("status") not in {"done", "diverged"}:
+    if damage := folder.damage(thorough=True):
+        raise ResultsError(f"{path}: damaged: {damage}; remove the folder, and {_again(path)} trains the student again")
+    if result is None:
         _unfinished(folder, trial)
     if result["status"] == "diverged":
         raise ResultsError(f"{path}: diverged in epoch {result['epoch']}; there is no student to export")
-    if not folder.weights.exists():
-        raise ResultsError(f"{folder.weights}: is missing; {_again(path)} trains the student anew")
     needed = {"classes", "image_shape", "mean", "std", "n_train", "n_test"}
     if missing := sorted(needed - set(result.get("data") or ())):
         raise ResultsError(

@@ -93,12 +93,15 @@ class SyncReport:
     created: int = 0
     superseded: int = 0
     values: int = 0
+    damaged: int = 0
 
     def __str__(self) -> str:
         parts = [f"{self.finished} finished trials", f"{self.unchanged} already complete"]
         parts += [f"{self.completed} completed with {self.values} metric values ({self.created} in new runs)"]
         if self.superseded:
             parts += [f"{self.superseded} runs of earlier attempts marked superseded"]
+        if self.damaged:
+            parts += [f"{self.damaged} damaged results left out; kdbench run trains them again"]
         return ", ".join(parts)
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from kdbench.errors import TrackingError
+from kdbench.errors import ResultsError, TrackingError
 from kdbench.hookspecs import RunInfo, hookimpl
 from kdbench.observers.entries import environment_tags
 from kdbench.observers.mirror import Mirror, Run, SyncReport, Value, report_files
@@ -360,11 +360,14 @@ def sync(
             trial |= {key: names[trial["id"]][key] for key in ("label", "teacher") if trial["id"] in names}
             if trial_folder.result is not None:
                 mirror.report.finished += 1
+            elif trial_folder.damage():
+                mirror.report.damaged += 1
+                continue
             elif trial_folder.error is None or not mirror.knows(trial["id"]):
                 continue
             mirror.mirror(trial_folder, trial, {}, lambda: mirror.open_parent("sync", {}))
         mirror.close_parents(report_files(folder.path, report))
-    except TrackingError:
+    except (TrackingError, ResultsError):
         raise
     except Exception as error:
         message = f"MLflow at {uri} fails ({_one_line(error)}); what was sent is kept, so sync again"

@@ -18,6 +18,7 @@ import pandas as pd
 from kdbench.errors import ResultsError, did_you_mean
 from kdbench.report import wording
 from kdbench.results import SuiteFolder, read_json
+from kdbench.suite.plan import PROTOCOL
 
 TEXT = (
     "id", "teacher", "student", "pair", "method", "label", "status", "reason", "selection", "teacher_key",
@@ -136,9 +137,9 @@ def read_curves(folder: SuiteFolder, trials: pd.DataFrame) -> pd.DataFrame:
 def teacher_result(folder: SuiteFolder, key: str) -> dict[str, Any]:
     """What is recorded of a teacher; empty where nothing is.
 
-    Read past :class:`~kdbench.results.TrialFolder`, which wants the weights to be there too: a report does not.
+    The teacher's weights may be gone: a report does not need them.
     """
-    return read_json(folder.teacher(key).path / "result.json") or {}
+    return folder.teacher(key).record or {}
 
 
 def teacher_description(folder: SuiteFolder, key: str) -> dict[str, Any]:
@@ -160,13 +161,13 @@ def _planned(folder: SuiteFolder, plan: Mapping[str, Any] | None) -> list[dict[s
     if plan is not None:
         return list(plan.get("trials", []))
     # A plan can be lost and the results still stand.
-    trials = [trial.trial for trial in folder]
+    trials = [trial for place in folder if (trial := place.trial) and trial.get("protocol") == PROTOCOL]
     if not trials:
         raise ResultsError(
             f"{folder.path}: nothing to report: no plan.json and no trial in it; "
             "start with `kdbench run SUITE`, or name its --output folder"
         )
-    return [{"status": "pending", "reason": "", **trial} for trial in trials if trial is not None]
+    return [{"status": "pending", "reason": "", **trial} for trial in trials]
 
 
 def _nothing_passes(folder: SuiteFolder, filters: Filters, planned: Sequence[Mapping[str, Any]]) -> str:
@@ -197,6 +198,8 @@ def _row(folder: SuiteFolder, planned: Mapping[str, Any]) -> dict[str, Any]:
     }
     if result is not None:
         row |= _outcome(result)
+    elif damage := trial.damage():
+        row |= {"status": "pending", "reason": f"damaged: {damage}"}
     elif planned.get("status") == "skipped":
         row |= {"status": "skipped", "reason": planned.get("reason", "")}
     elif error is not None:

@@ -26,11 +26,11 @@ def digest(folder: SuiteFolder, *, plan: Mapping[str, Any] | None = None, filter
     given = [_own_code(), folder.path.name, filters, plots, _read_of(plan)]
     sha = hashlib.sha256(json.dumps(given, sort_keys=True).encode())
     trials = [folder.trial(row["id"]) for row in plan["trials"]] if "trials" in plan else list(folder)
-    places = {trial.path: trial.weights.exists() for trial in trials}
-    places |= {folder.teacher(teacher["key"]).path: True for teacher in plan.get("teachers", [])}
-    for place, has_weights in places.items():
+    places = {trial.path: trial.damage() for trial in trials}
+    places |= {folder.teacher(teacher["key"]).path: "" for teacher in plan.get("teachers", [])}
+    for place, damage in places.items():
         # Names come before contents and contents have lengths, so that nothing can pass for something else.
-        sha.update(f"\n{place.name} {has_weights}".encode())
+        sha.update(f"\n{place.name} {damage}".encode())
         for name in _READ:
             try:
                 content = (place / name).read_bytes()

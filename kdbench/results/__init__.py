@@ -14,7 +14,7 @@ Every file is written under a temporary name and renamed, so a reader never sees
 """
 
 from kdbench.results.code import store_code, stored_code
-from kdbench.results.files import read_json, remove_leftovers, write_atomically, write_json, write_text
+from kdbench.results.files import parse_json, read_json, remove_leftovers, write_atomically, write_json, write_text
 from kdbench.results.find import again, find_folder
 from kdbench.results.folder import TEACHERS, SuiteFolder, TrialFolder
 
@@ -24,6 +24,7 @@ __all__ = [
     "TrialFolder",
     "again",
     "find_folder",
+    "parse_json",
     "read_json",
     "remove_leftovers",
     "store_code",

@@ -68,6 +68,8 @@ def _row(
 
 def _status(folder: SuiteFolder, place: TrialFolder, trial: Mapping[str, Any], result: Mapping[str, Any] | None) -> str:
     if result is None:
+        if place.damage():
+            return "damaged"
         return "failed" if place.error is not None else "interrupted" if place.epochs else "pending"
     teacher = folder.teacher(str(trial.get("teacher_key"))).result or {}
     made_with = (result.get("teacher") or {}).get("sha256")

@@ -89,13 +89,11 @@ class Students:
         learner = self._new_learner(trial, teacher, feed)
         if learner is None:
             return None
-        # A damaged or stale result is not taken for one.
-        (place.path / "result.json").unlink(missing_ok=True)
         place.begin(trial.to_json())
         store_code(place.path, self.context.resolver.code(trial))
         if place.checkpoint.exists() and not _resumed(learner):
             self.context.warn(f"{trial.id}: its checkpoint does not fit or cannot be read; it begins anew")
-            place.checkpoint.unlink()
+            place.checkpoint.unlink(missing_ok=True)
             learner = self._new_learner(trial, teacher, feed)
             if learner is None:
                 return None

@@ -47,6 +47,8 @@ class Teachers:
             with contained(who):
                 teacher = load()
             if teacher is None:
+                if damage := folder.damage(thorough=True):
+                    self.context.warn(f"{folder.path}: damaged: {damage}; the teacher is trained again")
                 self._obtain(plan, build, folder, foreign)
                 with contained(who):
                     teacher = load()

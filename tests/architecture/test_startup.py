@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from kdbench.results import write_json
 
 TORCH = {"torch", "torchvision", "timm", "torchmetrics"}
 HEAVY = TORCH | {"mlflow", "matplotlib", "pandas", "scipy", "sklearn"}
@@ -80,9 +81,9 @@ def test_listing_and_comparing_trials_load_nothing_heavy(
     tmp_path: Path, arguments: list[str], code: int, says: str
 ) -> None:
     for name, temperature in (("one", 4), ("two", 8)):
-        (tmp_path / "digits" / name).mkdir(parents=True)
-        trial = {"id": name, "method": "kd", "settings": {"temperature": temperature}}
-        (tmp_path / "digits" / name / "trial.json").write_text(json.dumps(trial))
+        trial = {"id": name, "teacher": "t", "student": "s", "method": "kd", "label": "kd", "seed": 0}
+        trial |= {"settings": {"temperature": temperature}}
+        write_json(tmp_path / "digits" / name / "trial.json", trial)
     found, modules, printed = run(arguments, tmp_path)
     assert (found, says in printed) == (code, True), printed
     assert modules & HEAVY == set()

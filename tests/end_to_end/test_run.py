@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pandas as pd
 import pytest
@@ -10,14 +11,25 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kdbench import run_suite
+from kdbench.engine import checkpoint
 from kdbench.errors import DataError, KdbenchError, ResultsError, SuiteError
-from kdbench.results import SuiteFolder, stored_code
+from kdbench.resolve import with_results
+from kdbench.results import SuiteFolder, TrialFolder, read_json, stored_code, write_json
 
 
 def students(tmp_path, output="runs"):
     """Each trial's weights by its id."""
     folders = (tmp_path / output / "tiny").glob("*/student.safetensors")
     return {path.parent.name: load_file(path) for path in folders}
+
+
+def replace_teacher(tmp_path):
+    """Other weights, as training on another machine might give."""
+    (weights,) = (tmp_path / "runs/_teachers").glob("*/teacher.safetensors")
+    state = load_file(weights)
+    save_file({key: value + 0.01 if value.is_floating_point() else value for key, value in state.items()}, weights)
+    folder = TrialFolder(weights.parent, weights.name)
+    folder.finish({**read_json(weights.parent / "result.json"), "sha256": None})
 
 
 def equal(a, b):
@@ -167,30 +179,57 @@ def test_a_damaged_result_or_checkpoint_is_made_anew(write_suite, run, watch, tm
     (none.path / "result.json").write_text(text[: len(text) // 2])
     none.checkpoint.write_bytes(b"PK\x03\x04 half a checkpoint")
     kd.weights.unlink()
+    planned = with_results(first.plan, first.folder)
+    assert [(trial.status, trial.reason) for trial in planned.trials] == [
+        ("pending", "damaged: result.json is truncated or no JSON object"),
+        ("pending", "damaged: student.safetensors is missing"),
+    ]
     run(suite)
     assert sorted(set(watch.epochs)) == [(label, epoch) for label in ("kd", "none") for epoch in (1, 2, 3)]
     after = students(tmp_path)
     assert all(equal(before[name], after[name]) for name in before)
 
 
-def test_a_truncated_teacher_is_trained_again(write_suite, run, watch, tmp_path):
+@pytest.mark.parametrize("how", ["truncated", "changed", "changed without a trace"])
+def test_a_damaged_teacher_is_trained_again(write_suite, run, watch, tmp_path, how):
     suite = write_suite("none")
     run(suite)
     (weights,) = (tmp_path / "runs/_teachers").glob("*/teacher.safetensors")
-    weights.write_bytes(weights.read_bytes()[:1000])
-    run(suite, methods=["none"], overrides=["seeds=[0, 1]"])
+    content, before = bytearray(weights.read_bytes()), weights.stat()
+    content[-7] ^= 1
+    weights.write_bytes(content[:1000] if how == "truncated" else content)
+    if how == "changed without a trace":
+        os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    warnings = []
+    run(suite, methods=["none"], overrides=["seeds=[0, 1]"], warn=warnings.append)
+    assert warnings == [
+        f"{weights.parent}: damaged: teacher.safetensors does not match its checksum; the teacher is trained again"
+    ]
     assert ("teacher started", "resnet8") in watch.heard
     # Trained to the same bits: the first seed's result still stands.
     assert watch.heard.count(("started", "none")) == 1
+
+
+def test_a_teachers_checkpoint_that_does_not_fit_is_not_resumed(write_suite, run, watch, tmp_path):
+    suite = write_suite("none")
+    first = run(suite)
+    (weights,) = (tmp_path / "runs/_teachers").glob("*/teacher.safetensors")
+    before = weights.read_bytes()
+    data = first.folder.teacher(weights.parent.name).result["data"]["fingerprint"]
+    for made in weights.parent.glob("*.json*"):
+        made.unlink()
+    state = {"made_with": {"data": data, "precision": "float32"}, "phase_index": 0, "modules": {}}
+    checkpoint.save(weights.parent / "checkpoint.pt", weights.parent.name, state)
+    run(suite, overrides=["seeds=[0, 1]"])
+    assert ("teacher started", "resnet8") in watch.heard
+    assert weights.read_bytes() == before
 
 
 def test_results_under_another_teacher_are_never_mixed(write_suite, run, watch, tmp_path):
     suite = write_suite("none", "kd")
     run(suite, methods=["none"])
     before = watch.results["none"]["teacher"]["sha256"]
-    (weights,) = (tmp_path / "runs/_teachers").glob("*/teacher.safetensors")
-    state = load_file(weights)
-    save_file({key: value + 0.01 if value.is_floating_point() else value for key, value in state.items()}, weights)
+    replace_teacher(tmp_path)
     second = run(suite)
     assert {label for label, _ in watch.epochs} == {"none", "kd"}
     made_with = {second.folder.trial(t.id).result["teacher"]["sha256"] for t in second.plan.trials}
@@ -228,9 +267,14 @@ def test_a_folder_of_another_protocol_is_refused(write_suite, run, tmp_path):
     suite = write_suite("none")
     run(suite)
     plan = tmp_path / "runs/tiny/plan.json"
-    plan.write_text(json.dumps({**json.loads(plan.read_text()), "protocol": 0}))
-    with pytest.raises(ResultsError, match=r"runs/tiny: written under protocol 0, this kdbench has protocol \d+"):
-        run(suite)
+    for unchecked in (False, True):
+        content = {**read_json(plan), "protocol": 0}
+        if unchecked:
+            plan.write_text(json.dumps(content))
+        else:
+            write_json(plan, content)
+        with pytest.raises(ResultsError, match=r"runs/tiny: written under protocol 0, this kdbench has protocol \d+"):
+            run(suite)
 
 
 def test_two_runs_at_once_are_refused(write_suite, run, tmp_path):
@@ -273,7 +317,7 @@ def test_filters_that_match_nothing_are_refused(write_suite, run):
 
 
 def test_limits_beyond_the_data_are_refused(write_suite, run):
-    with pytest.raises(DataError, match=r"^data\.train_limit: must be 1 to 1297"):
+    with pytest.raises(DataError, match=r"tiny\.toml: data\.train_limit: must be 1 to 1297"):
         run(write_suite("none"), overrides=["data.train_limit=5000"])
 
 
@@ -296,15 +340,10 @@ def test_the_plan_remembers_all_trials_and_the_report_how_to_make_them(write_sui
 def test_when_a_teacher_is_made_anew_earlier_cohorts_are_too(write_suite, run, watch, tmp_path):
     suite = write_suite("none")
     run(suite, overrides=["seeds=[0, 1]"])
-    (weights,) = (tmp_path / "runs/_teachers").glob("*/teacher.safetensors")
-    state = load_file(weights)
-    save_file({key: value + 0.01 if value.is_floating_point() else value for key, value in state.items()}, weights)
+    replace_teacher(tmp_path)
     # Seed 1 is missing, seed 0 stands; nothing on disk tells as yet that its teacher is gone.
     for path in (tmp_path / "runs/tiny").glob("*seed1*/result.json"):
         path.unlink()
-    (tmp_path / "runs/_teachers" / weights.parent.name / "result.json").write_text(
-        json.dumps({**json.loads((weights.parent / "result.json").read_text()), "sha256": None})
-    )
     results = run(suite, overrides=["seeds=[0, 1]"])
     assert [trial.status for trial in results.plan.trials] == ["done", "done"]
     assert len({results.folder.trial(t.id).result["teacher"]["sha256"] for t in results.plan.trials}) == 1

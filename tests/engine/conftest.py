@@ -115,7 +115,11 @@ def train(feed, teacher, heard) -> Callable[..., None]:
     """``train(*learners, stop=..., checkpoint_every=1)`` in lockstep to the end."""
 
     def run(*learners: Learner, **options: Any) -> None:
-        options = {"checkpoint_every": 1, "facts": {"data": {}, "environment": {}}, **options}
+        options = {
+            "checkpoint_every": 1,
+            "facts": {"data": {"name": "digits", "fingerprint": "f"}, "environment": {"device": "cpu"}},
+            **options,
+        }
         Lockstep(learners, feed, teacher, heard, **options).run()
 
     return run

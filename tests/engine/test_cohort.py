@@ -255,7 +255,10 @@ def test_the_mixture_is_shared_too(learner, feed, teacher, tmp_path, heard, what
             getattr(batch, what).fill_(1)
             return super().forward(student, teacher, batch)
 
-    options = {"checkpoint_every": 1, "facts": {"data": {}, "environment": {}}}
+    options = {
+        "checkpoint_every": 1,
+        "facts": {"data": {"name": "digits", "fingerprint": "f"}, "environment": {"device": "cpu"}},
+    }
     Lockstep([learner(Labels(), "a", "alone")], Mixed(feed), teacher, heard, **options).run()
     writes = learner(WritesMixture(), "w", foreign=())
     Lockstep([writes, learner(Labels(), "a", "b")], Mixed(feed), teacher, heard, **options).run()
@@ -396,7 +399,14 @@ def test_without_need_of_a_teacher_none_is_run_or_charged(learner, feed, heard, 
 
     monkeypatch.setattr(type(teacher), "__call__", lambda *_: pytest.fail("the teacher was run"), raising=True)
     one = learner(Alone(), "a", epochs=1)
-    lockstep = Lockstep([one], feed, teacher, heard, facts={"data": {}, "environment": {}}, checkpoint_every=1)
+    lockstep = Lockstep(
+        [one],
+        feed,
+        teacher,
+        heard,
+        facts={"data": {"name": "digits", "fingerprint": "f"}, "environment": {"device": "cpu"}},
+        checkpoint_every=1,
+    )
     lockstep._teacher_logits = torch.zeros(100, 10)  # agreement is measured with it all the same
     lockstep.run()
     assert heard.results["a"]["cost"]["teacher_seconds"] == 0
@@ -433,7 +443,8 @@ def test_who_replaces_a_function_within_an_epoch_is_found_by_a_watchful_cohort(l
                 nn.functional.cross_entropy = lambda *a, **k: original(*a, **k) * 1.5
             return super().forward(student, teacher, batch)
 
-    options = {"checkpoint_every": 1, "facts": {"data": {}, "environment": {}}}
+    facts = {"data": {"name": "digits", "fingerprint": "f"}, "environment": {"device": "cpu"}}
+    options = {"checkpoint_every": 1, "facts": facts}
     Lockstep([learner(Labels(), "a", "alone")], feed, teacher, heard, **options).run()
     first = Lockstep([learner(Replaces(), "r"), learner(Labels(), "a")], feed, teacher, heard, **options)
     first.run()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 
 import pytest
 from huggingface_hub import ModelCard
 
 from kdbench.export import export_trial
+from kdbench.results import read_json, write_json
 
 
 @pytest.fixture
@@ -62,8 +62,7 @@ def test_accuracy_teacher_data_and_recipe_are_told(card, trained):
 
 def test_the_last_epoch_is_called_so(trained, tmp_path):
     place = shutil.copytree(trained.path("resnet8 vid"), tmp_path / "trial")
-    result = json.loads((place / "result.json").read_text())
-    (place / "result.json").write_text(json.dumps(result | {"selection": "last"}))
+    write_json(place / "result.json", read_json(place / "result.json") | {"selection": "last"})
     text = export_trial(place, "torch", tmp_path).card.read_text()
     assert "These are of the last epoch, 1 of 1: no epoch was chosen on the test images." in text
 

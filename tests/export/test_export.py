@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -13,10 +14,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from kdbench.errors import ExportError, PluginError
+from kdbench.errors import ExportError, PluginError, ResultsError
 from kdbench.export import export_trial, formats, load_student
 from kdbench.models.resnet import resnet
 from kdbench.models.weights import load_weights, weights_sha256
+from kdbench.results import TrialFolder, read_json, write_json
 
 FORMS = ("safetensors", "torch", "onnx")
 LOGITS_TOLERANCE = 1e-4
@@ -140,7 +142,7 @@ def copied(trained, tmp_path):
     plugin = tmp_path / "halves.py"
     shutil.copy(trained.plugin, plugin)
     plan = output / "small" / "plan.json"
-    plan.write_text(json.dumps(json.loads(plan.read_text()) | {"path": str(tmp_path / "small.toml")}))
+    write_json(plan, read_json(plan) | {"path": str(tmp_path / "small.toml")})
     return output, plugin, output / "small" / trained.path("resnet8 halves").name
 
 
@@ -155,7 +157,7 @@ def test_an_unchanged_method_is_no_cause_for_a_warning(trained, copied, tmp_path
 def test_a_method_that_changed_since_is_told(copied, tmp_path):
     heard = []
     _, plugin, halves = copied
-    plugin.write_text(plugin.read_text() + "# edited\n")
+    plugin.write_text(plugin.read_text() + "EDITED = True\n")
     export_trial(halves, "torch", tmp_path, warn=heard.append)
     assert heard == [f"{halves.name}: halves has changed since; the student predicts as it does today"]
 
@@ -173,8 +175,10 @@ def test_a_plugin_that_is_gone_is_named_and_may_be_given(trained, copied, tmp_pa
 
 def test_a_method_whose_settings_changed_is_told(copied, tmp_path):
     _, _, halves = copied
-    trial = json.loads((halves / "trial.json").read_text())
-    (halves / "trial.json").write_text(json.dumps(trial | {"settings": {"share": 0.5}}))
+    folder = TrialFolder(halves)
+    result = folder.result
+    folder.begin(folder.trial | {"settings": {"share": 0.5}})
+    folder.finish(result)
     with pytest.raises(PluginError) as error:
         export_trial(halves, "torch", tmp_path)
     assert str(error.value) == (
@@ -227,6 +231,7 @@ def test_weights_of_another_student_are_refused(copied, trained, tmp_path):
     output, _, _ = copied
     place = output / "small" / trained.path("resnet8 vid").name
     shutil.copy(trained.path("deit_micro deit") / "student.safetensors", place)
+    TrialFolder(place).finish(read_json(place / "result.json"))
     with pytest.raises(ExportError) as error:
         export_trial(place, "torch", tmp_path)
     start = f"{place / 'student.safetensors'}: the weights are not those of this student: Error(s) in loading"
@@ -235,11 +240,21 @@ def test_weights_of_another_student_are_refused(copied, trained, tmp_path):
 
 def test_damaged_weights_are_refused(copied, trained, tmp_path):
     output, _, _ = copied
-    weights = output / "small" / trained.path("resnet8 vid").name / "student.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(ExportError) as error:
-        export_trial(weights.parent, "torch", tmp_path)
-    assert str(error.value) == f"{weights}: the file is truncated or no safetensors file"
+    place = output / "small" / trained.path("resnet8 vid").name
+    weights = place / "student.safetensors"
+    whole, before = weights.read_bytes(), weights.stat()
+    changed = bytearray(whole)
+    changed[-7] ^= 1
+    for content in (whole[:1000], bytes(changed)):
+        weights.write_bytes(content)
+        # Not even the time of the last change gives it away.
+        os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+        with pytest.raises(ResultsError) as error:
+            export_trial(place, "torch", tmp_path)
+        assert str(error.value) == (
+            f"{place}: damaged: student.safetensors does not match its checksum; remove the folder, and "
+            f"kdbench run {tmp_path / 'small.toml'} trains the student again"
+        )
 
 
 def test_files_that_are_no_exported_student_are_refused(trained, tmp_path):

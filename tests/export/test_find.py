@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 
 import pytest
 
 from kdbench.errors import ResultsError
 from kdbench.export.find import find_trial
+from kdbench.results import read_json, write_json
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def refused(runs):
 
 
 def rewrite(path, **changes):
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    write_json(path, read_json(path) | changes)
 
 
 def test_by_id_by_its_beginning_and_by_its_folder(trained):
@@ -116,14 +116,12 @@ def test_one_that_was_only_planned(refused, runs, trained):
 
 def test_one_that_is_not_finished(refused, runs, trained):
     path = runs / "small" / trained.path("resnet8 vid").name
-    text = (path / "result.json").read_text()
-    (path / "result.json").write_text(text[: len(text) // 2])
     goes_on = f"kdbench run {trained.suite}"
-    assert refused(path.name) == f"{path}: is not finished (epochs done: 1 of 1); {goes_on} continues it"
     (path / "result.json").unlink()
+    assert refused(path.name) == f"{path}: is not finished (epochs done: 1 of 1); {goes_on} continues it"
     (path / "epochs.jsonl").write_text("")
     assert refused(path.name) == f"{path}: is not finished (epochs done: 0 of 1); {goes_on} continues it"
-    (path / "error.json").write_text(json.dumps({"message": "no memory left"}))
+    write_json(path / "error.json", {"message": "no memory left"})
     assert refused(path.name) == f"{path}: failed: no memory left; {goes_on} tries again"
 
 
@@ -131,7 +129,8 @@ def test_one_without_weights(refused, runs, trained):
     path = runs / "small" / trained.path("resnet8 vid").name
     (path / "student.safetensors").unlink()
     assert refused(path.name) == (
-        f"{path / 'student.safetensors'}: is missing; kdbench run {trained.suite} trains the student anew"
+        f"{path}: damaged: student.safetensors is missing; remove the folder, and "
+        f"kdbench run {trained.suite} trains the student again"
     )
 
 

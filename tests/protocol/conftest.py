@@ -343,7 +343,8 @@ def agrees(registry: Registry, tmp_path: Path) -> Callable[..., None]:
         )
         facts = {"key": "k", "sha256": "s", "top1": 0.0, "seconds": 0.0}
         taught = Teacher(networks["teacher"].eval().requires_grad_(False), known["teacher"], facts)
-        Lockstep([learner], feed, taught, Silent(), facts={"data": {}, "environment": {}}, checkpoint_every=100).run()
+        made_with = {"data": {"name": "d", "fingerprint": "f"}, "environment": {"device": "cpu"}}
+        Lockstep([learner], feed, taught, Silent(), facts=made_with, checkpoint_every=100).run()
         found.rates = [record["lr"] for record in learner.records]
         found.nll = [record["nll"] for record in learner.records if "nll" in record]
         expected = train_plainly(world, reference(world), feed, optimizer(world))

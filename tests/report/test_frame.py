@@ -9,8 +9,7 @@ import pytest
 
 from kdbench.errors import ResultsError
 from kdbench.report.frame import COLUMNS, Filters, method_order, pair_order, read_curves, read_trials
-from kdbench.results import SuiteFolder
-from kdbench.suite.plan import PROTOCOL
+from kdbench.results import SuiteFolder, read_json, write_json
 
 
 def one(trials: pd.DataFrame, label: str, seed: int, pair: str = "resnet20:resnet8") -> pd.Series:
@@ -72,7 +71,8 @@ def test_a_trial_under_way_tells_how_far_it_is(study: SuiteFolder) -> None:
     waiting = one(read_trials(study), "deit", 2)["id"]
     folder = study.path / waiting
     folder.mkdir()
-    folder.joinpath("epochs.jsonl").write_text('{"epoch": 1, "stage": "main"}\n{"epoch": 2, "sta')
+    record = '{"epoch": 1, "stage": "main", "train_loss": 1.5, "seconds": 2.0}\n'
+    folder.joinpath("epochs.jsonl").write_text(record + record[:20])
     row = one(read_trials(study), "deit", 2)
     assert (row["status"], row["reason"]) == ("pending", "1 epoch so far")
 
@@ -80,7 +80,8 @@ def test_a_trial_under_way_tells_how_far_it_is(study: SuiteFolder) -> None:
 def test_a_truncated_result_is_no_result(study: SuiteFolder) -> None:
     done = one(read_trials(study), "kd", 0)["id"]
     study.path.joinpath(done, "result.json").write_text('{"status": "done", "top1": 7')
-    assert one(read_trials(study), "kd", 0)["status"] == "pending"
+    row = one(read_trials(study), "kd", 0)
+    assert (row["status"], row["reason"]) == ("pending", "damaged: result.json is truncated or no JSON object")
 
 
 def test_infinite_metrics_are_read(runs: Callable[..., Any]) -> None:
@@ -170,7 +171,7 @@ def test_nothing_was_run(tmp_path: Any) -> None:
 
 def test_another_protocol_is_refused(study: SuiteFolder) -> None:
     plan = study.path / "plan.json"
-    plan.write_text(plan.read_text().replace(f'"protocol": {PROTOCOL}', '"protocol": 0', 1))
+    write_json(plan, {**study.plan, "protocol": 0})
     with pytest.raises(ResultsError, match="written under protocol 0"):
         read_trials(study)
 
@@ -188,8 +189,9 @@ def test_a_lost_plan_does_not_mix_versions_of_a_trial(runs: Callable[..., Any]) 
     first = suite.done("resnet20", "resnet8", "kd", 0, 70.0, finished="2025-01-01T00:00:00+00:00")
     folder = suite.write()
     folder.path.joinpath(first.id).rename(folder.path / "older")
-    trial = folder.path / "older" / "trial.json"
-    trial.write_text(trial.read_text().replace(first.id, "older"))
+    older = folder.trial("older")
+    write_json(older.path / "trial.json", {**read_json(older.path / "trial.json"), "id": "older"})
+    older.finish({**read_json(older.path / "result.json"), "id": "older"})
     suite.done("resnet20", "resnet8", "kd", 0, 72.0, finished="2025-02-01T00:00:00+00:00")
     folder.path.joinpath("plan.json").unlink()
     trials = read_trials(folder)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +8,7 @@ import pytest
 
 from kdbench.report.made_from import digest, is_current
 from kdbench.report.render import render
-from kdbench.results import TEACHERS, SuiteFolder
+from kdbench.results import TEACHERS, SuiteFolder, read_json, write_json
 
 
 def first(folder: SuiteFolder) -> Path:
@@ -17,7 +16,7 @@ def first(folder: SuiteFolder) -> Path:
 
 
 def change(path: Path, key: str, value: object) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    write_json(path, {**(read_json(path) or {}), key: value})
 
 
 def change_plan(folder: SuiteFolder) -> None:

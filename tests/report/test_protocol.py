@@ -13,11 +13,11 @@ def test_precisions_mixed_within_a_pair_are_said_and_across_pairs_are_not(runs: 
     suite = runs()
     suite.teacher("resnet20", 80.0)
     for label, precision in (("none", "float32"), ("kd", "float32")):
-        suite.done("resnet20", "resnet8", label, 0, 70.0, environment={"precision": precision})
+        suite.done("resnet20", "resnet8", label, 0, 70.0, environment={"device": "cpu", "precision": precision})
     for label, precision in (("none", "bf16"), ("kd", "bf16")):
-        suite.done("resnet20", "resnet14", label, 0, 70.0, environment={"precision": precision})
+        suite.done("resnet20", "resnet14", label, 0, 70.0, environment={"device": "cpu", "precision": precision})
     assert not any("precisions" in text for text in paragraphs(read_study(suite.write())))
-    suite.done("resnet20", "resnet8", "vid", 0, 70.0, environment={"precision": "bf16"})
+    suite.done("resnet20", "resnet8", "vid", 0, 70.0, environment={"device": "cpu", "precision": "bf16"})
     assert paragraphs(read_study(suite.write()))[-1] == (
         "Careful: students of one pair were trained in different precisions: resnet20 → resnet8 (bf16 and float32)."
     )

@@ -14,7 +14,7 @@ import pytest
 
 from kdbench.errors import ResultsError
 from kdbench.report.render import render
-from kdbench.results import SuiteFolder
+from kdbench.results import SuiteFolder, write_json
 from kdbench.suite.load import shipped
 
 VOID = {"meta", "br", "hr", "img", "input", "link", "col", "wbr"}
@@ -195,7 +195,8 @@ def test_old_plots_do_not_outlive_their_results(study: SuiteFolder, tmp_path: Pa
     report = tmp_path / "report"
     (report / "plots").mkdir(parents=True)
     (report / "plots" / "accuracy.svg").write_text("of an earlier run")
-    (study.path / "plan.json").write_text((study.path / "plan.json").read_text().replace("resnet8-", "elsewhere-"))
+    trials = [{**row, "id": row["id"].replace("resnet8-", "elsewhere-")} for row in study.plan["trials"]]
+    write_json(study.path / "plan.json", {**study.plan, "trials": trials})
     render(study, report, pairs=["resnet20:resnet8"])
     assert not list(report.glob("plots/accuracy.*"))
 

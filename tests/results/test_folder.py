@@ -10,7 +10,13 @@ import pytest
 
 from kdbench.results import SuiteFolder, TrialFolder
 
-DONE = {"id": "a", "status": "done", "top1": 90.0}
+DONE = {
+    "id": "a", "status": "done", "epoch": 3, "top1": 90.0, "finished": "2026-01-01T00:01:00+00:00",
+    "cost": {"seconds": 8.5, "teacher_seconds": 1.5, "extra_epochs": 0},
+    "data": {"name": "digits", "fingerprint": "f"}, "environment": {"device": "cpu"},
+}  # fmt: skip
+DIVERGED = {key: value for key, value in DONE.items() if key != "top1"} | {"status": "diverged"}
+EPOCH = {"epoch": 1, "stage": "main", "train_loss": 2.0, "seconds": 1.5}
 
 
 @pytest.fixture
@@ -21,18 +27,18 @@ def trial(tmp_path) -> TrialFolder:
 
 
 def test_done_means_a_result_and_weights(trial):
-    assert trial.result is None
+    assert (trial.result, trial.damage()) == (None, "")
     trial.finish(DONE)
-    assert trial.result is None
+    assert (trial.result, trial.damage()) == (None, "result.json does not name student.safetensors")
     trial.weights.write_bytes(b"weights")
-    assert trial.result == DONE
-    trial.finish({**DONE, "status": "strange"})
-    assert trial.result is None
+    trial.finish(DONE)
+    assert {key: value for key, value in trial.result.items() if key != "files"} == DONE
+    assert trial.damage() == trial.damage(thorough=True) == ""
 
 
 def test_diverged_needs_no_weights(trial):
-    trial.finish({"id": "a", "status": "diverged", "epoch": 2})
-    assert trial.result["epoch"] == 2
+    trial.finish(DIVERGED)
+    assert trial.result["epoch"] == 3
 
 
 def test_an_attempt_clears_the_last_error_and_an_end_the_checkpoint(trial):
@@ -47,8 +53,8 @@ def test_an_attempt_clears_the_last_error_and_an_end_the_checkpoint(trial):
 
 def test_epochs_end_at_a_truncated_line(trial):
     assert trial.epochs == []
-    trial.write_epochs([{"epoch": 1}])
-    trial.append_epoch({"epoch": 2, "train_loss": float("nan")})
+    trial.write_epochs([EPOCH])
+    trial.append_epoch({**EPOCH, "epoch": 2, "train_loss": float("nan")})
     with (trial.path / "epochs.jsonl").open("a") as file:
         file.write('{"epoch": 3, "tr')
     assert [record["epoch"] for record in trial.epochs] == [1, 2]
@@ -58,10 +64,10 @@ def test_what_is_not_finite_is_kept_in_strict_json(trial):
     def refuse(constant):
         raise AssertionError(constant)
 
-    trial.append_epoch({"epoch": 1, "stage": "main", "train_loss": float("nan"), "terms": {"kd": float("-inf")}})
+    trial.append_epoch({**EPOCH, "train_loss": float("nan"), "terms": {"kd": float("-inf")}})
     text = (trial.path / "epochs.jsonl").read_text()
     assert json.loads(text, parse_constant=refuse) == {
-        "epoch": 1, "stage": "main", "train_loss": "NaN", "terms": {"kd": "-Infinity"}
+        "epoch": 1, "stage": "main", "train_loss": "NaN", "terms": {"kd": "-Infinity"}, "seconds": 1.5
     }  # fmt: skip
     (record,) = trial.epochs
     assert math.isnan(record["train_loss"])

@@ -30,9 +30,12 @@ def finish(
     place.weights.write_bytes(b"")
     place.finish(
         {
+            "id": trial.id,
             "status": status,
             "epoch": 3,
+            **({"top1": 90.0} if status == "done" else {}),
             "cost": {"extra_epochs": 0, "teacher_seconds": 0.0, **cost},
+            "data": {"name": "digits", "fingerprint": "f"},
             "environment": {"device": device},
             "finished": f"2026-01-{day:02}T00:00:00+00:00",
         }

@@ -168,7 +168,7 @@ def test_two_steps_with_every_method(study: Opened, feed: Feed, tmp_path: Path, 
     before = {learner.id: [p.detach().clone() for p in learner.network.parameters()] for learner in learners}
     inspector = Inspector(learners)
     assert feed.steps_per_epoch == STEPS
-    facts = {"data": {}, "environment": {}}
+    facts = {"data": {"name": "pairs", "fingerprint": "f"}, "environment": {"device": "cpu"}}
     Lockstep(learners, feed, teacher, inspector, facts=facts, checkpoint_every=9).run()
     assert inspector.errors == {}
     first = {"ab": ["boundary"], "ft": ["paraphraser"]}
