@@ -18,7 +18,9 @@ import sysconfig
 import types
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,57 @@ def read_cell(cls: type) -> Source:
     Raises :class:`PluginError` where the source is not known, or uses what cannot be identified.
     """
     return _Reader(cls).read()
+
+
+def check_current(module: types.ModuleType) -> None:
+    """Refuse a module whose file was edited since it was imported: its code is not what its file would identify.
+
+    Compared are functions and methods, and constants in capitals. Raises :class:`PluginError`.
+    """
+    spec = getattr(module, "__spec__", None)
+    if spec is None or type(spec.loader) is not SourceFileLoader or spec.origin is None:
+        return  # such as the modules that pytest rewrites
+    path = Path(spec.origin)
+    tree, written = _codes(path)
+    members = [item for item in vars(module).values() if getattr(item, "__module__", None) == module.__name__]
+    functions = [function for member in members if hasattr(member, "__qualname__") for function in _functions(member)]
+    live = [function.__code__ for function in functions if function.__code__.co_filename == str(path)]
+    changed = [code.co_qualname for code in live if _content(code) not in written.get(code.co_qualname, ())]
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id.isupper():
+            name = node.targets[0].id
+            with suppress(ValueError):
+                value = ast.literal_eval(node.value)
+                if _is_literal(value) and name in vars(module) and vars(module)[name] != value:
+                    changed.append(name)
+    if changed:
+        raise PluginError(
+            f"{path}: was edited after it was imported ({changed[0]} differs); restart Python, or reload the module "
+            f"{module.__name__} and what imports it"
+        )
+
+
+def _codes(path: Path) -> tuple[ast.Module, dict[str, list[Any]]]:
+    """A file's statements, and the code of its functions by qualified name."""
+    try:
+        source = path.read_bytes()
+        tree = ast.parse(source)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            waiting = [compile(source, str(path), "exec", dont_inherit=True)]
+    except (OSError, SyntaxError, ValueError) as error:
+        raise PluginError(f"{path}: cannot be read again, which was imported before: {error}") from None
+    found: dict[str, list[Any]] = {}
+    for code in waiting:
+        found.setdefault(code.co_qualname, []).append(_content(code))
+        waiting += [item for item in code.co_consts if isinstance(item, types.CodeType)]
+    return tree, found
+
+
+def _content(code: types.CodeType) -> Any:
+    """What code does, without its positions in the file."""
+    constants = [(type(i), _content(i) if isinstance(i, types.CodeType) else i) for i in code.co_consts]
+    return code.co_code, code.co_names, code.co_varnames, code.co_freevars, constants
 
 
 @dataclass(frozen=True)
@@ -102,6 +155,7 @@ class _Reader:
             self.parts += _evaluated(value)
             yield found
         elif statements := cell.binding(name):
+            self.parts += _evaluated(value) if isinstance(value, type) else []
             for node, text in statements:
                 for module in _imported(node):
                     self._add_files(module)
@@ -124,6 +178,7 @@ class _Reader:
                 continue
             root = import_root(path)
             if root not in _LIBRARIES and not any(root.glob("*.dist-info")):
+                check_current(loaded)
                 self.files.update(read_source(path).files)
 
 

@@ -21,7 +21,7 @@ import pluggy
 
 import kdbench
 from kdbench import hookspecs
-from kdbench.cells import read_cell
+from kdbench.cells import check_current, read_cell
 from kdbench.errors import PluginError, did_you_mean, nearest, text_of
 from kdbench.hookspecs import DatasetSpec, MethodSpec, ModelSpec
 from kdbench.settings import Facts, load_target, read_by_import, read_statically, source_of
@@ -431,6 +431,8 @@ def add_class(registry: Registry, cls: type) -> None:
     path = Path(getattr(module, "__file__", None) or "")
     # The script that runs is not identified as a whole: it names the suite, too.
     in_file = cls.__module__ != "__main__" and path.suffix == ".py"
+    if in_file and module is not None:
+        check_current(module)
     provider = Provider(path.name if in_file else cls.__module__, LOCAL, hash_source=True)
     offer = _offer_method(cls, provider, module)
     registry.methods.append(offer if in_file else replace(offer, code=read_cell(cls)))

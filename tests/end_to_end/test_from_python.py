@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -142,6 +144,37 @@ def test_nok_a_class_in_the_suite_itself(loss):
 def test_nok_a_plugin_that_is_neither_file_nor_method(plugin):
     with pytest.raises(PluginError, match="plugins: must hold paths of files and Method classes, got "):
         open_suite(SUITE, plugins=[plugin])
+
+
+def test_a_class_of_a_module_is_identified_by_its_file(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # it knows files by seconds and sizes
+    file = tmp_path / "losses_beside.py"
+    file.write_text(HEADER + "SCALE = 1\n" + LOSS)
+    module = importlib.import_module("losses_beside")
+    try:
+        first = open_suite(SUITE, plugins=[module.Distance])
+        of_file = open_suite({**SUITE, "plugins": [str(file)]}).plan.trials[1]
+        assert first.plan.trials[1].id == of_file.id
+        # What moves lines and changes no code is no edit.
+        file.write_text("# mine\n" + HEADER + "SCALE = 1\n" + LOSS)
+        open_suite(SUITE, plugins=[module.Distance])
+        for edited, name in (
+            (HEADER + "SCALE = 1\n" + LOSS.replace("mse_loss", "smooth_l1_loss"), "Distance.forward"),
+            (HEADER + "SCALE = 2\n" + LOSS.replace("mse_loss", "smooth_l1_loss"), "SCALE"),
+        ):
+            file.write_text(edited)
+            with pytest.raises(PluginError) as error:
+                open_suite(SUITE, plugins=[module.Distance])
+            assert str(error.value) == (
+                f"{file}: was edited after it was imported ({name} differs); restart Python, or reload the module "
+                "losses_beside and what imports it"
+            )
+            importlib.invalidate_caches()
+            module = importlib.reload(module)
+            assert open_suite(SUITE, plugins=[module.Distance]).plan.trials[1].id != of_file.id
+    finally:
+        del sys.modules["losses_beside"]
 
 
 def test_nok_two_classes_of_one_name(cell, loss):
