@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import signal
@@ -11,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 
 from filelock import FileLock, Timeout
@@ -27,12 +29,11 @@ def only_one_run(folder: SuiteFolder) -> Iterator[None]:
     """Refuse to work where another run does; make the folder where there is none."""
     lock = FileLock(folder.path / ".lock", timeout=0)
     try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        with _explained(folder.path):
+            folder.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
     except Timeout:
         raise ResultsError(f"{folder.path}: another kdbench run is working here; wait for it or stop it") from None
-    except OSError as error:
-        raise ResultsError(f"{folder.path}: cannot be written: {error.strerror or error}") from error
     try:
         folder.remove_leftovers()
         yield
@@ -43,12 +44,13 @@ def only_one_run(folder: SuiteFolder) -> Iterator[None]:
 @contextmanager
 def alone_with(folder: TrialFolder, stop: Stop, warn: Callable[[str], None]) -> Iterator[None]:
     """Suites share teachers: the second run waits until the first has trained it."""
-    folder.path.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.path / ".lock")
     waiting = False
     while not lock.is_locked:
         try:
-            lock.acquire(timeout=1)
+            with _explained(folder.path):
+                folder.path.mkdir(parents=True, exist_ok=True)
+                lock.acquire(timeout=1)
         except Timeout:
             if not waiting:
                 warn(f"{folder.path}: another run trains this teacher; waiting for it")
@@ -59,6 +61,21 @@ def alone_with(folder: TrialFolder, stop: Stop, warn: Callable[[str], None]) -> 
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Errors of locking a folder, in words."""
+    try:
+        yield
+    except Timeout:
+        raise
+    except OSError as error:
+        if error.errno in {errno.ENOLCK, errno.EOPNOTSUPP}:
+            raise ResultsError(
+                f"{folder}: cannot be locked ({error.strerror}); choose an --output on a file system with flock"
+            ) from error
+        raise ResultsError(f"{folder}: cannot be written: {error.strerror or error}") from error
 
 
 class LeftAtOnceError(KeyboardInterrupt):

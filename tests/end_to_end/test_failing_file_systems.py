@@ -1,0 +1,51 @@
+"""A file system that fails ends a run with the place and the reason; the next run finishes the suite."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+
+import pytest
+
+from kdbench.errors import ResultsError
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "number", "message"),
+    [
+        (fcntl, "flock", errno.ENOLCK, r"tiny: cannot be locked \(No locks available\); choose an --output on a file"),
+        (os, "replace", errno.EXDEV, r"\.json: cannot be written: Invalid cross-device link"),
+        (os, "fsync", errno.ENOSPC, r"\.json: cannot be written: No space left on device"),
+        (os, "fsync", errno.EIO, r"\.json: cannot be written: Input/output error"),
+        (os, "mkdir", errno.EROFS, r"tiny: cannot be written: Read-only file system"),
+    ],
+    ids=["no-locks", "other-device", "full-at-fsync", "broken", "read-only"],
+)
+def test_the_reason_is_named_and_the_next_run_finishes(
+    write_suite, run, monkeypatch, tmp_path, module, function, number, message
+):
+    suite = write_suite("none")
+    real = getattr(module, function)
+
+    def fails(*arguments, **options):
+        # Unlocking works, and so does what is not below the results folder.
+        if function == "flock" and arguments[1] == fcntl.LOCK_UN:
+            return real(*arguments, **options)
+        if function in {"replace", "mkdir"} and "runs" not in str(arguments[0]):
+            return real(*arguments, **options)
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, function, fails)
+        with pytest.raises(ResultsError, match=message):
+            run(suite)
+    assert [trial.status for trial in run(suite).plan.trials] == ["done"]
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_file_in_the_place_of_the_results_folder(write_suite, run, tmp_path):
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(ResultsError, match=re.escape(f"{tmp_path / 'runs' / 'tiny'}: cannot be written: ")):
+        run(write_suite("none"))
