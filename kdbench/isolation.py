@@ -12,6 +12,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -184,11 +185,10 @@ def _read_gpu() -> tuple[Any, ...] | None:
     return device, *_C._cuda_getCurrentStream(device)
 
 
-def _restore_gpu(value: tuple[Any, ...] | None) -> None:
-    if value is not None:
-        torch.cuda.set_device(value[0])
-        stream, index, kind = value[1:]
-        _C._cuda_setStream(stream_id=stream, device_index=index, device_type=kind)
+def _restore_gpu(value: tuple[Any, ...]) -> None:
+    torch.cuda.set_device(value[0])
+    stream, index, kind = value[1:]
+    _C._cuda_setStream(stream_id=stream, device_index=index, device_type=kind)
 
 
 _SMALLEST = 5e-324
@@ -240,9 +240,20 @@ def _read_folder() -> str | None:
         return None
 
 
-def _restore_folder(value: str | None) -> None:
-    if value is not None:
-        os.chdir(value)
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _read_handlers() -> list[Any] | None:
+    # Other threads cannot install handlers, and the main thread may do so beside a training in another one.
+    return [signal.getsignal(number) for number in _SIGNALS] if _in_main_thread() else None
+
+
+def _restore_handlers(value: list[Any]) -> None:
+    for number, handler in zip(_SIGNALS, value, strict=True):
+        # None: installed by C code, which Python cannot install again.
+        if handler is not None and _in_main_thread():
+            signal.signal(number, handler)
 
 
 _KNOWN_ASPECTS = (
@@ -283,7 +294,7 @@ _KNOWN_ASPECTS = (
     _Aspect("autograd's multithreading", _C._is_multithreading_enabled, _C._set_multithreading_enabled),
     _Aspect("flushing of denormal numbers", lambda: _SMALLEST * 1.0 == 0.0, torch.set_flush_denormal),
     _Aspect("the current GPU or stream", _read_gpu, _restore_gpu, shown=False),
-    _Aspect("the working directory", _read_folder, _restore_folder),
+    _Aspect("the working directory", _read_folder, os.chdir),
     _Aspect("Python's recursion limit", sys.getrecursionlimit, sys.setrecursionlimit, quiet=True),
     _Aspect("stdout or stderr", lambda: (_usable(sys.stdout), _usable(sys.stderr)), _restore_streams, shown=False),
     _Aspect("warning filters", _read_filters, _restore_filters, shown=False, quiet=True),
@@ -306,13 +317,7 @@ _READERS = [aspect.read for aspect in _ASPECTS]
 # Reading these takes longer, and they move no number.
 _SLOW_ASPECTS = (
     _Aspect("numpy's error handling", np.geterr, lambda value: np.seterr(**value), shown=False, quiet=True),
-    _Aspect(
-        "a signal's handler",
-        lambda: [signal.getsignal(number) for number in _SIGNALS],
-        lambda value: [signal.signal(number, handler) for number, handler in zip(_SIGNALS, value, strict=True)],
-        shown=False,
-        quiet=True,
-    ),
+    _Aspect("a signal's handler", _read_handlers, _restore_handlers, shown=False, quiet=True),
 )
 
 
@@ -332,7 +337,8 @@ def undo(before: State) -> list[str]:
 def _undo(aspects: Iterable[_Aspect], before: Iterable[Any], now: Iterable[Any]) -> list[str]:
     changed = []
     for aspect, old, new in zip(aspects, before, now, strict=True):
-        if old == new:
+        # None was nothing that a call could change: CUDA before its first use, handlers outside the main thread.
+        if old == new or old is None:
             continue
         aspect.restore(old)
         if not aspect.quiet:
@@ -382,6 +388,9 @@ class Originals:
 
     def __init__(self, plugins: Iterable[str] = ()) -> None:
         names = {*_MODULES, *plugins}
+        if not _in_main_thread():
+            # Cells of a notebook may define functions there while a training runs in another thread.
+            names.discard("__main__")
         modules = [
             module
             for name, module in sys.modules.copy().items()
@@ -457,7 +466,7 @@ def contained(who: str, originals: Originals | None = None) -> Iterator[None]:
     """Around a plugin's call outside a training. What it raises is passed on, what it left changed is put back.
 
     Raises ``PluginError`` for what was left changed, and in place of what derives from ``BaseException`` alone; but
-    ``KeyboardInterrupt`` is passed on.
+    ``KeyboardInterrupt`` and ``SystemExit`` are passed on.
     """
     before = state()
     changed: list[str] = []

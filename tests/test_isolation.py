@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -186,3 +188,33 @@ def test_everything_known_is_guarded_with_this_torch():
 def test_a_flag_that_torch_does_not_have_is_left_out():
     assert isolation._readable(isolation._flag("cudnn", "cudnn_enabled"))
     assert not isolation._readable(isolation._flag("gone", "no_such_flag"))
+
+
+def test_the_first_use_of_cuda_is_no_damage():
+    gpu = [aspect for aspect in isolation._ASPECTS if aspect.name == "the current GPU or stream"]
+    # What a machine with a GPU reads before and after CUDA's initialisation.
+    assert isolation._undo(gpu, [None], [(0, 1, 2, 3)]) == []
+
+
+def test_beside_a_training_in_another_thread_the_main_thread_may_change_handlers_and_its_functions(monkeypatch):
+    main = sys.modules["__main__"]
+    monkeypatch.setattr(main, "helper", lambda: 1, raising=False)
+    before = signal.getsignal(signal.SIGTERM)
+    with ThreadPoolExecutor(1) as pool:
+        originals = pool.submit(isolation.Originals, ["__main__"]).result()
+        try:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            main.helper = later = lambda: 2
+            assert pool.submit(originals.undo).result() == []
+            assert (signal.getsignal(signal.SIGTERM), main.helper) == (signal.SIG_IGN, later)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def test_a_handler_that_c_code_installed_is_left_alone(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(signal, "getsignal", lambda number: None)  # what Python reads then
+        originals = isolation.Originals()
+    before = signal.getsignal(signal.SIGTERM)
+    assert originals.undo() == []
+    assert signal.getsignal(signal.SIGTERM) is before
