@@ -9,9 +9,11 @@ import pandas as pd
 # What spreadsheets take for a formula (https://owasp.org/www-community/attacks/CSV_Injection).
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
-_ALWAYS = re.compile(r"[\\`*|~]")
+_ALWAYS = re.compile(r"[\\`*|~$]")
 _UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
 _AFTER_BRACKET = re.compile(r"\](?=[(\[:])")
+# GitHub makes links of bare addresses: in "http://" and "www." a backslash prevents that.
+_BARE_LINK = re.compile(r"(?<=:)(?=//)|(?<=www)(?=\.)", re.IGNORECASE)
 _LINE_START = re.compile(r"^(?:[#+=\-\[]|\d+(?=[.)](?:\s|$)))")
 
 
@@ -32,7 +34,7 @@ def csv(frame: pd.DataFrame) -> str:
 
 
 def markdown(text: object) -> str:
-    """Text in Markdown that shows as it is: no table, link, HTML or emphasis begins in it.
+    """Text in Markdown that shows as it is: no table, web link, mathematics, HTML or emphasis begins in it.
 
     >>> markdown("a|b"), markdown("<b>"), markdown("wrn_40_2"), markdown("_x_")
     ('a\\\\|b', '&lt;b&gt;', 'wrn_40_2', '\\\\_x\\\\_')
@@ -41,6 +43,7 @@ def markdown(text: object) -> str:
     line = _ALWAYS.sub(lambda found: f"\\{found[0]}", line)
     line = _UNDERSCORE.sub(r"\\_", line)
     line = _AFTER_BRACKET.sub(r"\\]", line)
+    line = _BARE_LINK.sub(r"\\", line)
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _LINE_START.sub(_escaped_start, line)
 

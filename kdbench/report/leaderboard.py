@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,8 @@ COLUMNS = (
     "plugin", "plugin_version",
 )  # fmt: skip
 """The columns of ``leaderboard.csv``. Accuracies and gains in percent and percentage points. ``*_resolved``: whether
-the interval of the difference excludes 0; ``ranked_seeds``: the seeds over which a pair's ranks compare."""
+the interval of the difference excludes 0; ``ranked_seeds``: the seeds over which a pair's ranks compare. Where these
+are not all, the gains and differences of ranked methods are over them too."""
 TEXT = ("teacher", "student", "method", "label", "pair", "reason", "plugin", "plugin_version", "ranked_seeds")
 WHOLE = ("student_parameters", "trained_parameters", "adapter_parameters", "peak_memory_bytes", "extra_epochs")
 
@@ -65,16 +67,16 @@ class Overall:
     comparison: Comparison | None
     partial: bool
     """Whether the block holds cells with unfinished trials, for want of complete ones. Ranks are then over the seeds
-    that a pair's methods have in common."""
+    that a pair's ranked methods share."""
 
 
 def leaderboard(trials: pd.DataFrame, shown: Sequence[str] | None = None) -> pd.DataFrame:
     """One row a pair and method, pairs in the suite's order, best first. Columns: :data:`COLUMNS`.
 
     ``shown``: labels to keep and to rank; gains over the baselines use all of ``trials``. Gains are paired by
-    seed. Ranks compare means over the same seeds: the methods with all their seeds are ranked, the others are not;
-    where fewer than two have all of them, all are ranked over the seeds that they have in common. A method with a
-    diverged trial ranks after all that have none.
+    seed. Ranks compare means over the same seeds: the methods with all their seeds are ranked, the others are not.
+    Where fewer than two have all of them, those that share most seeds are ranked, and their gains and differences
+    are over these seeds too. A method with a diverged trial ranks after all that have none.
     """
     order = method_order(trials)
     rows: list[dict[str, Any]] = []
@@ -83,12 +85,12 @@ def leaderboard(trials: pd.DataFrame, shown: Sequence[str] | None = None) -> pd.
         top1 = {label: top1_by_seed(rows) for label, rows in by_label.items()}
         references = {name: top1.get(baseline(group, name), {}) for name in BASELINES}
         cells = [
-            _cell(by_label[label], top1[label], references)
+            _cell(by_label[label], top1[label])
             for label in order
             if label in by_label and (shown is None or label in shown)
         ]
         _rank(cells, {label: _finished(rows) for label, rows in by_label.items()})
-        _compare_with_best(cells, top1)
+        _compare(cells, top1, references)
         # Without a rank last, in the suite's order; those without any result after the incomplete ones.
         rows += sorted(
             cells, key=lambda cell: (cell["rank"] is None, cell["rank"] or 0, not cell["n"] + cell["diverged"])
@@ -138,9 +140,8 @@ def overall(trials: pd.DataFrame, cells: pd.DataFrame) -> Overall:
     return Overall(tuple(standings), tuple(block_pairs), tuple(block_methods), comparison, partial)
 
 
-def _cell(trials: pd.DataFrame, ours: dict[int, float], references: dict[str, dict[int, float]]) -> dict[str, Any]:
+def _cell(trials: pd.DataFrame, ours: dict[int, float]) -> dict[str, Any]:
     first = trials.iloc[0]
-    label = str(first["label"])
     done = trials[trials["status"] == "done"]
     states = trials["status"].value_counts()
     accuracy = stats.estimate(ours.values())
@@ -157,10 +158,6 @@ def _cell(trials: pd.DataFrame, ours: dict[int, float], references: dict[str, di
         "plugin": next((p for p in trials["plugin"] if p), ""),
         "plugin_version": next((v for v in trials["plugin_version"] if v), ""),
     }
-    for name, theirs in references.items():
-        same = label == name or (first["method"] == name and theirs == ours)
-        gain = Estimate(0) if same else stats.paired_difference(ours, theirs)
-        cell |= _spread(f"gain_over_{name}", gain)
     for name in ("top5", "nll", "ece", "agreement", "kl_to_teacher", "validation_top1", "best_on_test_top1"):
         cell[f"{name}_mean"] = _mean(done[name])
     for name in ("teacher_top1", "seconds", "teacher_seconds", "seconds_per_step", "images_per_second"):
@@ -198,9 +195,11 @@ def _rank(cells: list[dict[str, Any]], finished: dict[str, dict[int, float]]) ->
     """Rank a pair's methods over seeds that all ranked ones have."""
     begun = [cell for cell in cells if cell["n"] + cell["diverged"]]
     ranked = [cell for cell in begun if is_complete(cell)]
-    if len(ranked) < 2:
-        ranked = begun
-    seeds = sorted(set.intersection(*(set(finished[cell["label"]]) for cell in ranked))) if ranked else []
+    if len(ranked) > 1:
+        seeds = sorted(set.intersection(*(set(finished[cell["label"]]) for cell in ranked)))
+    else:
+        seeds = _most_shared([frozenset(finished[cell["label"]]) for cell in begun])
+        ranked = [cell for cell in begun if set(seeds) <= set(finished[cell["label"]])]
     for cell in cells:
         cell["rank"], cell["ranked_seeds"] = None, ""
     if not seeds:
@@ -210,21 +209,42 @@ def _rank(cells: list[dict[str, Any]], finished: dict[str, dict[int, float]]) ->
         cell["rank"], cell["ranked_seeds"] = float(rank), " ".join(map(str, seeds))
 
 
+def _most_shared(seeds: Sequence[frozenset[int]]) -> list[int]:
+    """The largest set of seeds that two methods share; of equally large ones, the one that most methods have."""
+    shared = {ours & theirs for ours, theirs in combinations(seeds, 2)} or set(seeds)
+    return max(
+        (sorted(common) for common in shared),
+        key=lambda common: (len(common), sum(other.issuperset(common) for other in seeds), [-seed for seed in common]),
+        default=[],
+    )
+
+
 def is_complete(cell: Mapping[Any, Any]) -> bool:
     """Whether each trial of a pair and method has an outcome."""
     return bool(cell["n"] + cell["diverged"] == cell["planned"])
 
 
-def _compare_with_best(cells: list[dict[str, Any]], top1: dict[str, dict[int, float]]) -> None:
-    contenders = [cell for cell in cells if cell["rank"] is not None and not cell["diverged"]]
-    best = min(contenders, key=lambda cell: cell["rank"], default=None)
-    theirs = top1[best["label"]] if best else {}
+def _compare(
+    cells: list[dict[str, Any]], top1: dict[str, dict[int, float]], references: dict[str, dict[int, float]]
+) -> None:
+    """Gains over the baselines, and differences to the highest mean."""
+    ranked = [cell for cell in cells if cell["rank"] is not None]
+    partial = any(not is_complete(cell) for cell in ranked)
+    best = min((cell for cell in ranked if not cell["diverged"]), key=lambda cell: cell["rank"], default=None)
+    highest = top1[best["label"]] if best else {}
     for cell in cells:
+        every = ours = top1[cell["label"]]
+        if partial and cell["rank"] is not None:
+            # Over other seeds than the ranks, a difference could contradict them.
+            ours = {seed: every[seed] for seed in map(int, cell["ranked_seeds"].split()) if seed in every}
+        for name, theirs in references.items():
+            same = cell["label"] == name or (cell["method"] == name and theirs == every)
+            gain = Estimate(0) if same else stats.paired_difference(ours, theirs)
+            cell |= _spread(f"gain_over_{name}", gain)
         # The seeds of a method that did not diverge are a choice by their outcome, so no interval is given.
         left_out = cell is best or cell["diverged"]
-        cell |= _spread(
-            "behind_best", Estimate(0) if left_out else stats.paired_difference(top1[cell["label"]], theirs)
-        )
+        behind = Estimate(0) if left_out else stats.paired_difference(ours, highest)
+        cell |= _spread("behind_best", behind)
 
 
 def _scores(trials: pd.DataFrame, pair: str, methods: Sequence[str]) -> stats.Array:

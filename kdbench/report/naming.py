@@ -19,14 +19,16 @@ LONGEST = 80
 def report_name(base: str, overrides: Sequence[str] = (), filters: Filters | None = None) -> str:
     """``base``, and what was changed of it or chosen: ``digits--recipe.epochs=2--seed=0``.
 
-    A hash stands for what would be too long or does not suit a folder's name.
+    A hash replaces what would be too long or does not suit a folder's name. Spaces around ``=`` and the order of the
+    overrides make no difference.
 
     >>> report_name("digits", ["recipe.epochs=2"], Filters(methods=["none", "kd"]))
     'digits--recipe.epochs=2--method=none+kd'
     """
     filters = filters or Filters()
-    # The name of the results is `base` already.
-    changes = [override for override in overrides if override.partition("=")[0].strip() != "name"]
+    pairs = [(key.strip(), value.strip()) for key, _, value in (override.partition("=") for override in overrides)]
+    # The name of the results is `base` already. Sorted by key alone: of two values of a key, the last one counts.
+    changes = [f"{key}={value}" for key, value in sorted(pairs, key=lambda pair: pair[0]) if key != "name"]
     chosen = {"method": filters.methods, "pair": filters.pairs, "seed": filters.seeds}
     changes += [f"{key}={'+'.join(map(str, values))}" for key, values in chosen.items() if values]
     if not changes:
@@ -48,8 +50,10 @@ def one_folder(name: str) -> str:
 def lost(report: Path, trials: pd.DataFrame) -> str:
     """What a report in this folder showed as finished that ``trials`` do not; empty where nothing is lost."""
     keys = ["teacher", "student", "label", "seed"]
+    # Without types, a label such as "1" would be read as a number, and equal none of ours.
+    types = dict.fromkeys(["id", *keys, "status"], str) | {"seed": int}
     try:
-        earlier = pd.read_csv(report / "trials.csv", usecols=["id", *keys, "status"], keep_default_na=False)
+        earlier = pd.read_csv(report / "trials.csv", usecols=list(types), dtype=types, keep_default_na=False)
     except (OSError, ValueError):  # none, or not one of ours
         return ""
     ours = escape.without_formulas(trials)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import pandas as pd
 
+from kdbench.recipe import Recipe
 from kdbench.report import stats, wording
 from kdbench.report.frame import teacher_result
 from kdbench.report.study import Study
@@ -35,11 +37,12 @@ def paragraphs(study: Study) -> list[str]:
         "of the data and the augmentation, and is shared by all methods of a pair.",
         f"A gain is the mean over seeds of the difference between two methods at the same seed; in brackets its "
         f"{stats.CONFIDENCE:.0%} Student-t interval. A difference whose interval contains 0 is not resolved: these "
-        "seeds do not decide its sign, and the difference may be as large as the interval's ends. With few seeds "
-        "intervals are wide. They are each for one comparison, not corrected for how many there are. Differences that "
-        "are the same at every seed give no interval: on few test images that is a coincidence.",
+        "seeds do not decide its sign, and differences up to the interval's ends are compatible with these seeds. With "
+        "few seeds intervals are wide. They are each for one comparison, not corrected for how many there are. "
+        "Differences that are the same at every seed give no interval: on few test images that is a coincidence.",
         "Ranks compare means over the same seeds. A method without all of its results on a pair is incomplete and not "
-        "ranked there; where fewer than two methods are complete, ranks are over the seeds that all have in common.",
+        "ranked there. Where fewer than two methods are complete, those that share most seeds are ranked, and their "
+        "ranks, gains and differences are over these seeds.",
         "One teacher was used per pair, the same for all methods and seeds. How much the ranking depends on which "
         "teacher it was, these numbers cannot say.",
     ]
@@ -52,7 +55,7 @@ def paragraphs(study: Study) -> list[str]:
             f"{stats.PAIRS_FOR_INTERVAL} pairs on."
         )
     text.append(
-        "Diverged trials stand in no mean; they are counted, and a method with one ranks behind all without. Missing, "
+        "Means exclude diverged trials; these are counted, and a method with one ranks behind all without. Missing, "
         "skipped and failed trials are shown as such, and nothing is put in their place."
     )
     extra = study.cells[study.cells["extra_epochs"].fillna(0) > 0]
@@ -70,11 +73,11 @@ def _headline(selection: str) -> str:
     if selection == "validation":
         return (
             "Top-1 is test accuracy in percent at the epoch that is best on a validation split, which was cut from the "
-            "training images. The best epoch on the test set, where shown, stands under that name only."
+            "training images. The best epoch on the test set, where shown, is labelled as such."
         )
     return (
-        "Top-1 is test accuracy in percent after the last epoch. The best epoch on the test set, where shown, stands "
-        "under that name only: choosing an epoch by the test set flatters."
+        "Top-1 is test accuracy in percent after the last epoch. The best epoch on the test set, where shown, is "
+        "labelled as such: choosing an epoch by the test set biases its accuracy upwards."
     )
 
 
@@ -155,6 +158,9 @@ def teacher_recipe(study: Study, made: Mapping[str, Any]) -> str:
     if not isinstance(recipe, Mapping):
         return wording.DASH
     students = _recipe(study)
+    with suppress(ValueError):  # of a version with other keys: compared as it is written
+        # The teacher's own record has its drops in whole epochs.
+        students = Recipe.model_validate(students).resolved().model_dump(mode="json")
     different = {key: value for key, value in recipe.items() if key in students and value != students[key]}
     return _value(different) or "as the students'"
 

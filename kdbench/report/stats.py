@@ -41,7 +41,7 @@ class Estimate:
 
     @property
     def resolved(self) -> bool | None:
-        """Of a difference: whether its interval excludes 0, so that its sign is known. None without an interval."""
+        """Of a difference: whether its interval excludes 0. None without an interval."""
         if self.low is None or self.high is None:
             return None
         return not self.low <= 0 <= self.high

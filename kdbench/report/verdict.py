@@ -119,7 +119,9 @@ def incompleteness(found: Standings) -> list[str]:
     """What a pair's ranks leave out, in sentences."""
     notes = []
     if found.seeds:
-        notes.append(f"Incomplete: ranks compare only the seeds that the methods have in common ({found.seeds}).")
+        notes.append(
+            f"Incomplete: ranks and differences are over the seeds that the ranked methods share ({found.seeds})."
+        )
     if found.incomplete:
         notes.append(f"Incomplete, and therefore not ranked: {wording.listing(found.incomplete)}.")
     return notes
@@ -139,7 +141,8 @@ def _lead(study: Study, found: Standings, best: Mapping[str, Any]) -> list[str]:
             f"Not resolved (the interval of the difference to it contains 0): {wording.listing(found.unresolved)}."
         )
     elif found.others and not found.undecided:
-        sentences.append("Its difference to each other ranked method is resolved.")
+        which = " without a diverged trial" if found.diverged else ""
+        sentences.append(f"Its difference to each other ranked method{which} is resolved.")
     if found.undecided:
         why = "too few common seeds, or equal differences at every seed"
         sentences.append(f"Without an interval ({why}): {wording.listing(found.undecided)}.")
@@ -150,9 +153,11 @@ def _against_none(study: Study, found: Standings) -> list[str]:
     if not (found.above or found.level or found.below):
         return []
     methods = len(found.above) + len(found.level) + len(found.below) + len(found.unclear)
+    over = " over these seeds" if found.seeds else ""
     unclear = f", {len(found.unclear)} without an interval{_named(found.unclear)}" if found.unclear else ""
     return [
-        f"Against {study.none}, of {wording.plural(methods, 'method')}: {len(found.above)} above{_named(found.above)}, "
+        f"Against {study.none}{over}, of {wording.plural(methods, 'method')}: "
+        f"{len(found.above)} above{_named(found.above)}, "
         f"{len(found.below)} below{_named(found.below)}, {len(found.level)} not resolved{_named(found.level)}{unclear}."
     ]
 
@@ -219,5 +224,5 @@ def _over_pairs(study: Study) -> list[Verdict]:
             f"Fewer than {PAIRS_FOR_INTERVAL} pairs: this speaks of these pairs, and is no claim about others."
         )
     if whole.partial:
-        sentences.append("Incomplete: ranks compare only the seeds that the methods of a pair have in common.")
+        sentences.append("Incomplete: on a pair, ranks and gains are over the seeds that the ranked methods share.")
     return [Verdict(title, "", tuple(sentences), first.label)]

@@ -44,7 +44,7 @@ class Runs:
         self.suite = suite
 
     def teacher(self, name: str, top1: float, sha256: str = SHA, *, epochs: int = 3, seconds: float = 30.0) -> None:
-        recipe = self.recipe.model_copy(update={"epochs": epochs})
+        recipe = self.recipe.model_copy(update={"epochs": epochs}).resolved()
         plan = TeacherPlan(name, name, {"name": self.data}, recipe, None, None, 0)
         folder = self.folder.teacher(plan.key)
         folder.begin(teachers.describe(plan), "teacher.json")

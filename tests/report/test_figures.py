@@ -233,3 +233,18 @@ def test_a_logarithmic_panel_has_plain_numbers(runs: Callable[..., Any], tmp_pat
     drawn = figures.draw(read_study(suite.write()), tmp_path)["terms"].svg
     assert "mathdefault" not in drawn
     assert ">0.1<" in drawn
+
+
+def test_long_curves_are_thinned_alike_up_to_the_last_epoch_of_all_seeds(runs: Callable[..., Any]) -> None:
+    suite = runs()
+    suite.teacher("resnet20", 80.0)
+    for label in ("none", "kd"):
+        for seed, epochs in ((0, 200), (1, 203)):
+            suite.done("resnet20", "resnet8", label, seed, 70.0, curve=[50 + 0.1 * e for e in range(epochs)])
+    study = read_study(suite.write())
+    drawn = []
+    for figure in (figures.curves(study), figures.terms(study)):
+        assert figure is not None
+        drawn += [list(line.get_xdata()) for axes in figure[0].axes for line in axes.lines]
+    assert len(drawn) == 6
+    assert all(epochs == list(range(2, 201, 2)) for epochs in drawn)

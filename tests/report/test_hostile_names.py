@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -22,6 +23,7 @@ LABELS = (
     "<script>alert(1)</script>", "</svg><img src=x onerror=alert(1)>", "[x](http://evil.example)",
     "![x](http://evil.example/x.png)", "**bold**", "`tick`", "~~gone~~", "_under_", "$\\frac{", "$x_1$", "a|b", "a\\|b",
     "# heading", "1. list", "- item", "[ref]: http://evil.example", "<!-- no comment", "&amp;", "]]>", "{{ 7 * 7 }}",
+    "http://evil.example/x", "HTTPS://evil.example", "see www.evil.example", "$`x`$",
 )  # fmt: skip
 QUESTION = "=cmd|' /C calc'!A0 <img src=x onerror=\"alert(1)\"> [a](http://evil.example) **b**"
 
@@ -79,6 +81,13 @@ def test_markdown_shows_names_as_they_are(report: Path) -> None:
     assert {cells[i] for i in range(1, len(cells), 9)} == {"none", "vid", *LABELS}
 
 
+def test_markdown_holds_no_mathematics_and_no_bare_link(report: Path) -> None:
+    # Extensions of GitHub's, which begin in plain text.
+    text = (report / "leaderboard.md").read_text(encoding="utf-8")
+    assert "HTTPS:\\//evil.example" in text
+    assert not re.findall(r"(?<!\\)\$|(?:https?|ftp)://|www\.", text, re.IGNORECASE)
+
+
 class Elements(HTMLParser):
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -126,6 +135,8 @@ def test_a_legend_names_what_begins_with_an_underscore(runs: Callable[..., Any],
 @pytest.mark.parametrize(("text", "expected"), [
     ("wrn_40_2", "wrn_40_2"), ("72.77 ± 0.99 % [+0.73, +2.80]", "72.77 ± 0.99 % [+0.73, +2.80]"),
     ("_x_", "\\_x\\_"), ("a|b", "a\\|b"), ("[a](b)", "\\[a\\](b)"), ("two\nlines", "two lines"), ("1. x", "1\\. x"),
+    ("$x_1$", "\\$x_1\\$"), ("http://a.example", "http:\\//a.example"), ("www.a.example", "www\\.a.example"),
+    ("a: b // c", "a: b // c"),
 ])  # fmt: skip
 def test_markdown_escapes_no_more_than_it_must(text: str, expected: str) -> None:
     assert escape.markdown(text) == expected

@@ -105,6 +105,25 @@ def test_ranks_in_a_run_under_way_compare_common_seeds(runs: Callable[..., Any])
     assert [(s.label, s.rank.mean) for s in read.overall.standings if s.rank] == [("vid", 1), ("kd", 2), ("none", 3)]
 
 
+def test_gains_in_a_run_under_way_are_over_the_ranked_seeds(runs: Callable[..., Any]) -> None:
+    suite = runs()
+    suite.teacher("resnet20", 80.0)
+    tops = {"none": (None, 70.0, 70.5, 71.0, None), "kd": (72.0, 73.0, 74.0, None, None)}
+    tops["vid"] = (73.0, 74.0, 75.5, 60.0, None)
+    for label, values in tops.items():
+        for seed, top1 in enumerate(values):
+            if top1 is None:
+                suite.plan_trial("resnet20", "resnet8", label, seed)
+            else:
+                suite.done("resnet20", "resnet8", label, seed, top1)
+    read = read_study(suite.write())
+    ranked = {label: (cell(read, label)["rank"], cell(read, label)["ranked_seeds"]) for label in ("vid", "kd")}
+    assert ranked == {"vid": (1, "0 1 2"), "kd": (2, "0 1 2")}
+    assert pd.isna(cell(read, "none")["rank"])
+    # Without seed 3, at which vid is 11 points below none: there is no rank over that seed.
+    assert tuple(cell(read, "vid")[["gain_over_none", "gain_over_none_n"]]) == (4.5, 2)
+
+
 def test_methods_without_a_common_seed_are_not_ranked(runs: Callable[..., Any]) -> None:
     suite = runs()
     suite.teacher("resnet20", 80.0)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from kdbench.report.protocol import paragraphs
+from kdbench.report.frame import teacher_description
+from kdbench.report.protocol import paragraphs, teacher_recipe
 from kdbench.report.study import read_study
 
 
@@ -21,3 +22,17 @@ def test_precisions_mixed_within_a_pair_are_said_and_across_pairs_are_not(runs: 
     assert paragraphs(read_study(suite.write()))[-1] == (
         "Careful: students of one pair were trained in different precisions: resnet20 → resnet8 (bf16 and float32)."
     )
+
+
+def test_a_teacher_trained_as_the_students_is_shown_so_where_drops_are_fractions(runs: Callable[..., Any]) -> None:
+    suite = runs(epochs=240, drops=[0.625, 0.75, 0.875])
+    suite.teacher("resnet56", 80.0, epochs=240)
+    suite.teacher("resnet110", 81.0, epochs=120)
+    for teacher in ("resnet56", "resnet110"):
+        suite.done(teacher, "resnet8", "none", 0, 70.0)
+    study = read_study(suite.write())
+    shown = {
+        name: teacher_recipe(study, teacher_description(study.folder, plan.key))
+        for name, (plan, _) in suite.teachers.items()
+    }
+    assert shown == {"resnet56": "as the students'", "resnet110": "epochs 120, drops 75; 90; 105"}

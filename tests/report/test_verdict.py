@@ -31,7 +31,7 @@ def test_who_has_the_highest_mean_and_what_is_resolved(study: SuiteFolder) -> No
     assert said["resnet20:resnet14"].sentences == (
         "kd has the highest score, 76.00 % top-1 (n=1), +1.00 over none.",
         "One seed gives no interval: no difference is resolved.",
-        "Incomplete: ranks compare only the seeds that the methods have in common (0).",
+        "Incomplete: ranks and differences are over the seeds that the ranked methods share (0).",
     )
     assert said[""].sentences == ("Incomplete: only on resnet20 → resnet8 can methods be compared so far; see there.",)
 
@@ -116,6 +116,43 @@ def test_methods_with_the_highest_mean_are_named_together(runs: Callable[..., An
     assert said.sentences[0] == "kd and vid share the highest mean, 72.50 ± 0.71 % top-1 (n=2), +2.00 over none."
 
 
+def test_a_method_that_has_just_begun_does_not_shrink_the_comparison(runs: Callable[..., Any]) -> None:
+    # On seeds 0 and 1, which all three have, none is ahead of kd; over the ten of none and kd, kd is.
+    none = [70.0 + 0.1 * seed for seed in range(10)]
+    gains = (-0.1, -0.2, 2.0, 2.2, 2.0, 2.2, 2.0, 2.2, 2.0, 2.2)
+    kd = [base + gain for base, gain in zip(none, gains, strict=True)]
+    suite = runs()
+    suite.teacher("resnet20", 80.0)
+    for label, tops in (("none", none), ("kd", kd), ("vid", [69.0, 69.5])):
+        for seed in range(12):
+            if seed < len(tops):
+                suite.done("resnet20", "resnet8", label, seed, tops[seed])
+            else:
+                suite.plan_trial("resnet20", "resnet8", label, seed)
+    (said,) = verdicts(read_study(suite.write()))
+    assert said.leader == "kd"
+    assert "(n=10), +1.65 [" in said.sentences[0]
+    assert said.sentences[1:] == (
+        "Its difference to each other ranked method is resolved.",
+        "Against none over these seeds, of 1 method: 1 above (kd), 0 below, 0 not resolved.",
+        "Incomplete: ranks and differences are over the seeds that the ranked methods share (0, 1, 2, 3, 4, 5, 6, 7, 8 "
+        "and 9).",
+        "Incomplete, and therefore not ranked: vid (2 of 12).",
+    )
+
+
+def test_no_difference_to_a_method_that_diverged_is_called_resolved(runs: Callable[..., Any]) -> None:
+    suite = runs()
+    suite.teacher("resnet20", 80.0)
+    for label, tops in (("none", (70.0, 71.0)), ("kd", (75.0, 76.1))):
+        for seed, top1 in enumerate(tops):
+            suite.done("resnet20", "resnet8", label, seed, top1)
+    suite.done("resnet20", "resnet8", "pkt", 0, 74.9)
+    suite.diverged("resnet20", "resnet8", "pkt", 1, epoch=1)
+    (said,) = verdicts(read_study(suite.write()))
+    assert said.sentences[1] == "Its difference to each other ranked method without a diverged trial is resolved."
+
+
 def test_the_mean_of_a_leader_in_a_run_under_way_is_over_the_compared_seeds(runs: Callable[..., Any]) -> None:
     suite = runs()
     suite.teacher("resnet20", 80.0)
@@ -129,5 +166,5 @@ def test_the_mean_of_a_leader_in_a_run_under_way_is_over_the_compared_seeds(runs
     assert said.sentences == (
         "kd has the highest score, 71.00 % top-1 (n=1), +1.00 over none.",
         "One seed gives no interval: no difference is resolved.",
-        "Incomplete: ranks compare only the seeds that the methods have in common (0).",
+        "Incomplete: ranks and differences are over the seeds that the ranked methods share (0).",
     )

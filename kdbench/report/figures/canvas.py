@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -61,6 +62,8 @@ SETTINGS: dict[Any, Any] = {
     # Names are text, whatever dollars they hold.
     "text.parse_math": False,
 }
+POINTS = 80
+"""Of a longer curve about so many epochs are drawn, the last one always."""
 WIDTH = 12.5
 NARROW = 8.5
 
@@ -124,6 +127,18 @@ def legend(figure: Figure, handles: Sequence[Line2D]) -> None:
         columnspacing=1.4,
     )
     set_names(made, names)
+
+
+def over_seeds(records: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Size, mean, minimum and maximum of a column over seeds, by epoch; about :data:`POINTS` epochs of a longer curve.
+
+    Where a seed ended early, the mean over the rest would jump: the curve ends with the last epoch that all seeds have.
+    """
+    by_epoch = records[name].astype("float64").groupby(records["epoch"]).agg(["size", "mean", "min", "max"])
+    shown = by_epoch[by_epoch["size"] == by_epoch["size"].iloc[0]]
+    step = max(1, len(shown) // POINTS)
+    # Counted from the end, as the last epoch is the one that matters.
+    return shown.iloc[(len(shown) - 1) % step :: step]
 
 
 def set_names(made: Legend, names: Sequence[str]) -> None:

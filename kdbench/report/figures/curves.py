@@ -11,15 +11,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from kdbench.report import wording
-from kdbench.report.figures.canvas import GRID, NARROW, PAPER, WIDTH, axis_labels, legend, marker, panels
+from kdbench.report.figures.canvas import GRID, NARROW, PAPER, WIDTH, axis_labels, legend, marker, over_seeds, panels
 from kdbench.report.strip import limits
 from kdbench.report.study import Study
 from kdbench.report.styles import Style
 
 HIGHLIGHTED = 8
 """With more methods than this, learning curves name the best ones and the baselines only."""
-POINTS = 120
-"""Of a longer curve about so many epochs are drawn, the last one always."""
 
 
 def curves(study: Study) -> tuple[Figure, str] | None:
@@ -52,7 +50,7 @@ def curves(study: Study) -> tuple[Figure, str] | None:
         handles.append(Line2D([], [], color=GRID, label="others", linewidth=1.8))
     legend(figure, handles)
     return figure, "Test top-1 by epoch of the main stage: mean over seeds, and the range of seeds as a band. " + (
-        "Named are the baselines and those that stand highest over all pairs; "
+        "Named are the baselines and the methods with the best mean ranks over all pairs; "
         f"{wording.plural(len(others), 'other')} in grey."
         if others
         else "Later epochs set the scale; the first ones may lie below it."
@@ -60,13 +58,8 @@ def curves(study: Study) -> tuple[Figure, str] | None:
 
 
 def _curve(axes: Axes, records: pd.DataFrame, style: Style, width: float) -> None:
-    by_epoch = records.groupby("epoch")["top1"].agg(["count", "mean", "min", "max"])
-    # Where a seed ended early, the mean over the rest would jump: it is drawn as far as all seeds go.
-    shown = by_epoch[by_epoch["count"] == by_epoch["count"].iloc[0]]
-    step = max(1, len(shown) // POINTS)
-    # Counted from the end, as the last epoch is the one that matters.
-    shown = shown.iloc[(len(shown) - 1) % step :: step]
-    if style.marker and shown["count"].iloc[0] > 1:
+    shown = over_seeds(records, "top1")
+    if style.marker and shown["size"].iloc[0] > 1:
         axes.fill_between(shown.index, shown["min"], shown["max"], color=style.colour, alpha=0.13, linewidth=0)
     gap = max(1, len(shown) // 6)
     axes.plot(

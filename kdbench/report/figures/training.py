@@ -12,12 +12,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from kdbench.report import wording
-from kdbench.report.figures.canvas import NARROW, WIDTH, axis_labels, panels, set_names
+from kdbench.report.figures.canvas import NARROW, WIDTH, axis_labels, over_seeds, panels, set_names
 from kdbench.report.study import Study
 from kdbench.report.styles import INK, PALETTE
 
-POINTS = 60
-"""Of a longer curve about so many epochs are drawn, the last one always."""
 STYLES: tuple[str, ...] = ("-", "--", ":", "-.")
 LOGARITHMIC = 30.0
 """From this ratio of the highest to the lowest value on, a panel is logarithmic."""
@@ -84,7 +82,7 @@ def _panel(axes: Axes, pairs: Sequence[str], records: pd.DataFrame) -> None:
     lowest, highest = np.inf, -np.inf
     for name, colour in series.items():
         for pair, mine in records.groupby("pair", sort=False):
-            curve = _mean(mine, name)
+            curve = over_seeds(mine, name)["mean"]
             finite = curve[np.isfinite(curve)]
             if finite.empty:
                 continue
@@ -103,11 +101,3 @@ def _panel(axes: Axes, pairs: Sequence[str], records: pd.DataFrame) -> None:
     handles = [Line2D([], [], color=colour, linewidth=1.6) for colour in series.values()]
     titles = ["loss", *(name.removeprefix(TERM) for name in names)]
     set_names(axes.legend(handles=handles, labels=["name"] * len(handles), fontsize=7, handlelength=1.2), titles)
-
-
-def _mean(records: pd.DataFrame, name: str) -> pd.Series[float]:
-    """Over seeds, as far as all of them go: beyond that the mean would jump."""
-    by_epoch = records.groupby("epoch")[name].agg(["size", "mean"])
-    shown = by_epoch.loc[by_epoch["size"] == by_epoch["size"].iloc[0], "mean"].astype("float64")
-    step = max(1, len(shown) // POINTS)
-    return shown.iloc[(len(shown) - 1) % step :: step]
