@@ -16,6 +16,7 @@ from kdbench import reference
 from kdbench.describe import STUDENT, TEACHER, describe_offer
 from kdbench.hookspecs import MethodSpec
 from kdbench.plugins import Offer, Registry, discover
+from kdbench.recipe import AUGMENTATIONS
 from kdbench.settings import REQUIRED
 from kdbench.words import plural
 
@@ -159,7 +160,7 @@ def suite_page() -> str:
     parts = [SUITE_INTRODUCTION]
     for name, heading in HEADINGS.items():
         parts += [_keys_section("##", heading, row) for row in reference.rows(name)]
-    for title, members in (("Augmentations", reference.AUGMENTATIONS), ("Optimizers and schedules", reference.CHOICES)):
+    for title, members in (("Augmentations", AUGMENTATIONS), ("Optimizers and schedules", reference.CHOICES)):
         parts.append(f"## {title}\n")
         for name in members:
             parts += [_keys_section("###", f"`{name}`", row) for row in reference.rows(name)]

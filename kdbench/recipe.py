@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -113,6 +114,12 @@ def _epoch_or_fraction(value: object) -> object:
     if not (fraction or epoch):
         raise ValueError(f"must be a whole number of epochs or a fraction between 0 and 1, got {shown(value)}")
     return value
+
+
+AUGMENTATIONS: Mapping[str, type[Table]] = {
+    get_args(table.model_fields["name"].annotation)[0]: table for table in get_args(get_args(Augmentation)[0])
+}
+"""The augmentations by name."""
 
 
 class Recipe(Table):

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from kdbench.recipe import Augmentation, Recipe
+from kdbench.recipe import AUGMENTATIONS, Augmentation, Recipe
 from kdbench.settings import REQUIRED, within
 from kdbench.suite import schema
 
@@ -21,9 +21,6 @@ TABLES: Mapping[str, type[BaseModel]] = {
     "pairs": schema.Pair,
     "teachers": schema.Teacher,
     "methods": schema.Method,
-}
-AUGMENTATIONS: Mapping[str, type[BaseModel]] = {
-    get_args(a.model_fields["name"].annotation)[0]: a for a in get_args(get_args(Augmentation)[0])
 }
 CHOICES: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "sgd": (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 _UNITS = ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
 _LONGEST_VALUE = 100
 _LONGEST_LINE = 1000
@@ -14,6 +16,16 @@ def plural(number: int, noun: str, many: str = "") -> str:
     ('1 epoch', '2 epochs', '1,200 entries')
     """
     return f"{number:,} {noun if number == 1 else many or noun + 's'}"
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """The first ``most`` names, and how many more there are.
+
+    >>> listed(["a", "b", "c"], 2)
+    'a, b and 1 more'
+    """
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def time_span(seconds: float) -> str:

@@ -50,7 +50,7 @@ def run(
     tracking_uri: TrackingUri = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ignore earlier results of these trials.")] = False,
     allow_teacher_mismatch: Annotated[
-        bool, typer.Option("--allow-teacher-mismatch", help="Go on where a teacher is not as good as expected.")
+        bool, typer.Option("--allow-teacher-mismatch", help="Continue where a teacher is not as good as expected.")
     ] = False,
     grace: Annotated[
         float | None,

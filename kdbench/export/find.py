@@ -84,7 +84,7 @@ def read_finished(path: Path) -> FinishedTrial:
     if missing := sorted(needed - set(result.get("data") or ())):
         raise ResultsError(
             f"{path / 'result.json'}: does not state data.{missing[0]}, as an earlier kdbench wrote it; "
-            f"{_again(path, fresh=True)} trains the student anew"
+            f"remove the folder, and {_again(path)} trains the student again"
         )
     return FinishedTrial(path, trial, result)
 
@@ -102,5 +102,5 @@ def _unfinished(folder: TrialFolder, trial: Mapping[str, Any]) -> NoReturn:
     )
 
 
-def _again(path: Path, *, fresh: bool = False) -> str:
-    return again(read_json(path.parent / "plan.json") or {}, fresh=fresh)
+def _again(path: Path) -> str:
+    return again(read_json(path.parent / "plan.json") or {})

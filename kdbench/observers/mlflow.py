@@ -260,11 +260,10 @@ class MlflowObserver:
             return
         thread, self._thread = self._thread, None
         self._queue.put(None)
-        if self._ended:
-            # Importing MLflow takes long on a busy machine, but it ends.
-            self._connected.wait()
         limit = CLOSING_SECONDS if self._ended else HURRIED_SECONDS
         deadline = time.monotonic() + limit
+        # Importing MLflow, and opening a store, may take longer than an answer.
+        self._connected.wait(limit)
         while thread.is_alive() and not self._failed.is_set():
             answers, left = self._answers, deadline - time.monotonic()
             thread.join(max(0.0, min(PATIENCE_SECONDS, left)))

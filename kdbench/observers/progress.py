@@ -202,8 +202,9 @@ class ProgressObserver:
     @hookimpl
     def kdbench_teacher_finished(self, teacher: Mapping[str, Any], result: Mapping[str, Any]) -> None:
         """Say how good it is."""
-        top1 = result.get("top1")
-        self._say([f"teacher {teacher['name']}: " + ("ready" if top1 is None else f"{top1:.2f} % test accuracy")])
+        split = split_shown((teacher.get("recipe") or {}).get("selection"))
+        top1 = result.get("validation_top1" if split == "validation" else "top1")
+        self._say([f"teacher {teacher['name']}: " + ("ready" if top1 is None else f"{top1:.2f} % {split} accuracy")])
 
     # ---- trials
 

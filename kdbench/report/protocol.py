@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -14,7 +13,7 @@ from kdbench.recipe import Recipe
 from kdbench.report import stats, wording
 from kdbench.report.frame import teacher_result
 from kdbench.report.study import Study
-from kdbench.suite.load import shipped
+from kdbench.results.command import run_command
 from kdbench.suite.plan import unexpected
 
 STATES = {
@@ -220,15 +219,8 @@ def command(study: Study) -> str:
     """The command that makes these results again; empty where none does, see :func:`from_python`."""
     if from_python(study):
         return ""
-    options = [f"--method={shlex.quote(glob)}" for glob in study.filters.methods]
-    options += [f"--pair={shlex.quote(pair)}" for pair in study.filters.pairs]
-    options += [f"--seed={seed}" for seed in study.filters.seeds]
-    options += [f"--set={shlex.quote(override)}" for override in study.plan.get("overrides", ())]
-    options += [f"--plugin={shlex.quote(file)}" for file in study.plan.get("plugins", ())]
-    path = str(study.plan.get("path") or study.name)
-    # A suite that ships with the package is called by its name, wherever it lies.
-    named = next((name for name, file in shipped().items() if str(file) == path), path)
-    return " ".join(["kdbench run", shlex.quote(named), *options])
+    filters = study.filters
+    return run_command(study.plan, study.name, methods=filters.methods, pairs=filters.pairs, seeds=filters.seeds)
 
 
 def environments(study: Study) -> list[dict[str, Any]]:

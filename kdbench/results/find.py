@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.errors import ResultsError
+from kdbench.results.command import run_command
 from kdbench.results.folder import TEACHERS, SuiteFolder, TrialFolder
+from kdbench.words import listed
 
 _SHOWN = 4
 
@@ -37,7 +39,7 @@ def _search(name: str, output: Path) -> Path:
     known = sorted({*places, *planned})
     matching = [name] if name in known else [identifier for identifier in known if identifier.startswith(name)]
     if len(matching) > 1:
-        raise ResultsError(f"'{name}' is the beginning of {_some(matching)}; give more of it")
+        raise ResultsError(f"'{name}' is the beginning of {listed(matching, _SHOWN)}; give more of it")
     if not matching:
         raise ResultsError(f"no trial '{name}' in {output}{_hint(name, known)}")
     found = places.get(matching[0], [])
@@ -45,7 +47,7 @@ def _search(name: str, output: Path) -> Path:
         raise ResultsError(f"{matching[0]}: {planned[matching[0]]}")
     done = [path for path in found if TrialFolder(path).result is not None] or found
     if len(done) > 1:
-        raise ResultsError(f"{matching[0]} stands in {' and '.join(map(str, done))}; name the folder")
+        raise ResultsError(f"{matching[0]} is in {' and '.join(map(str, done))}; name the folder")
     return done[0]
 
 
@@ -55,11 +57,11 @@ def _why_missing(row: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
     return f"is planned, not trained; {again(plan)} trains it"
 
 
-def again(plan: Mapping[str, Any], *, fresh: bool = False) -> str:
+def again(plan: Mapping[str, Any]) -> str:
     """What trains a plan's trials: a command, or the call that gave a suite without a file."""
     if plan.get("path", "") is None or plan.get("classes"):
-        return f"the same call of kdbench.run_suite{' with fresh=True' if fresh else ''}"
-    return f"kdbench run {plan.get('path', 'SUITE')}{' --fresh' if fresh else ''}"
+        return "the same call of kdbench.run_suite"
+    return run_command(plan, "SUITE")
 
 
 def _hint(name: str, known: Iterable[str]) -> str:
@@ -69,11 +71,5 @@ def _hint(name: str, known: Iterable[str]) -> str:
         return f"; did you mean '{near[0]}'?"
     holding = [identifier for identifier in ids if name in identifier]
     if holding:
-        return f"; ids that hold it: {_some(holding)}"
-    return f"; known: {_some(ids)}" if ids else "; nothing was trained there"
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:_SHOWN])
-    rest = len(names) - _SHOWN
-    return f"{shown} and {rest} more" if rest > 0 else shown
+        return f"; ids that hold it: {listed(holding, _SHOWN)}"
+    return f"; known: {listed(ids, _SHOWN)}" if ids else "; nothing was trained there"

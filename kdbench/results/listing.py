@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,7 +52,7 @@ def _row(
 ) -> dict[str, Any]:
     usual = {key: _plain(value) for key, value in defaults(str(trial.get("method"))).items()}
     result = place.result
-    written = datetime.fromtimestamp((place.path / "trial.json").stat().st_mtime, UTC)
+    written = datetime.fromtimestamp(_stat(place.path / "trial.json")[1], UTC)
     return {
         "id": place.path.name,
         "suite": folder.path.name,
@@ -61,7 +62,7 @@ def _row(
         "date": str((result or {}).get("finished") or written.isoformat(timespec="seconds")),
         "settings": {k: v for k, v in (trial.get("settings") or {}).items() if k not in usual or usual[k] != v},
         "source": trial.get("fingerprint"),
-        "bytes": sum(path.stat().st_size for path in place.path.rglob("*") if path.is_file()),
+        "bytes": sum(_stat(path)[0] for path in place.path.rglob("*")),
         "planned": place.path.name in planned,
     }
 
@@ -70,10 +71,19 @@ def _status(folder: SuiteFolder, place: TrialFolder, trial: Mapping[str, Any], r
     if result is None:
         if place.damage():
             return "damaged"
-        return "failed" if place.error is not None else "interrupted" if place.epochs else "pending"
+        return "failed" if place.error is not None else "unfinished" if place.epochs else "pending"
     teacher = folder.teacher(str(trial.get("teacher_key"))).result or {}
     made_with = (result.get("teacher") or {}).get("sha256")
     return "stale" if teacher.get("sha256") not in (None, made_with) else str(result["status"])
+
+
+def _stat(path: Path) -> tuple[int, float]:
+    """Bytes of a file, and when it was changed; zeros for a folder, and for what a run has moved away meanwhile."""
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        return 0, 0.0
+    return (state.st_size, state.st_mtime) if stat.S_ISREG(state.st_mode) else (0, 0.0)
 
 
 def _plain(value: Any) -> Any:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kdbench.results.compare import changes, differences, read_teacher
 from kdbench.results.folder import SuiteFolder
 from kdbench.suite.plan import Plan, Trial
+from kdbench.words import listed
 
 _SHOWN = 3
 
@@ -38,7 +39,8 @@ def _why(trial: Trial, stored: Sequence[Mapping[str, Any]], earlier: Sequence[Ma
     names = ("student", "method", "teacher_model", "seed")
     alike = [other for other in earlier if all(other.get(name) == now[name] for name in names)]
     if not alike:
-        another_seed = any(other.get("id") != trial.id and not differences(other, now) for other in stored)
+        others = (other for other in stored if all(other.get(name) == now[name] for name in names[:-1]))
+        another_seed = any(other.get("id") != trial.id and not differences(other, now) for other in others)
         return "new seed" if another_seed else "new"
     nearest = min(alike, key=lambda other: sum(map(len, differences(other, now).values())))
     found = differences(nearest, now)
@@ -47,7 +49,7 @@ def _why(trial: Trial, stored: Sequence[Mapping[str, Any]], earlier: Sequence[Ma
         reasons.append(f"trained under protocol {nearest.get('protocol')}")
     for aspect in ("settings", "recipe", "data"):
         if aspect in found:
-            reasons.append(f"new {aspect} ({_some(found[aspect])})")
+            reasons.append(f"new {aspect} ({listed(list(found[aspect]), _SHOWN)})")
     source = found.get("source", {})
     if "fingerprint" in source:
         reasons.append("new source")
@@ -58,7 +60,7 @@ def _why(trial: Trial, stored: Sequence[Mapping[str, Any]], earlier: Sequence[Ma
         if changed is None:
             reasons.append("new teacher")
         elif changed:
-            reasons.append(f"new teacher ({_some(changed)})")
+            reasons.append(f"new teacher ({listed(changed, _SHOWN)})")
     return "; ".join(reasons) or "new"
 
 
@@ -71,9 +73,3 @@ def _teacher_changes(trial: Trial, earlier: Mapping[str, Any]) -> list[str] | No
     if not found:
         return None
     return [key.removeprefix("recipe.") for key in found if not key.startswith("data.")]
-
-
-def _some(keys: Iterable[str]) -> str:
-    names = list(keys)
-    rest = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Results:
-    """What stands in the results folder after a run."""
+    """The results of a suite after a run."""
 
     plan: Plan
     folder: SuiteFolder
@@ -165,7 +165,7 @@ class _Invocation:
                 self.context.notify("kdbench_trial_skipped", trial=trial, reason=trial.reason, run=self.context.info)
         try:
             self._train_all(plan, chosen, {"pending", "failed"})
-            # A teacher that had to be made anew may have left results of earlier cohorts behind.
+            # Results of earlier cohorts are stale where their teacher had to be trained again.
             self._train_all(with_results(self.context.opened.plan, self.context.folder), chosen, {"pending"})
         except Interrupted:
             return self._end(filters, interrupted=True)

@@ -92,7 +92,7 @@ class Students:
         place.begin(trial.to_json())
         store_code(place.path, self.context.resolver.code(trial))
         if place.checkpoint.exists() and not _resumed(learner):
-            self.context.warn(f"{trial.id}: its checkpoint does not fit or cannot be read; it begins anew")
+            self.context.warn(f"{trial.id}: its checkpoint does not fit or cannot be read; training restarts")
             place.checkpoint.unlink(missing_ok=True)
             learner = self._new_learner(trial, teacher, feed)
             if learner is None:

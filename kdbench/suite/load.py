@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol
 
 from pydantic import BaseModel, ValidationError
 
 from kdbench.errors import SuiteError, did_you_mean, nearest
-from kdbench.recipe import Augmentation, Recipe
+from kdbench.recipe import AUGMENTATIONS, Recipe
 from kdbench.settings import as_json, explain
 from kdbench.suite import schema
 from kdbench.suite.schema import Suite
@@ -82,14 +82,11 @@ def _recipe(table: Mapping[str, Any]) -> Recipe:
     return Recipe.model_validate_json(as_json(table), strict=True)
 
 
-_TAGS = {get_args(a.model_fields["name"].annotation)[0]: a for a in get_args(get_args(Augmentation)[0])}
-
-
 def _written(location: Location) -> Location:
     """Pydantic names the chosen member of a union, ``augmentation[0].crop.padding``; the file does not."""
     if "augmentation" in location:
         tag = location.index("augmentation") + 2
-        if location[tag : tag + 1] and location[tag] in _TAGS and isinstance(location[tag - 1], int):
+        if location[tag : tag + 1] and location[tag] in AUGMENTATIONS and isinstance(location[tag - 1], int):
             return (*location[:tag], *location[tag + 1 :])
     return location
 
@@ -118,7 +115,7 @@ _TABLES: dict[tuple[type[BaseModel], int | str], type[BaseModel]] = {
     (Suite, "pairs"): schema.Pair,
     (Suite, "methods"): schema.Method,
     (Suite, "teachers"): schema.Teacher,
-    **{(Recipe, name): augmentation for name, augmentation in _TAGS.items()},
+    **{(Recipe, name): augmentation for name, augmentation in AUGMENTATIONS.items()},
 }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kdbench.results import write_json
+from kdbench.results import SuiteFolder, write_json
 
 TORCH = {"torch", "torchvision", "timm", "torchmetrics"}
 HEAVY = TORCH | {"mlflow", "matplotlib", "pandas", "scipy", "sklearn"}
@@ -62,10 +62,11 @@ def test_looking_loads_nothing_heavy(tmp_path: Path, arguments: list[str], says:
     assert modules & HEAVY == set()
 
 
-def test_reporting_loads_no_torch(tmp_path: Path) -> None:
-    code, modules, printed = run(["report", "digits", "--output", str(tmp_path / "none")], tmp_path)
+def test_reporting_the_last_plan_loads_no_torch(tmp_path: Path) -> None:
+    SuiteFolder(tmp_path / "runs", "last").write_plan({"trials": []})
+    code, modules, printed = run(["report", "last"], tmp_path)
     assert code == 2
-    assert "nothing to report" in printed
+    assert "as last planned from last" in printed
     assert modules & (TORCH | {"mlflow"}) == set()
 
 

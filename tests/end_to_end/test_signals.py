@@ -7,8 +7,9 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,9 @@ def suite(write_suite, tmp_path) -> Path:
 
 @pytest.fixture
 def at_the_gate(tmp_path, command):
-    """Start ``kdbench run``, in a process group of its own, and wait until it is in the middle of its second epoch."""
+    """Starts ``kdbench run`` in a process group, and waits until it is in the middle of its second epoch."""
+
+    started = []
 
     def go(suite, *options) -> subprocess.Popen[str]:
         process = subprocess.Popen(
@@ -78,6 +81,7 @@ def at_the_gate(tmp_path, command):
             text=True,
             start_new_session=True,
         )
+        started.append(process)
         end = time.monotonic() + DEADLINE_SECONDS
         while process.poll() is None and steps(tmp_path) < GATE_AT:
             assert time.monotonic() < end
@@ -85,7 +89,11 @@ def at_the_gate(tmp_path, command):
         assert process.poll() is None, process.communicate()
         return process
 
-    return go
+    yield go
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def steps(folder: Path) -> int:
@@ -99,10 +107,16 @@ def open_gate(folder: Path) -> None:
 def wait_for(process: subprocess.Popen[str], text: str) -> str:
     """Standard error up to the line with ``text``."""
     seen = ""
-    while text not in seen:
-        line = process.stderr.readline()
-        assert line, (process.wait(), seen)
-        seen += line
+    # A process that ignores the signal would wait for ever, and so would the reading of its output.
+    watchdog = threading.Timer(DEADLINE_SECONDS, process.kill)
+    watchdog.start()
+    try:
+        while text not in seen:
+            line = process.stderr.readline()
+            assert line, (process.wait(), seen)
+            seen += line
+    finally:
+        watchdog.cancel()
     return seen
 
 
@@ -189,10 +203,14 @@ def test_what_nohup_ignores_stays_ignored(suite, command, tmp_path):
     open_gate(tmp_path)
     run = ["nohup", *command("run", suite, *OPTIONS, "--tracking-uri", "none")]
     process = subprocess.Popen(run, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    while process.poll() is None and steps(tmp_path) < GATE_AT:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGHUP)
-    output, _ = process.communicate(timeout=DEADLINE_SECONDS)
+    try:
+        end = time.monotonic() + DEADLINE_SECONDS
+        while process.poll() is None and steps(tmp_path) < GATE_AT and time.monotonic() < end:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGHUP)
+        output, _ = process.communicate(timeout=DEADLINE_SECONDS)
+    finally:
+        process.kill()
     assert process.returncode == 0, output
     assert "stopping" not in output
 
