@@ -197,7 +197,8 @@ class Plan(_Record):
 
     protocol: int
     suite: dict[str, Any] = {}
-    path: str = ""
+    path: str | None = ""
+    """None for a suite that was given from Python."""
     trials: list[PlannedTrial] = []
     teachers: list[PlannedTeacher] = []
 
