@@ -3,8 +3,9 @@
 Each batch is augmented once and passes the teacher once. A learner draws on nothing that another one does,
 so that it ends with the same bits alone as beside others. One that fails or diverges leaves; the others continue.
 
-Every call into a plugin passes through :meth:`Lockstep._guard`: whatever it raises or leaves changed in the process
-is that learner's failure and no other's (see :mod:`kdbench.isolation`).
+Every call into a plugin passes through :meth:`Lockstep._attempt`. What a learner's plugins raise or leave changed in
+the process is that learner's failure and no other's; what the teacher's network does so while students train fails
+those that learn from it (see :mod:`kdbench.isolation`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from kdbench.engine.learner import Learner, at_least_float32, now
 from kdbench.errors import KdbenchError, TrialError, in_words
 from kdbench.method import Signature
 from kdbench.models.base import TappedModel
+from kdbench.seeding import derive
 
 
 class Interrupted(KdbenchError):  # noqa: N818 - it was asked for, it is no error
@@ -103,7 +105,7 @@ class Lockstep:
         """Those that must be trained again from their checkpoints: a neighbour replaced a function under them."""
         self.replaced: list[str] = []
         """Those functions."""
-        self._originals = isolation.Originals(_modules(learners))
+        self._originals = isolation.Originals(_modules(learners, teacher))
         self._refuse_sharing()
 
     def run(self) -> None:
@@ -132,7 +134,7 @@ class Lockstep:
         batches = iter(self.feed.epoch(position.stream, position.epoch))
         for number in range(self.feed.steps_per_epoch):
             self._leave_if_overdue()
-            self._step(number, next(batches), trained, watch)
+            self._step((position.stream, position.epoch, number), next(batches), trained, watch)
         self._withdraw_if_replaced(learners)
         share = watch.read() / max(len(taught), 1)
         for learner in learners:
@@ -151,24 +153,31 @@ class Lockstep:
         for learner in learners:
             self._guard(learner, lambda: self._conclude(learner, records[learner.id]), thorough=True)  # noqa: B023
 
-    def _step(self, number: int, minibatch: Minibatch, learners: Sequence[Learner], watch: Stopwatch) -> None:
-        """One batch: once through the teacher, then through every student."""
+    def _step(
+        self, when: tuple[str, int, int], minibatch: Minibatch, learners: Sequence[Learner], watch: Stopwatch
+    ) -> None:
+        """One batch: once through the teacher, then through every student. ``when``: stage, epoch, step."""
+        number = when[-1]
         active = [learner for learner in learners if learner.active]
         reads = tuple({name for learner in active for name in learner.phase.teacher_reads})
         teacher = self.teacher if any(_is_taught(learner) for learner in active) else None
         watch.start()
-        shown = self._show(teacher, minibatch.images, reads, active) if teacher else None
+        shown = self._show(teacher, minibatch.images, reads, active, when) if teacher else None
         watch.stop()
-        kept = {name: tensor.clone() for name, tensor in _shared(minibatch).items()}
+        kept = {name: tensor.clone() for name, tensor in _beside_images(minibatch).items()}
         versions = _versions(minibatch, shown)
-        for learner in active:
+        images_version = minibatch.images._version
+        for place, learner in enumerate(active):
             self._guard(learner, lambda: learner.step(number, minibatch, shown), thorough=number == 0)  # noqa: B023
+            if minibatch.images._version != images_version:
+                self._expel_from_images(active[place:])
+                break
             if _versions(minibatch, shown) == versions:
                 continue
             # Several share these tensors: who wrote into them leaves, and the next ones get them as they were.
             self._guard(learner, _refuse_writing)
             minibatch = replace(minibatch, **{name: tensor.clone() for name, tensor in kept.items()})
-            shown = self._show(teacher, minibatch.images, reads, active) if teacher else None
+            shown = self._show(teacher, minibatch.images, reads, active, when) if teacher else None
             versions = _versions(minibatch, shown)
 
     def _leave_if_overdue(self) -> None:
@@ -176,13 +185,23 @@ class Lockstep:
             raise Interrupted("interrupted before the end of an epoch")
 
     def _show(
-        self, teacher: Teacher, images: Tensor, reads: Sequence[str], learners: Sequence[Learner]
+        self,
+        teacher: Teacher,
+        images: Tensor,
+        reads: Sequence[str],
+        learners: Sequence[Learner],
+        when: tuple[str, int, int],
     ) -> dict[str, Tensor] | None:
         """The teacher's outputs; where it fails, so do those that learn from it."""
         shown: list[dict[str, Tensor]] = []
         # A network of a third party may write into the images.
         own = images.clone() if teacher.foreign else images
-        error = self._attempt(lambda: shown.append(teacher(own, reads, self.precision)), "the teacher's network")
+        self._seed_teacher(teacher, *when)
+        error = self._attempt(
+            lambda: shown.append(teacher(own, reads, self.precision)),
+            "the teacher's network",
+            thorough=teacher.foreign and (self.watchful or when[-1] == 0),
+        )
         if error is None:
             return shown[0]
         why = TrialError(f"its teacher failed: {in_words(error)}")
@@ -190,6 +209,12 @@ class Lockstep:
             if learner.active and _is_taught(learner):
                 self._expel(learner, error if isinstance(error, torch.AcceleratorError) else why)
         return None
+
+    def _seed_teacher(self, teacher: Teacher, *purpose: object) -> None:
+        # A third party's may draw random numbers, which must not depend on the students.
+        if teacher.foreign:
+            seed = derive(self.learners[0].seed, "teacher", *purpose)
+            isolation.seed_globally(seed, self.device, foreign=True)
 
     def _follow(self, learner: Learner, leader: Learner) -> None:
         if leader is learner:
@@ -236,13 +261,13 @@ class Lockstep:
             self._leave_if_overdue()
             labels.append(target)
             version = images._version
-            for learner in learners:
+            for place, learner in enumerate(learners):
                 if learner.active:
                     predict = lambda: logits[learner.id].append(learner.predict(images))  # noqa: B023, E731
                     self._guard(learner, predict, thorough=first)
                     if images._version != version:
-                        self._guard(learner, _refuse_writing)
-                        version = images._version
+                        self._expel_from_images(learners[place:])
+                        break
             first = False
         for learner in learners:
             self._guard(learner, contexts[learner.id].close)
@@ -255,7 +280,8 @@ class Lockstep:
             found: list[Tensor] = []
             batches = self.feed.evaluate("test")
             predict = lambda: found.append(collect(lambda x: teacher.network(x)["logits"], batches)[0])  # noqa: E731
-            error = self._attempt(predict, "the teacher's network")
+            self._seed_teacher(teacher, "test")
+            error = self._attempt(predict, "the teacher's network", thorough=teacher.foreign)
             if error is None:
                 self._teacher_logits = found[0]
             self._teacher_failed = error is not None
@@ -374,6 +400,18 @@ class Lockstep:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
+    def _expel_from_images(self, learners: Sequence[Learner]) -> None:
+        """Fail a learner that wrote into the images, and those that were to read them after it.
+
+        Only networks of kdbench itself share the images. No copy is kept: it would cost every step of every cohort.
+        """
+        writer, *others = learners
+        self._guard(writer, _refuse_writing)
+        for other in others:
+            if other.active:
+                why = f"{writer.id} wrote into the images of a batch before they reached this student"
+                self._expel(other, TrialError(why))
+
     def _withdraw_if_replaced(self, learners: Sequence[Learner]) -> None:
         """Replaced functions that appear within an epoch: nobody knows since when, and under whom.
 
@@ -386,8 +424,9 @@ class Lockstep:
         self.replaced = replaced
         active = [learner for learner in learners if learner.active]
         suspects = [learner for learner in active if learner.foreign] or active
+        alone = len(active) == 1 and not (self.teacher is not None and self.teacher.foreign)
         for learner in active:
-            if len(active) == 1 or (self.watchful and learner in suspects):
+            if alone or (self.watchful and learner in suspects):
                 others = "" if len(suspects) == 1 else ", or another plugin,"
                 self._expel(learner, TrialError(f"{learner.suspect}{others} {isolation.complaint(replaced)}"))
             else:
@@ -395,10 +434,10 @@ class Lockstep:
                 self.withdrawn.append(learner)
 
     def _refuse_sharing(self) -> None:
-        """Fail learners that train one tensor, as when a plugin keeps an adapter in its class or module."""
+        """Fail learners that share a parameter, as when a plugin keeps an adapter in its class or module."""
         owners: dict[int, tuple[Learner, str]] = {}
         for learner in self.learners:
-            for name, tensor in [*learner.modules.named_parameters(), *learner.modules.named_buffers()]:
+            for name, tensor in learner.modules.named_parameters():
                 place = tensor.untyped_storage().data_ptr()
                 owner, theirs = owners.setdefault(place, (learner, name)) if place else (learner, name)
                 if owner is learner:
@@ -414,21 +453,22 @@ def _is_taught(learner: Learner) -> bool:
     return learner.method.needs_teacher or not learner.in_main
 
 
-def _shared(minibatch: Minibatch) -> dict[str, Tensor]:
-    """What is there of a batch."""
-    return {name: value for name, value in vars(minibatch).items() if value is not None}
+def _beside_images(minibatch: Minibatch) -> dict[str, Tensor]:
+    """What there is of a batch besides the images: small tensors."""
+    return {name: value for name, value in vars(minibatch).items() if value is not None and name != "images"}
 
 
 def _versions(minibatch: Minibatch, shown: Mapping[str, Tensor] | None) -> list[int]:
-    """Counters that rise when anybody writes into what all learners share."""
-    return [tensor._version for tensor in (*_shared(minibatch).values(), *(shown or {}).values())]
+    """Counters that rise when anybody writes into what all learners share, but for the images."""
+    return [tensor._version for tensor in (*_beside_images(minibatch).values(), *(shown or {}).values())]
 
 
 def _refuse_writing() -> None:
     raise TrialError("it wrote into the teacher's outputs or the batch, which all students share; clone them first")
 
 
-def _modules(learners: Sequence[Learner]) -> set[str]:
-    """The modules of the learners' plugins, which must not patch each other."""
+def _modules(learners: Sequence[Learner], teacher: Teacher | None) -> set[str]:
+    """The modules of the plugins that take part, which must not patch each other."""
     parts = [part for learner in learners for part in (learner.network, learner.method)]
+    parts += [teacher.network] if teacher is not None else []
     return {cls.__module__ for part in parts for cls in type(part).__mro__}

@@ -86,6 +86,8 @@ class Learner:
         self.steps_per_epoch = steps_per_epoch
         self.precision = Precision.choose(recipe.precision, device)
         self.modules = nn.ModuleDict({"network": self.network, "method": self.method})
+        if self.foreign:
+            _own_buffers(self.modules)
         self.average: Average | None = None
         self.phases = phases(method, recipe, student, teacher)
         self.phase_index = 0
@@ -100,7 +102,7 @@ class Learner:
         self.unwritable: ResultsError | None = None
         """Why its folder cannot be written, which is no fault of its plugins."""
         self.started = now()
-        self._seed = seed
+        self.seed = seed
         self._generator = torch.Generator(device=device)
         self._watch = Stopwatch(device)
         self._sums: Tensor | None = None
@@ -179,19 +181,12 @@ class Learner:
             module.train()
         for head in self._frozen_heads():
             head.eval()
-        self._generator.manual_seed(derive(self._seed, "method", self.phase.name, self.epoch))
+        self._generator.manual_seed(derive(self.seed, "method", self.phase.name, self.epoch))
         self._sums = None
         self._images = 0
 
     def _seed_globally(self, *purpose: object) -> None:
-        """Seed the generators that a careless plugin draws from: what others drew before must not matter."""
-        seed = derive(self._seed, *purpose)
-        # Not torch.manual_seed, which seeds every kind of device and costs 70 microseconds a call.
-        torch.default_generator.manual_seed(seed)
-        if self.device.type == "cuda":
-            torch.cuda.default_generators[self.device.index or 0].manual_seed(seed)
-        if self.foreign:
-            isolation.seed_python(seed)
+        isolation.seed_globally(derive(self.seed, *purpose), self.device, foreign=bool(self.foreign))
 
     def step(self, number: int, minibatch: Minibatch, teacher: Mapping[str, Tensor] | None) -> None:
         """One optimiser step on a batch. Nothing here waits for the device."""
@@ -528,6 +523,13 @@ def failure(identifier: str, error: BaseException, stage: str, epoch: int) -> di
 def now() -> str:
     """UTC, to the second, ISO 8601."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _own_buffers(module: nn.Module) -> None:
+    """Copy the buffers, as moving to a GPU does: a plugin may register one constant in all of its instances."""
+    for part in module.modules():
+        for name, buffer in part.named_buffers(recurse=False):
+            part._buffers[name] = buffer.clone()
 
 
 def _detached(output: Output) -> Output:
