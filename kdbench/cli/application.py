@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import kdbench
-from kdbench.cli.output import drop_output, show_error
+from kdbench.cli.output import drop_output, prepare_streams, show_error
 from kdbench.errors import KdbenchError
 
 OK, SOME_TRIAL_FAILED, USAGE = 0, 1, 2
@@ -30,6 +30,7 @@ app.add_typer(mlflow_app, name="mlflow")
 def main() -> None:
     """Run the command line and exit with 0 (done), 1 (a trial failed), 2 (wrong usage or suite) or 128 + a signal."""
     debug = "--debug" in sys.argv
+    prepare_streams()
     try:
         code = app(standalone_mode=False)
     except typer.Exit as stop:

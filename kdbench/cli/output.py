@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -17,6 +18,19 @@ def drop_output() -> None:
     """Send what is still to be written to nowhere: the reader (head, less) has closed the pipe."""
     # Python must not complain when it closes the pipe at exit.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def prepare_streams() -> None:
+    """Make both streams take all that is printed.
+
+    Python has no stream where the caller closed it (``>&-``), and a terminal without UTF-8 refuses other letters.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for as long as the process
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def show_error(message: str) -> None:
