@@ -15,6 +15,7 @@ from kdbench.engine.device import Precision
 from kdbench.engine.evaluate import collect, measure
 from kdbench.engine.learner import NETWORK, Learner, now
 from kdbench.errors import TrialError
+from kdbench.isolation import contained
 from kdbench.method import Batch, Method, Output, Terms
 from kdbench.models.base import TappedModel, signature
 from kdbench.models.weights import weights_sha256, write_weights
@@ -130,8 +131,9 @@ def measure_given(
 ) -> None:
     """Keep given weights with their measured accuracy, as if they had been trained here."""
     precision.prepare()
-    network.to(precision.device).to(memory_format=torch.channels_last).eval()
-    metrics = measure(*collect(lambda images: network(images)["logits"], feed.evaluate("test")))
+    with contained(f"teacher {plan.name}"):
+        network.to(precision.device).to(memory_format=torch.channels_last).eval()
+        metrics = measure(*collect(lambda images: network(images)["logits"], feed.evaluate("test")))
     folder.begin(describe(plan), "teacher.json")
     state = {key: value.cpu().contiguous() for key, value in network.state_dict().items()}
     write_weights(folder.weights, state)

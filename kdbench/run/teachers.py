@@ -25,11 +25,19 @@ class Teachers:
         self.context = context
         self.allow_mismatch = allow_mismatch
         self._ready: dict[str, Teacher] = {}
+        self._failed: dict[str, str] = {}
 
     def __call__(self, plan: TeacherPlan) -> Teacher:
         """The teacher, trained now where there is none."""
+        if plan.key in self._failed:
+            raise TrialError(self._failed[plan.key])
         if plan.key not in self._ready:
-            self._ready[plan.key] = self._make(plan)
+            try:
+                self._ready[plan.key] = self._make(plan)
+            except TrialError as error:
+                # It would fail in the same way for every other cohort that needs it.
+                self._failed[plan.key] = str(error)
+                raise
         return self._ready[plan.key]
 
     def _make(self, plan: TeacherPlan) -> Teacher:

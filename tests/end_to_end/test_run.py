@@ -248,6 +248,16 @@ def test_a_teacher_that_is_not_as_expected_stops_the_run_before_it_spends(write_
     assert len(warnings) == 1
 
 
+def test_a_teacher_that_diverges_is_trained_once_a_run(write_suite, run, watch):
+    results = run(
+        write_suite("none"), overrides=["seeds=[0, 1]", "teachers.resnet8.recipe.lr=1e18"], warn=lambda _: None
+    )
+    assert [trial.reason for trial in results.failed] == [
+        "teacher resnet8 diverged in epoch 1; lower its recipe.lr"
+    ] * 2
+    assert watch.heard.count(("teacher started", "resnet8")) == 1
+
+
 def test_given_weights_are_measured_and_used(write_suite, run, watch, tmp_path):
     first = run(write_suite("none"))
     key = first.plan.teachers[0].key
