@@ -13,7 +13,7 @@ from kdbench.recipe import Recipe
 from kdbench.report import stats, wording
 from kdbench.report.frame import teacher_result
 from kdbench.report.study import Study
-from kdbench.results.command import run_command
+from kdbench.results.reproduction import run_command
 from kdbench.suite.plan import unexpected
 
 STATES = {

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.errors import ResultsError
-from kdbench.results.command import run_command
+from kdbench.results.reproduction import run_command
 from kdbench.results.folder import TEACHERS, SuiteFolder, TrialFolder
 from kdbench.words import listed
 
