@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.errors import ResultsError
-from kdbench.results.reproduction import run_command
 from kdbench.results.folder import TEACHERS, SuiteFolder, TrialFolder
+from kdbench.results.reproduction import run_command
 from kdbench.words import listed
 
 _SHOWN = 4

@@ -378,7 +378,7 @@ def test_a_checkpoint_that_does_not_fit_is_left_and_said(write_suite, run, watch
     said = []
     again = run(suite, warn=said.append)
     assert again.missing == []
-    assert said == [f"{trial.id}: its checkpoint does not fit or cannot be read; it begins anew"]
+    assert said == [f"{trial.id}: its checkpoint does not fit or cannot be read; training restarts"]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])

@@ -85,7 +85,7 @@ def test_a_beginning_of_several(refused, trained):
 def test_one_that_two_suites_have(refused, runs, trained):
     name = trained.path("resnet8 vid").name
     shutil.copytree(runs / "small" / name, runs / "other" / name)
-    assert refused(name) == f"{name} stands in {runs / 'other' / name} and {runs / 'small' / name}; name the folder"
+    assert refused(name) == f"{name} is in {runs / 'other' / name} and {runs / 'small' / name}; name the folder"
     (runs / "other" / name / "result.json").unlink()
     assert find_trial(name, runs).path == runs / "small" / name
 
@@ -147,5 +147,5 @@ def test_one_whose_result_does_not_state_its_images(refused, runs, trained):
     rewrite(path / "result.json", data={"name": "digits", "fingerprint": "f", "corrupt": 0})
     assert refused(path.name) == (
         f"{path / 'result.json'}: does not state data.classes, as an earlier kdbench wrote it; "
-        f"kdbench run {trained.suite} --fresh trains the student anew"
+        f"remove the folder, and kdbench run {trained.suite} trains the student again"
     )
