@@ -55,9 +55,8 @@ def test_the_generated_method_passes_its_checks(installed):
 
 def test_the_generated_suite_runs_to_a_leaderboard(installed):
     own, run = installed
-    run(
-        "kdbench run suites/focus.toml --set recipe.epochs=1 --set data.train_limit=200 --seed 0 --tracking-uri none --report-name focus"
-    )
+    short = "--set recipe.epochs=1 --set data.train_limit=200 --seed 0"
+    run(f"kdbench run suites/focus.toml {short} --tracking-uri none --report-name focus")
     rows = (own / "reports" / "focus" / "leaderboard.csv").read_text().splitlines()
     methods = {dict(zip(rows[0].split(","), row.split(","), strict=True))["method"] for row in rows[1:]}
     assert methods == {"none", "kd", "focus"}
