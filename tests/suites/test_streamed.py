@@ -20,6 +20,9 @@ SHORTENED = (
     "recipe.drops=[]",
     "recipe.batch_size=3",
     "methods.ab.boundary_epochs=1",
+    "pairs.2.recipe.augmentation.random_resized_crop.size=32",
+    "pairs.2.recipe.epochs=6",
+    "pairs.2.recipe.batch_size=6",
 )
 
 
@@ -83,9 +86,6 @@ def test_the_transformer_trains_by_its_own_recipe(tmp_path: Path, photographs: P
         "pairs.2.teacher=torchvision:resnet18",
         f'teachers={{"torchvision:resnet18" = {{ weights = "{file}" }}}}',
         "data.workers=0",
-        "pairs.2.recipe.epochs=6",
-        "pairs.2.recipe.batch_size=6",
-        "pairs.2.recipe.augmentation.random_resized_crop.size=32",
         pairs=["torchvision:resnet18:timm:deit_tiny_distilled_patch16_224"],
         methods=["deit"],
     )
