@@ -103,7 +103,7 @@ def test_the_default_store_is_a_local_file(
     assert everything(database) == before
     assert (report.finished, report.unchanged, report.values) == (2, 2, 0)
     # The current plan names runs, not the one that they were trained under.
-    rows = [{"id": ab.id, "label": "boundaries", "teacher": "big"}]
+    rows = [{**ab.describe(), "label": "boundaries", "teacher": "big"}]
     run.folder.write_plan({"suite": run.plan.suite.model_dump(mode="json"), "trials": rows})
     assert sync(run.folder, "tiny", None, run.info.report).unchanged == 2
     assert read(database, "SELECT name FROM runs WHERE run_uuid = ?", run_ab) == [("boundaries big:resnet8 seed 0",)]
