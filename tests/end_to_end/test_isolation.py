@@ -445,7 +445,7 @@ def _recorded(folder: Path, label: str) -> dict[str, Any] | None:
     result["environment"].pop("git_commit", None)  # somebody may commit meanwhile
     trial = json.loads((place / "trial.json").read_text())
     epochs = [json.loads(line) for line in (place / "epochs.jsonl").read_text().splitlines()]
-    timed = {"seconds", "started", "finished", "cost", "id", "suite"}
+    timed = {"seconds", "started", "finished", "cost", "id", "suite", "checksum", "files"}
     return {
         "weights": load_file(place / "student.safetensors"),
         "records": [{k: v for k, v in record.items() if k not in timed} for record in (result, trial, *epochs)],
