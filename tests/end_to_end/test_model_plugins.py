@@ -136,7 +136,7 @@ def suite(tmp_path):
 def test_planning_refuses_a_network_that_does_not_keep_the_contract(plugin, message, suite, kdbench):
     done = kdbench("plan", suite(plugin))
     assert done.returncode == 2
-    assert " ".join(done.stderr.split()) == f"kdbench: {message}"
+    assert " ".join(done.stderr.split()) == f"kdbench: mine.toml: {message}"
 
 
 def test_planning_accepts_one_that_does(suite, kdbench):

@@ -88,7 +88,7 @@ def test_it_is_not_here() -> None:
 def test_it_gets_a_row_in_the_leaderboard(python: Path, tmp_path: Path) -> None:
     suite = tmp_path / "stranger.toml"
     suite.write_text(SUITE)
-    overrides = ["--set", "recipe.epochs=1", "--set", "data.train_limit=128"]
+    overrides = ["--set", "recipe.epochs=1", "--set", "data.train_limit=128", "--report-name", "stranger"]
     call(python, "-m", "kdbench", "run", suite, *overrides, "--tracking-uri", "none", folder=tmp_path)
     with (tmp_path / "reports" / "stranger" / "leaderboard.csv").open() as file:
         rows = {row["method"]: row for row in csv.DictReader(file)}
