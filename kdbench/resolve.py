@@ -28,7 +28,7 @@ from kdbench.errors import (
     in_words,
     text_of,
 )
-from kdbench.isolation import Originals, restored
+from kdbench.isolation import Originals, contained, restored
 from kdbench.method import DataSignature, Method, Signature, set_up
 from kdbench.models.base import TappedModel, contract_problems
 from kdbench.models.shapes import on_meta, planned_signature
@@ -169,13 +169,17 @@ class Resolver:
 
     @contextmanager
     def _blamed(self, what: str) -> Iterator[None]:
-        """What a data set raises is an error of the data."""
+        """What a data set raises is an error of the data, as is global state that it leaves changed."""
+        name = f"data set '{self.suite.data.name}'"
         try:
-            yield
+            with contained(f"{name}: {what}()", self._originals):
+                yield
+        except PluginError as error:
+            raise DataError(text_of(error)) from error
         except KdbenchError:
             raise
-        except Exception as error:
-            raise DataError(f"data set '{self.suite.data.name}': {what}() failed: {in_words(error)}") from error
+        except (Exception, SystemExit) as error:
+            raise DataError(f"{name}: {what}() failed: {in_words(error)}") from error
 
     @property
     def limits(self) -> dict[str, Any]:

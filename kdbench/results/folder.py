@@ -169,9 +169,13 @@ class TrialFolder:
         """Write the outcome, with the checksums of the other files; from here on the trial counts as done.
 
         Raises:
+            ResultsError: the folder was removed meanwhile.
             TrialError: the outcome is none that can be read back.
         """
-        truth = (self.path / "trial.json", self.path / "teacher.json", self.path / "epochs.jsonl", self.weights)
+        descriptions = (self.path / "trial.json", self.path / "teacher.json")
+        if not any(path.is_file() for path in descriptions):
+            raise ResultsError(f"{self.path}: the folder was removed during the training; run the suite again")
+        truth = (*descriptions, self.path / "epochs.jsonl", self.weights)
         content = {**result, "files": {path.name: stamp(path) for path in truth if path.is_file()}}
         if wrong := records.problem(records.Result, content):
             raise TrialError(f"{self.path / 'result.json'}: would be no result: {wrong}")

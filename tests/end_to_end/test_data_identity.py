@@ -173,7 +173,9 @@ def test_the_root_identifies_a_data_set_that_does_not_identify_its_content(
 
 
 FAULTY = """
+import sys
 import numpy as np
+import torch
 from kdbench.data.base import Arrays, DataFacts, Split
 from kdbench.hookspecs import DatasetSpec, hookimpl
 
@@ -185,11 +187,19 @@ class Mine:
     def facts(self):
         if self.root == "facts":
             raise KeyError("sizes")
+        if self.root == "exit":
+            sys.exit(0)
+        if self.root == "dtype":
+            torch.set_default_dtype(torch.float64)
         return DataFacts(classes=2, image_shape=(3, 32, 32), n_train=6, n_test=4, mean=(0.5,) * 3, std=(0.2,) * 3)
 
     def load(self):
         if self.root == "load":
             raise ValueError("no such shard")
+        if self.root == "base":
+            raise GeneratorExit("stopped")
+        if self.root == "grad":
+            torch.set_grad_enabled(False)
         splits = [Split(np.zeros((n, 3, 32, 32), np.uint8), np.arange(n, dtype=np.int64) % 3) for n in (6, 4)]
         return Arrays(*splits, "hash")
 
@@ -203,8 +213,12 @@ def kdbench_datasets():
 @pytest.mark.parametrize(
     ("root", "message"),
     [
-        ("facts", "data set 'mine': facts() failed: KeyError: 'sizes' (mine.py, line 13)"),
-        ("load", "data set 'mine': load() failed: ValueError: no such shard (mine.py, line 18)"),
+        ("facts", "data set 'mine': facts() failed: KeyError: 'sizes' (mine.py, line 15)"),
+        ("exit", "data set 'mine': facts() failed: SystemExit: 0 (mine.py, line 17)"),
+        ("dtype", "data set 'mine': facts() left changed: torch's default dtype (torch.float32 → torch.float64)"),
+        ("load", "data set 'mine': load() failed: ValueError: no such shard (mine.py, line 24)"),
+        ("base", "data set 'mine': load() raised GeneratorExit: stopped"),
+        ("grad", "data set 'mine': load() left changed: grad mode (True → False)"),
         ("labels", "data set 'mine': load(): the train split has labels 0 to 2, but the 2 classes are 0 to 1"),
     ],
 )

@@ -6,10 +6,12 @@ import errno
 import fcntl
 import os
 import re
+import shutil
 
 import pytest
 
 from kdbench.errors import ResultsError
+from kdbench.hookspecs import hookimpl
 
 
 @pytest.mark.parametrize(
@@ -49,3 +51,25 @@ def test_a_file_in_the_place_of_the_results_folder(write_suite, run, tmp_path):
     (tmp_path / "runs").write_text("")
     with pytest.raises(ResultsError, match=re.escape(f"{tmp_path / 'runs' / 'tiny'}: cannot be written: ")):
         run(write_suite("none"))
+
+
+@pytest.mark.parametrize("when", ["kdbench_trial_started", "kdbench_epoch_finished"])
+def test_a_results_folder_removed_during_the_run(write_suite, run, tmp_path, when):
+    suite = write_suite("none")
+
+    class Remover:
+        """Removes the folder before the first epoch is recorded, or after the last."""
+
+        @hookimpl
+        def kdbench_trial_started(self, trial, run):
+            if when == "kdbench_trial_started":
+                shutil.rmtree(tmp_path / "runs" / "tiny")
+
+        @hookimpl
+        def kdbench_epoch_finished(self, trial, record, run):
+            if when == "kdbench_epoch_finished" and record["epoch"] == 3:
+                shutil.rmtree(tmp_path / "runs" / "tiny")
+
+    with pytest.raises(ResultsError, match=r"tiny/\w+.*(removed during the training|No such file)"):
+        run(suite, observers=[Remover()])
+    assert [trial.status for trial in run(suite).plan.trials] == ["done"]
