@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from kdbench.hookspecs import hookimpl
 from kdbench.results import TrialFolder
 
 DEADLINE_SECONDS = 180.0
@@ -237,3 +238,21 @@ def test_data_workers_leave_a_schedulers_signal_to_the_run(suite, at_the_gate, t
     assert "Terminated" not in stderr
     assert steps(tmp_path) == 2 * STEPS_PER_EPOCH
     assert epochs_of_checkpoints(tmp_path) == {2}
+
+
+class Interrupting:
+    """Presses Ctrl-C in the teacher's first epoch."""
+
+    @hookimpl
+    def kdbench_teacher_epoch_finished(self, teacher, record):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_while_a_teacher_trains_finishes_the_epoch_and_the_run_resumes(write_suite, run, tmp_path):
+    suite = write_suite("none")
+    first = run(suite, observers=[Interrupting()])
+    assert (first.interrupted, first.stopped_by) == (True, signal.SIGINT)
+    assert [trial.status for trial in first.plan.trials] == ["pending"]
+    (checkpoint,) = (tmp_path / "runs/_teachers").glob("*/checkpoint.pt")
+    assert len(TrialFolder(checkpoint.parent).epochs) == 1
+    assert [trial.status for trial in run(suite).plan.trials] == ["done"]
