@@ -321,6 +321,8 @@ def discover(local: Iterable[Local] = ()) -> Registry:
     A broken plugin is remembered in ``Registry.broken``; with ``KDBENCH_STRICT_PLUGINS=1`` it is an error, and
     a broken local one always is, since it was asked for.
     """
+    if isinstance(local, str | Path | type):
+        raise PluginError(f"plugins: must be a list, got {shown(local)}")
     manager = pluggy.PluginManager("kdbench")
     manager.add_hookspecs(hookspecs)
     registry = Registry(manager)

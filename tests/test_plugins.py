@@ -536,3 +536,8 @@ def test_a_local_target_is_the_file_itself(write: Callable[[str, str], Path]) ->
             assert offer.load().folder == folder
             assert offer.facts.summary == f"Of {folder}."
             assert folder.encode() in offer.source.files["json.py"]
+
+
+def test_a_plugin_outside_a_list_is_refused() -> None:
+    with pytest.raises(PluginError, match=r"^plugins: must be a list, got 'my_loss\.py'$"):
+        discover("my_loss.py")

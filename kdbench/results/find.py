@@ -16,13 +16,15 @@ _SHOWN = 4
 
 
 def find_folder(name: str | Path, output: Path) -> Path:
-    """The folder of the trial called ``name``: a folder, an id, or an id's beginning that is unique below ``output``.
+    """The folder of the trial called ``name``: a folder, ``suite/id``, an id, or the unique beginning of an id.
 
     A finished trial is preferred where several suites have one of this id. Raises :class:`ResultsError` where
     there is none.
     """
-    path = Path(name)
-    return path if path.is_dir() else _search(str(name), output)
+    for path in (Path(name), output / name):
+        if path.is_dir():
+            return path
+    return _search(str(name), output)
 
 
 def _search(name: str, output: Path) -> Path:

@@ -35,7 +35,7 @@ def rewrite(path, **changes):
 
 def test_by_id_by_its_beginning_and_by_its_folder(trained):
     path = trained.path("deit_micro deit")
-    for name in (path.name, "resnet14-deit_micro-deit-", path, str(path)):
+    for name in (path.name, f"small/{path.name}", "resnet14-deit_micro-deit-", path, str(path)):
         found = find_trial(name, trained.output)
         assert (found.id, found.path.resolve()) == (path.name, path)
         assert found.result["status"] == "done"
