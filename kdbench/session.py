@@ -22,12 +22,13 @@ from kdbench.engine.cohort import Interrupted
 from kdbench.errors import ResultsError
 from kdbench.plugins import Registry
 from kdbench.results import SuiteFolder, TrialFolder
+from kdbench.results.folder import LOCK
 
 
 @contextmanager
 def only_one_run(folder: SuiteFolder) -> Iterator[None]:
     """Refuse to work where another run does; make the folder where there is none."""
-    lock = FileLock(folder.path / ".lock", timeout=0)
+    lock = FileLock(folder.path / LOCK, timeout=0)
     try:
         with _explained(folder.path):
             folder.path.mkdir(parents=True, exist_ok=True)
@@ -44,7 +45,7 @@ def only_one_run(folder: SuiteFolder) -> Iterator[None]:
 @contextmanager
 def alone_with(folder: TrialFolder, stop: Stop, warn: Callable[[str], None]) -> Iterator[None]:
     """Suites share teachers: the second run waits until the first has trained it."""
-    lock = FileLock(folder.path / ".lock")
+    lock = FileLock(folder.path / LOCK)
     waiting = False
     while not lock.is_locked:
         try:
@@ -74,6 +75,13 @@ def _explained(folder: Path) -> Iterator[None]:
         if error.errno in {errno.ENOLCK, errno.EOPNOTSUPP}:
             raise ResultsError(
                 f"{folder}: cannot be locked ({error.strerror}); choose an --output on a file system with flock"
+            ) from error
+        lock = folder / LOCK
+        # Where the folder itself cannot be written, removing the lock would not help, and is not possible.
+        if error.filename == str(lock) and os.path.lexists(lock) and os.access(folder, os.W_OK):
+            raise ResultsError(
+                f"{lock}: cannot be opened for writing: {error.strerror}; it holds nothing: if no other run works in "
+                "this folder, remove it and run again"
             ) from error
         raise ResultsError(f"{folder}: cannot be written: {error.strerror or error}") from error
 

@@ -73,3 +73,15 @@ def test_a_results_folder_removed_during_the_run(write_suite, run, tmp_path, whe
     with pytest.raises(ResultsError, match=r"tiny/\w+.*(removed during the training|No such file)"):
         run(suite, observers=[Remover()])
     assert [trial.status for trial in run(suite).plan.trials] == ["done"]
+
+
+@pytest.mark.parametrize("how", ["folder", "link"])
+def test_what_is_no_lock_in_the_place_of_one_is_named_with_the_remedy(write_suite, run, tmp_path, how):
+    lock = tmp_path / "runs" / "tiny" / ".lock"
+    lock.parent.mkdir(parents=True)
+    if how == "folder":
+        lock.mkdir()
+    else:
+        lock.symlink_to("nowhere")
+    with pytest.raises(ResultsError, match=rf"{re.escape(str(lock))}: cannot be opened for writing: .*; .*remove it"):
+        run(write_suite("none"))
