@@ -273,7 +273,8 @@ class Mirror:
         if status == "RUNNING":
             self._store.reopen(run.id)
         else:
-            self._store.end(run.id, status, ended)
+            # Clocks may be set back: MLflow takes an end before the start, and shows a negative duration.
+            self._store.end(run.id, status, max(_now() if ended is None else ended, run.started))
         run.status = status
 
     def _log(self, run: Run, wanted: Iterable[Point], parameters: Mapping[str, str], tags: Mapping[str, str]) -> None:
@@ -301,7 +302,7 @@ def report_files(suite: Path, report: Path | None) -> list[tuple[Path, str]]:
     files = [(suite / "plan.json", "")] if (suite / "plan.json").exists() else []
     if report is not None and report.is_dir():
         for path in sorted(report.rglob("*")):
-            if path.is_file():
+            if path.is_file() and not path.name.endswith(".tmp"):
                 files.append((path, ("report" / path.parent.relative_to(report)).as_posix()))
     return files
 

@@ -7,18 +7,23 @@ active run is a global that a user's own code may hold.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
 import shlex
+import tempfile
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
 
 from kdbench.errors import ResultsError, TrackingError
 from kdbench.hookspecs import RunInfo, hookimpl
@@ -34,6 +39,8 @@ DEFAULT_STORE = "sqlite:///mlflow.db"
 PATIENCE_SECONDS = 30.0
 CLOSING_SECONDS = 90.0
 HURRIED_SECONDS = 5.0
+CREATION_SECONDS = 60.0
+"""How long another process may take to create the tables of a SQLite file."""
 
 # MLflow takes 100 parameters, 100 tags and 1000 entries in all in one request (mlflow.utils.validation).
 METRICS_PER_REQUEST = 800
@@ -78,7 +85,25 @@ def connect(uri: str) -> Any:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     # Older releases set Alembic's levels anew while they create the tables; filters they leave alone.
     logging.getLogger("alembic.runtime.migration").addFilter(_is_warning)
-    return MlflowClient(tracking_uri=uri)
+    with _only_creator(uri):
+        return MlflowClient(tracking_uri=uri)
+
+
+@contextmanager
+def _only_creator(uri: str) -> Iterator[None]:
+    """Let one process at a time create the tables of a SQLite file: MLflow's creation fails where two try at once."""
+    if not uri.startswith("sqlite"):
+        yield
+        return
+    # Not beside the file, where it would stay for good.
+    name = f"kdbench-mlflow-{hashlib.sha256(uri.encode()).hexdigest()[:16]}.lock"
+    lock = FileLock(Path(tempfile.gettempdir()) / name)
+    with suppress(OSError, Timeout):  # without the lock, most often nobody else is there
+        lock.acquire(timeout=CREATION_SECONDS)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _is_warning(record: logging.LogRecord) -> bool:
@@ -174,8 +199,13 @@ class MlflowStore:
         repository = get_artifact_repository(self._artifacts[run], tracking_uri=self._client.tracking_uri)
         with ThreadPoolExecutor(UPLOADS_AT_ONCE) as pool:
             sent = [pool.submit(self._answer, repository.log_artifact, str(f), place or None) for f, place in files]
-        for upload in sent:
-            upload.result()
+        for upload, (path, _) in zip(sent, files, strict=True):
+            try:
+                upload.result()
+            except Exception:
+                # Another process may replace a report, or train a trial again, while its files are sent.
+                if os.path.lexists(path):
+                    raise
 
     @staticmethod
     def _identifier(answer: Any) -> str:

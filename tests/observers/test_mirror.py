@@ -372,3 +372,24 @@ def test_timestamps_are_training_time(pretend: Any, trial: Any, store: Any, monk
     start = 1767225600000
     assert stamps["train_loss", 1] == start + 2000
     assert stamps["train_loss", 2] == stamps["result/test/top1", 2] == start + 4000
+
+
+def test_a_clock_that_was_set_back_makes_no_negative_duration(pretend: Any, trial: Any, store: Any) -> None:
+    one = trial("none")
+    run = pretend([one])
+    run.start()
+    run.begin(one)
+    run.epoch(one, 1)
+    run.finish(one, started="2026-01-01T01:00:00+00:00", finished="2026-01-01T00:01:00+00:00")
+    run.end()
+    mirror_all(run, store)
+    (child,) = store.of_trial(one)
+    assert store.ended[child.id] == child.started
+    assert mirror_all(run, store).report.unchanged == 1
+
+
+def test_half_written_files_of_a_report_are_not_sent(pretend: Any, trial: Any) -> None:
+    run, _ = finished_run(pretend, trial)
+    (run.info.report / ".index.html.host.1.tmp").write_text("<p>")
+    names = [path.name for path, _ in report_files(run.folder.path, run.info.report)]
+    assert names == ["plan.json", "index.html", "curves.svg"]

@@ -8,6 +8,7 @@ import socket
 import sqlite3
 import subprocess
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -18,7 +19,7 @@ from unittest import mock
 import pytest
 
 from kdbench.errors import TrackingError
-from kdbench.observers.mlflow import MlflowObserver, connect, store_uri, sync, without_password
+from kdbench.observers.mlflow import MlflowObserver, MlflowStore, connect, store_uri, sync, without_password
 
 DEADLINE_SECONDS = 180.0
 
@@ -418,3 +419,44 @@ def test_a_trial_takes_few_requests(pretend: Any, trial: Any, faulty: Any) -> No
         "POST /api/2.0/mlflow/runs/log-batch": 9,
         "POST /api/2.0/mlflow/runs/update": 9 + 1,
     }
+
+
+def test_two_that_open_a_new_sqlite_file_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # MLflow's own creation of the tables fails where two processes are at it.
+    inside, most = [], []
+
+    def create(tracking_uri: str) -> None:
+        inside.append(tracking_uri)
+        most.append(len(inside))
+        time.sleep(0.1)
+        inside.pop()
+
+    monkeypatch.setattr("mlflow.MlflowClient", create)
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    threads = [threading.Thread(target=connect, args=(uri,)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1, 1, 1]
+
+
+def test_a_file_that_is_gone_when_its_turn_comes_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+
+    class Repository:
+        def log_artifact(self, path: str, place: str | None) -> None:
+            sent.append(Path(path).read_text())
+            if "refused" in path:
+                raise OSError("refused")
+
+    registry = "mlflow.store.artifact.artifact_repository_registry.get_artifact_repository"
+    monkeypatch.setattr(registry, lambda *arguments, **options: Repository())
+    store = MlflowStore(mock.Mock())
+    store._artifacts["run"] = "anywhere"
+    for name in ("kept", "refused"):
+        (tmp_path / name).write_text(name)
+    store.upload("run", [(tmp_path / "gone", ""), (tmp_path / "kept", "")])
+    assert sent == ["kept"]
+    with pytest.raises(OSError, match="refused"):
+        store.upload("run", [(tmp_path / "refused", "")])
