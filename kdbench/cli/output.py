@@ -25,6 +25,13 @@ def prepare_streams() -> None:
 
     Python has no stream where the caller closed it (``>&-``), and a terminal without UTF-8 refuses other letters.
     """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # It takes the lowest free number, which is this one. Left free, a file of the results would get it, and
+            # whatever a library writes to standard error.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -14,8 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from kdbench.errors import ExportError
+from kdbench.errors import ExportError, ModelError
 from kdbench.export.student import Student, state
+from kdbench.models.weights import load_checkpoint
 
 Format: TypeAlias = Literal["safetensors", "torch", "onnx"]
 SUFFIXES: Mapping[Format, str] = {"safetensors": ".safetensors", "torch": ".pt", "onnx": ".onnx"}
@@ -97,15 +97,17 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | No
         with safe_open(path, framework="pt") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
             facts = (file.metadata() or {}).get(HEADER)
-    except (SafetensorError, OSError) as error:
+        return weights, json.loads(facts) if facts else None
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise ExportError(f"{path}: the file is truncated or no safetensors file") from error
-    return weights, json.loads(facts) if facts else None
 
 
 def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        content = load_checkpoint(path)
+    except ModelError:
+        raise
+    except Exception as error:  # a damaged file may fail in any way
         raise ExportError(f"{path}: the file is truncated or no checkpoint of weights alone") from error
     if not isinstance(content, Mapping) or not {"state_dict", "facts"} <= content.keys():
         return {}, None

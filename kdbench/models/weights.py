@@ -27,12 +27,12 @@ import argparse
 import hashlib
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -88,10 +88,12 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ModelError(f"{path}: no such file; weights are a .pth, .pt or .safetensors file")
     try:
-        content = load_file(path) if path.suffix == ".safetensors" else _load_checkpoint(path)
+        content = load_file(path) if path.suffix == ".safetensors" else load_checkpoint(path)
+    except ModelError:
+        raise
     except pickle.UnpicklingError as error:
         raise ModelError(_unreadable(path, error)) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file may fail in any way
         raise ModelError(f"{path}: the file is truncated or no checkpoint") from error
     state = _find_state(content)
     if state is None:
@@ -107,7 +109,17 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _load_checkpoint(path: Path) -> Any:
+def load_checkpoint(path: Path) -> Any:
+    """What ``torch.save`` wrote, of tensors and plain values; no code in it is run.
+
+    Raises whatever torch does where the file is damaged, and :class:`ModelError` where it would unpack to more than its
+    size: torch compresses nothing, and a small file could fill the memory.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > path.stat().st_size:
+            raise ModelError(f"{path}: is compressed ({unpacked:,} bytes unpacked); save it with torch.save alone")
     # The study's last checkpoints carry the command line's arguments: plain values in a Namespace.
     with torch.serialization.safe_globals([argparse.Namespace]):
         return torch.load(path, map_location="cpu", weights_only=True)

@@ -83,6 +83,8 @@ def connect(uri: str) -> Any:
 
     for chatty in ("mlflow", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    # It prints the traceback of each error of the database, and raises it, too: once is enough.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     # Older releases set Alembic's levels anew while they create the tables; filters they leave alone.
     logging.getLogger("alembic.runtime.migration").addFilter(_is_warning)
     with _only_creator(uri):

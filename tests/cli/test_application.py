@@ -49,3 +49,10 @@ def test_another_encoding_and_no_home_change_no_exit_code(tmp_path: Path) -> Non
     )
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"42 pending" in done.stdout
+
+
+def test_no_file_takes_the_number_of_a_closed_stream() -> None:
+    # What a library writes to standard error would end up in it.
+    script = "import os; from kdbench.cli.output import prepare_streams; prepare_streams(); os._exit(os.open('/', 0))"
+    line = f"exec {sys.executable} -c {shlex.quote(script)} <&- >&- 2>&-"
+    assert subprocess.run(line, shell=True, check=False).returncode >= 3

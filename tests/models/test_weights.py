@@ -3,8 +3,11 @@ from __future__ import annotations
 import argparse
 import fractions
 import hashlib
+import pickle
 import re
 import struct
+import zipfile
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -366,3 +369,35 @@ def test_sha256_tells_weights_apart_but_not_memory_formats(build):
         {"a": torch.zeros(2, dtype=torch.bfloat16)}
     )
     assert weights_sha256(nn.Identity()) == hashlib.sha256().hexdigest()
+
+
+class Call:
+    """Pickled, a call of what torch lets a checkpoint call."""
+
+    def __init__(self, *call):
+        self.call = call
+
+    def __reduce__(self):
+        return self.call[0], self.call[1:]
+
+
+@pytest.mark.parametrize("call", [(bytearray, 10**15), (bytearray, "text"), (OrderedDict, 1)], ids=str)
+def test_a_checkpoint_that_asks_for_nonsense_is_no_checkpoint(tmp_path, call):
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "good.pth")
+    with zipfile.ZipFile(tmp_path / "good.pth") as good, zipfile.ZipFile(tmp_path / "bad.pth", "w") as bad:
+        for member in good.namelist():
+            bad.writestr(member, pickle.dumps(Call(*call), 2) if member.endswith("data.pkl") else good.read(member))
+    with pytest.raises(ModelError, match=r"bad\.pth: the file is truncated or no checkpoint"):
+        read_state_dict(tmp_path / "bad.pth")
+
+
+def test_a_small_file_does_not_fill_the_memory(tmp_path):
+    torch.save({"weight": torch.zeros(2**20)}, tmp_path / "good.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "good.pth") as good,
+        zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for member in good.namelist():
+            bomb.writestr(member, good.read(member))
+    with pytest.raises(ModelError, match=r"bomb\.pth: is compressed \(4,19.,... bytes unpacked\)"):
+        read_state_dict(tmp_path / "bomb.pth")
