@@ -7,7 +7,8 @@ import re
 import pandas as pd
 
 # What spreadsheets take for a formula (https://owasp.org/www-community/attacks/CSV_Injection).
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+# The last four are the wide forms of = + - @, which spreadsheets in some languages read alike.
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 _ALWAYS = re.compile(r"[\\`*|~$]")
 _UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")

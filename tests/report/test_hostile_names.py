@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
@@ -50,6 +51,26 @@ def test_no_cell_is_a_formula(report: Path, name: str) -> None:
             float(cell)
     labels = {row["label"].removeprefix("'") for row in rows}
     assert labels == {"none", "vid", *LABELS}
+
+
+def test_teachers_and_networks_are_text_too(runs: Callable[..., Any], tmp_path: Path) -> None:
+    suite = runs()
+    pairs = (("=1+1", "@SUM(A1)"), ("<img src=x>", "[x](http://evil.example)"), ("+1", "-2+3"))
+    for teacher, student in pairs:
+        suite.teacher(teacher, 80.0)
+        for label, top1 in (("none", 70.0), ("@SUM(A1)", 71.0)):
+            suite.done(teacher, student, label, 0, top1, method="none" if label == "none" else "kd")
+    render(suite.write(), tmp_path)
+    for name in ("trials.csv", "leaderboard.csv"):
+        with (tmp_path / name).open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        cells = [cell for row in rows for cell in row.values()]
+        assert not [cell for cell in cells if cell.startswith(("=", "@"))]
+        assert {(row["teacher"].removeprefix("'"), row["student"].removeprefix("'")) for row in rows} == set(pairs)
+    page = Elements((tmp_path / "index.html").read_text(encoding="utf-8"))
+    assert "img" not in page.found
+    tokens = MarkdownIt("commonmark", {"html": True}).enable("table").parse((tmp_path / "leaderboard.md").read_text())
+    assert not {token.type for token in leaves(tokens)} & {"html_inline", "html_block", "link_open", "image"}
 
 
 def leaves(tokens: list[Token]) -> list[Token]:
@@ -140,3 +161,8 @@ def test_a_legend_names_what_begins_with_an_underscore(runs: Callable[..., Any],
 ])  # fmt: skip
 def test_markdown_escapes_no_more_than_it_must(text: str, expected: str) -> None:
     assert escape.markdown(text) == expected
+
+
+@pytest.mark.parametrize("text", ["\uff1d1+1", "\uff0b1", "\uff0d1", "\uff20SUM(A1)"])
+def test_wide_letters_that_some_spreadsheets_read_as_formulas(text: str) -> None:
+    assert escape.csv(pd.DataFrame({"label": [text]})) == f"label\n'{text}\n"
