@@ -85,3 +85,17 @@ def test_what_is_no_lock_in_the_place_of_one_is_named_with_the_remedy(write_suit
         lock.symlink_to("nowhere")
     with pytest.raises(ResultsError, match=rf"{re.escape(str(lock))}: cannot be opened for writing: .*; .*remove it"):
         run(write_suite("none"))
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="open files are counted in /proc")
+def test_no_file_stays_open_from_epoch_to_epoch(write_suite, run):
+    counts = []
+
+    class Counter:
+        @hookimpl
+        def kdbench_epoch_finished(self, trial, record, run):
+            counts.append(len(os.listdir("/proc/self/fd")))
+
+    run(write_suite("none"), observers=[Counter()], overrides=["recipe.epochs=12"])
+    assert len(counts) == 12
+    assert counts[-1] <= counts[3]
