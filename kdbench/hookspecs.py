@@ -16,6 +16,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from kdbench.method import Method
+    from kdbench.results import EpochRecord, Failure, TeacherRecord, TeacherResult, TrialResult
     from kdbench.suite.plan import Plan, Trial
 
 hookspec = pluggy.HookspecMarker("kdbench")
@@ -123,21 +124,18 @@ def kdbench_suite_started(plan: Plan, run: RunInfo) -> None:
 
 
 @hookspec
-def kdbench_teacher_started(teacher: Mapping[str, Any], run: RunInfo) -> None:
-    """A teacher begins to be trained."""
+def kdbench_teacher_started(teacher: TeacherRecord, run: RunInfo) -> None:
+    """A teacher begins to be trained; ``teacher`` is the content of its ``teacher.json``."""
 
 
 @hookspec
-def kdbench_teacher_epoch_finished(teacher: Mapping[str, Any], record: Mapping[str, Any], run: RunInfo) -> None:
-    """A teacher in training finished an epoch; ``record`` is its line of ``epochs.jsonl``.
-
-    ``teacher`` names at least ``name``, ``key``, ``model`` and ``epochs`` (how many it trains).
-    """
+def kdbench_teacher_epoch_finished(teacher: TeacherRecord, record: EpochRecord, run: RunInfo) -> None:
+    """A teacher in training finished an epoch; ``record`` is its line of ``epochs.jsonl``."""
 
 
 @hookspec
-def kdbench_teacher_finished(teacher: Mapping[str, Any], result: Mapping[str, Any], run: RunInfo) -> None:
-    """A teacher is ready: trained now, or found."""
+def kdbench_teacher_finished(teacher: TeacherRecord, result: TeacherResult, run: RunInfo) -> None:
+    """A teacher is ready: trained now, or found. ``result`` is its ``result.json``."""
 
 
 @hookspec
@@ -151,17 +149,17 @@ def kdbench_trial_started(trial: Trial, run: RunInfo) -> None:
 
 
 @hookspec
-def kdbench_epoch_finished(trial: Trial, record: Mapping[str, Any], run: RunInfo) -> None:
+def kdbench_epoch_finished(trial: Trial, record: EpochRecord, run: RunInfo) -> None:
     """A trial finished an epoch; ``record`` is its line of ``epochs.jsonl``."""
 
 
 @hookspec
-def kdbench_trial_finished(trial: Trial, result: Mapping[str, Any], run: RunInfo) -> None:
+def kdbench_trial_finished(trial: Trial, result: TrialResult, run: RunInfo) -> None:
     """A trial is done or diverged; ``result`` is its ``result.json``."""
 
 
 @hookspec
-def kdbench_trial_failed(trial: Trial, error: Mapping[str, Any], run: RunInfo) -> None:
+def kdbench_trial_failed(trial: Trial, error: Failure, run: RunInfo) -> None:
     """A trial failed; it will be tried again by the next run. ``error`` is its ``error.json``."""
 
 

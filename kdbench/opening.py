@@ -12,6 +12,7 @@ from typing import Any
 from kdbench import plugins as plugin_room
 from kdbench.errors import DataError, ModelError, PluginError, SuiteError
 from kdbench.resolve import Catalogue, Resolver
+from kdbench.results import PlanRecord
 from kdbench.suite import load, plausible
 from kdbench.suite.plan import Plan
 from kdbench.suite.schema import Suite
@@ -43,12 +44,12 @@ class Opened:
         base = self.suite.name if renamed else load.report_name(self.given, self.suite.name)
         return report_name(base, self.overrides)
 
-    def record(self, plan: Plan | None = None) -> dict[str, Any]:
+    def record(self, plan: Plan | None = None) -> PlanRecord:
         """What a report reads of a plan of this suite."""
         path = str(self.given) if isinstance(self.given, Path) else None
         files = [str(plugin) for plugin in self.plugins if isinstance(plugin, str | Path)]
         classes = [plugin.__name__ for plugin in self.plugins if isinstance(plugin, type)]
-        return (plan or self.plan).record(path, self.overrides, files, classes)
+        return PlanRecord.of(plan or self.plan, path, self.overrides, files, classes)
 
     @cached_property
     def plan(self) -> Plan:

@@ -16,7 +16,8 @@ from typing import Any
 import kdbench
 from kdbench.data.cache import cache_folder
 from kdbench.errors import DataError, ResultsError
-from kdbench.results import read_json, write_json
+from kdbench.results import write_json
+from kdbench.results.files import read_json
 from kdbench.suite.plan import content_hash
 
 MOST = 20_000

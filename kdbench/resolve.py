@@ -38,6 +38,7 @@ from kdbench.recipe import Recipe
 from kdbench.remembered import Remembered
 from kdbench.results import SuiteFolder
 from kdbench.sources import FIRST_PARTY
+from kdbench.status import Status
 from kdbench.suite.load import pair_recipe
 from kdbench.suite.plan import Origin, Plan, TeacherPlan, Trial, content_hash
 from kdbench.suite.schema import Suite
@@ -327,7 +328,7 @@ class Resolver:
                 reason = remembered(self._question(first), partial(self._incompatibility, first))
                 for seed in self.suite.seeds:
                     trial = replace(first, seed=seed)
-                    trials.append(trial.with_status("skipped", reason) if reason else trial)
+                    trials.append(trial.with_status(Status.SKIPPED, reason) if reason else trial)
         remembered.save()
         if repeated := list(_repetitions(trials)):
             raise SuiteError(repeated)
@@ -422,29 +423,29 @@ def with_results(plan: Plan, folder: SuiteFolder) -> Plan:
     """The plan with each trial's state as the results folder has it."""
     current = {}
     for teacher in plan.teachers:
-        result = folder.teacher(teacher.key).result
-        current[teacher.key] = result.get("sha256") if result else None
+        outcome = folder.teacher(teacher.key).result
+        current[teacher.key] = outcome.sha256 if outcome else None
     trials = []
     for trial in plan.trials:
-        if trial.status == "skipped":
+        if trial.status is Status.SKIPPED:
             trials.append(trial)
             continue
         place = folder.trial(trial.id)
         result, error = place.result, place.error
         if result is not None:
-            made_with = (result.get("teacher") or {}).get("sha256")
+            made_with = result.teacher.sha256 if result.teacher else None
             if current[trial.teacher.key] not in (None, made_with):
-                trials.append(trial.with_status("pending", "its teacher was retrained"))
-            elif result["status"] == "diverged":
-                trials.append(trial.with_status("diverged", f"in epoch {result['epoch']}"))
+                trials.append(trial.with_status(Status.PENDING, "its teacher was retrained"))
+            elif result.done:
+                trials.append(trial.with_status(Status.DONE))
             else:
-                trials.append(trial.with_status("done"))
+                trials.append(trial.with_status(Status.DIVERGED, f"in epoch {result.epoch}"))
         elif damage := place.damage():
-            trials.append(trial.with_status("pending", f"damaged: {damage}"))
+            trials.append(trial.with_status(Status.PENDING, f"damaged: {damage}"))
         elif error is not None:
-            trials.append(trial.with_status("failed", str(error.get("why") or error.get("message", ""))))
+            trials.append(trial.with_status(Status.FAILED, error.reason))
         elif epochs := len(place.epochs):
-            trials.append(trial.with_status("pending", f"interrupted after {plural(epochs, 'epoch')}"))
+            trials.append(trial.with_status(Status.PENDING, f"interrupted after {plural(epochs, 'epoch')}"))
         else:
             trials.append(trial)
     return plan.with_trials(trials)

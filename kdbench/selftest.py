@@ -18,6 +18,7 @@ from kdbench.errors import PluginError
 from kdbench.plugins import Registry
 from kdbench.run import run_suite
 from kdbench.settings import load_target
+from kdbench.status import Status
 from kdbench.suite.load import shipped
 
 if TYPE_CHECKING:
@@ -60,19 +61,19 @@ class Trained:
 
     pair: str
     method: str
-    status: str
+    status: Status
     reason: str
     top1: float | None = None
 
     @property
     def skipped(self) -> bool:
         """Whether the method cannot read the pair."""
-        return self.status == "skipped"
+        return self.status is Status.SKIPPED
 
     @property
     def passed(self) -> bool:
         """Whether it learnt."""
-        return self.status == "done" and self.top1 is not None and self.top1 >= LEARNT
+        return self.status is Status.DONE and self.top1 is not None and self.top1 >= LEARNT
 
 
 def compare_golden(registry: Registry, device: torch.device) -> Iterator[Agreement]:
@@ -120,8 +121,9 @@ def train_shortened(
         )
         outcomes = []
         for trial in results.plan.trials:
-            result = results.folder.trial(trial.id).result or {}
-            outcomes.append(Trained(trial.pair, trial.label, trial.status, trial.reason, result.get("top1")))
+            result = results.folder.trial(trial.id).result
+            top1 = result.top1 if result else None
+            outcomes.append(Trained(trial.pair, trial.label, trial.status, trial.reason, top1))
     return outcomes
 
 

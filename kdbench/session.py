@@ -21,7 +21,7 @@ from rich.console import Console
 from kdbench.engine.cohort import Interrupted
 from kdbench.errors import ResultsError
 from kdbench.plugins import Registry
-from kdbench.results import SuiteFolder, TrialFolder
+from kdbench.results import SuiteFolder, TeacherFolder
 from kdbench.results.folder import LOCK
 
 
@@ -43,7 +43,7 @@ def only_one_run(folder: SuiteFolder) -> Iterator[None]:
 
 
 @contextmanager
-def alone_with(folder: TrialFolder, stop: Stop, warn: Callable[[str], None]) -> Iterator[None]:
+def alone_with(folder: TeacherFolder, stop: Stop, warn: Callable[[str], None]) -> Iterator[None]:
     """Suites share teachers: the second run waits until the first has trained it."""
     lock = FileLock(folder.path / LOCK)
     waiting = False

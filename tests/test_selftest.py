@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
+from kdbench.status import Status
 from kdbench import selftest
 from kdbench.cli import app
 from kdbench.errors import PluginError
@@ -22,8 +23,8 @@ from kdbench.selftest import Agreement, Trained
 
 CPU = torch.device("cpu")
 RIGHT = Agreement("right", 1e-16, 1e-15)
-LEARNT = Trained("a:b", "kd", "done", "", 90.0)
-SKIPPED = Trained("a:b", "ab", "skipped", "ab needs pre-activation taps; b has none")
+LEARNT = Trained("a:b", "kd", Status("done"), "", 90.0)
+SKIPPED = Trained("a:b", "ab", Status("skipped"), "ab needs pre-activation taps; b has none")
 
 
 # ---- differences
@@ -124,7 +125,7 @@ def test_trains_and_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     [("done", 75.0, True), ("done", 74.9, False), ("diverged", None, False), ("failed", None, False)],
 )
 def test_what_counts_as_learnt(status: str, top1: float | None, passed: bool) -> None:
-    assert Trained("a:b", "kd", status, "", top1).passed is passed
+    assert Trained("a:b", "kd", Status(status), "", top1).passed is passed
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_what_counts_as_learnt(status: str, top1: float | None, passed: bool) ->
         ([RIGHT], [SKIPPED], False),
         ([], [LEARNT], False),
         ([RIGHT, Agreement("wrong", 1.0, 0.0)], [LEARNT], False),
-        ([RIGHT], [LEARNT, Trained("a:b", "ft", "diverged", "in epoch 2")], False),
+        ([RIGHT], [LEARNT, Trained("a:b", "ft", Status("diverged"), "in epoch 2")], False),
     ],
 )
 def test_all_is_well_only_if_it_was_looked_at(golden: list[Agreement], trained: list[Trained], passed: bool) -> None:
@@ -162,7 +163,7 @@ def test_the_command_prints_tables_and_succeeds(found: list[Trained]) -> None:
 
 
 def test_the_command_fails_where_anything_does(found: list[Trained]) -> None:
-    found.append(Trained("a:b", "ft", "diverged", "in epoch 2"))
+    found.append(Trained("a:b", "ft", Status("diverged"), "in epoch 2"))
     result = CliRunner().invoke(app, ["selftest", "--device", "cpu", "--json"])
     assert result.exit_code == 1
     content = json.loads(result.stdout)

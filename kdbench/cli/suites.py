@@ -162,18 +162,20 @@ def _states(trials: Sequence[Trial]) -> str:
 
 
 def _plan_summary(chosen: Plan, everything: Plan, folder: Any, n_train: int) -> Iterable[str]:
+    from kdbench.status import UNFINISHED
     from kdbench.suite.cost import hours, steps
     from kdbench.suite.plan import count
 
     states = ", ".join(f"{n} {state}" for state, n in count(chosen.trials).items())
     yield f"{plural(len(chosen.trials), 'trial')} ({states}) in {plural(len(chosen.cohorts), 'cohort')}"
     for teacher in chosen.teachers:
-        stands = folder.teacher(teacher.key).result
-        how = f"measured {stands['top1']:.2f} %" if stands else "given weights" if teacher.weights else "to be trained"
-        yield f"teacher {teacher.name}: {how}"
-        if stands and (message := teacher.mismatch(float(stands["top1"]))):
+        result = folder.teacher(teacher.key).result
+        top1 = result.top1 if result else None
+        unknown = "given weights" if teacher.weights else "to be trained"
+        yield f"teacher {teacher.name}: {unknown if top1 is None else f'measured {top1:.2f} %'}"
+        if top1 is not None and (message := teacher.mismatch(top1)):
             yield f"warning: {message}"
-    waiting = [trial for trial in chosen.trials if trial.status in {"pending", "failed"}]
+    waiting = [trial for trial in chosen.trials if trial.status in UNFINISHED]
     if waiting:
         estimate = hours(waiting, everything.trials, folder)
         known = (
@@ -220,9 +222,9 @@ def report(
         if overrides or plugins:
             raise SuiteError([f"{suite}: --set and --plugin need a suite file; this is the name of a results folder"])
         folder = SuiteFolder(output, suite)
-        last = folder.plan or {}
-        base = str(last.get("report") or suite)
-        planned = last.get("path", suite)
+        last = folder.plan
+        base = (last and last.report) or suite
+        planned = last.path if last else suite
         hint = f"from {planned}; name the file to report what it says now" if planned else "from Python"
         show(escape(f"{folder.path}: as last planned {hint}"))
     folder.check_protocol()

@@ -23,4 +23,5 @@ def sync(
     name = suite_name(suite, output)
     folder = SuiteFolder(output, name)
     folder.check_protocol()
-    show(str(replay(folder, name, tracking_uri, report_dir / str((folder.plan or {}).get("report", name)))))
+    plan = folder.plan
+    show(str(replay(folder, name, tracking_uri, report_dir / ((plan and plan.report) or name))))

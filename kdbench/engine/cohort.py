@@ -10,7 +10,6 @@ those that learn from it (see :mod:`kdbench.isolation`).
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -27,8 +26,21 @@ from kdbench.engine.evaluate import collect, measure
 from kdbench.engine.learner import Learner, at_least_float32, now
 from kdbench.errors import KdbenchError, TrialError, in_words
 from kdbench.method import Signature
+from kdbench.metrics import HEADLINE
 from kdbench.models.base import TappedModel
+from kdbench.results import (
+    Best,
+    Cost,
+    DataUsed,
+    Environment,
+    EpochRecord,
+    Failure,
+    TeacherResult,
+    TeacherUsed,
+    TrialResult,
+)
 from kdbench.seeding import derive
+from kdbench.status import Status
 
 
 class Interrupted(KdbenchError):  # noqa: N818 - it was asked for, it is no error
@@ -38,13 +50,13 @@ class Interrupted(KdbenchError):  # noqa: N818 - it was asked for, it is no erro
 class Listener(Protocol):
     """Is told what happens to each learner."""
 
-    def epoch(self, identifier: str, record: Mapping[str, Any]) -> None:
+    def epoch(self, identifier: str, record: EpochRecord) -> None:
         """An epoch ended."""
 
-    def finished(self, identifier: str, result: Mapping[str, Any]) -> None:
+    def finished(self, identifier: str, result: TrialResult | TeacherResult) -> None:
         """A learner is done, or diverged."""
 
-    def failed(self, identifier: str, error: Mapping[str, Any]) -> None:
+    def failed(self, identifier: str, error: Failure) -> None:
         """A learner failed."""
 
 
@@ -54,8 +66,8 @@ class Teacher:
 
     network: TappedModel
     signature: Signature
-    facts: Mapping[str, Any]
-    """``key``, ``sha256``, ``top1`` and ``seconds``, as results state them."""
+    used: TeacherUsed
+    """As results name it."""
     foreign: bool = True
     """Whether a third party provides the network."""
 
@@ -76,7 +88,8 @@ class Lockstep:
         teacher: Teacher | None,
         listener: Listener,
         *,
-        facts: Mapping[str, Any],
+        data: DataUsed,
+        environment: Environment,
         checkpoint_every: int,
         stop: Callable[[], bool] = lambda: False,
         overdue: Callable[[], bool] = lambda: False,
@@ -90,8 +103,8 @@ class Lockstep:
         self.feed = feed
         self.teacher = teacher
         self.listener = listener
-        self.facts = facts
-        """``data`` and ``environment`` of the results."""
+        self.data = data
+        self.environment = environment
         self.checkpoint_every = checkpoint_every
         self.stop = stop
         self.overdue = overdue
@@ -142,7 +155,7 @@ class Lockstep:
         # A stage that several share cost each of them its part.
         laps = {learner.id: learner.lap() for learner in trained}
         sharers = Counter(leader.id for leader in leaders.values())
-        records: dict[str, dict[str, Any]] = {}
+        records: dict[str, EpochRecord] = {}
         for learner in learners:
             leader = leaders[learner.id].id
             cost = laps[leader] / sharers[leader], share if learner in taught else 0.0
@@ -231,22 +244,22 @@ class Lockstep:
             leaders[learner.id] = next(same, learner)
         return leaders
 
-    def _evaluate(self, learners: Sequence[Learner], records: Mapping[str, dict[str, Any]]) -> None:
-        """Add to the records what is measured; each batch of a split is read once for all learners."""
-        learners = [learner for learner in learners if math.isfinite(records[learner.id]["train_loss"])]
+    def _evaluate(self, learners: Sequence[Learner], records: dict[str, EpochRecord]) -> None:
+        """Complete the records with what is measured; each batch of a split is read once for all learners."""
+        learners = [learner for learner in learners if not records[learner.id].diverged]
         predictions = self._predictions(learners, "test")
         for learner in learners:
             if learner.active:
-                logits, labels = predictions[learner.id]
-                records[learner.id].update(measure(logits, labels, self._teacher_on_test()))
+                measured = measure(*predictions[learner.id], self._teacher_on_test())
+                records[learner.id] = records[learner.id].model_copy(update={"metrics": measured})
         choosing = [learner for learner in learners if learner.active and learner.recipe.selection == "validation"]
         if not choosing:
             return
         predictions = self._predictions(choosing, "validation")
         for learner in choosing:
             if learner.active:
-                top1 = measure(*predictions[learner.id])["top1"]
-                records[learner.id]["validation_top1"] = top1
+                top1 = measure(*predictions[learner.id])[HEADLINE]
+                records[learner.id] = records[learner.id].model_copy(update={"validation": {HEADLINE: top1}})
                 self._guard(learner, lambda: learner.consider(top1))  # noqa: B023
 
     def _predictions(self, learners: Sequence[Learner], split: EvaluationSplit) -> dict[str, tuple[Tensor, Tensor]]:
@@ -287,65 +300,67 @@ class Lockstep:
             self._teacher_failed = error is not None
         return self._teacher_logits
 
-    def _conclude(self, learner: Learner, record: Mapping[str, Any]) -> None:
+    def _conclude(self, learner: Learner, record: EpochRecord) -> None:
+        learner.records.append(record)
         with learner.writing():
             learner.folder.append_epoch(record)
         self.listener.epoch(learner.id, record)
-        finite = math.isfinite(record["train_loss"]) and math.isfinite(record.get("nll", 0.0))
-        if not finite:
+        if record.diverged:
             learner.finished = True
-            self._finish(learner, "diverged", record)
+            self._finish(learner, Status.DIVERGED, record)
             return
         stage = learner.phase_index
         learner.advance()
         if learner.finished:
-            self._finish(learner, "done", record)
+            self._finish(learner, Status.DONE, record)
         elif learner.phase_index != stage or learner.epoch % self.checkpoint_every == 0:
             learner.save()
 
-    def _finish(self, learner: Learner, status: str, last: Mapping[str, Any]) -> None:
+    def _finish(self, learner: Learner, status: Status, last: EpochRecord) -> None:
         """Write the outcome. The headline is the last epoch, or the best on validation; never the best on test."""
-        main = [record for record in learner.records if "top1" in record]
+        main = [record for record in learner.records if record.top1 is not None]
         chosen = last
-        if status == "done":
+        if status is Status.DONE:
             learner.write_student()
             if learner.best is not None:
-                chosen = next(record for record in main if record["epoch"] == learner.best[1])
-        best = max(main, key=lambda record: record["top1"], default=None)
-        metrics = ("top1", "top5", "nll", "ece", "agreement", "kl_to_teacher", "validation_top1")
-        result = {
+                chosen = next(record for record in main if record.epoch == learner.best[1])
+        best = max(main, key=lambda record: record.metrics[HEADLINE], default=None)
+        measured = {"metrics": chosen.metrics, "validation": chosen.validation} if status is Status.DONE else {}
+        fields: dict[str, Any] = {
             "id": learner.id,
             "status": status,
-            "stage": last["stage"],
-            "epoch": chosen["epoch"],
+            "stage": last.stage,
+            "epoch": chosen.epoch,
             "selection": learner.recipe.selection,
-            **({key: chosen[key] for key in metrics if key in chosen} if status == "done" else {}),
-            "best_on_test": {"epoch": best["epoch"], "top1": best["top1"]} if best else None,
-            "teacher": dict(self.teacher.facts) if self.teacher else None,
+            **measured,
+            "best_on_test": Best(epoch=best.epoch, top1=best.metrics[HEADLINE]) if best else None,
             "cost": self._cost(learner),
-            **self.facts,
+            "data": self.data,
+            "environment": self.environment,
             "started": learner.started,
             "finished": now(),
         }
+        if self.teacher is not None:
+            fields["teacher"] = self.teacher.used
         with learner.writing():
-            learner.folder.finish(result)
+            result = learner.folder.finish(**fields)
         self.listener.finished(learner.id, result)
 
-    def _cost(self, learner: Learner) -> dict[str, Any]:
-        main = [record for record in learner.records if record["stage"] == "main"]
+    def _cost(self, learner: Learner) -> Cost:
+        main = [record for record in learner.records if record.in_main]
         # The first epoch holds what libraries do once: choosing algorithms, allocating.
         steady = main[1:] or main
         steps = len(steady) * self.feed.steps_per_epoch
-        seconds = sum(record["seconds"] for record in steady)
-        return {
-            "seconds": learner.seconds,
-            "teacher_seconds": learner.teacher_seconds,
-            "seconds_per_step": seconds / steps if steps else None,
-            "images_per_second": len(steady) * self.feed.n_train / seconds if seconds else None,
-            "peak_memory_bytes": learner.peak_memory_bytes,
+        seconds = sum(record.seconds for record in steady)
+        return Cost(
+            seconds=learner.seconds,
+            teacher_seconds=learner.teacher_seconds,
+            seconds_per_step=seconds / steps if steps else None,
+            images_per_second=len(steady) * self.feed.n_train / seconds if seconds else None,
+            peak_memory_bytes=learner.peak_memory_bytes,
             **learner.parameter_counts(),
-            "extra_epochs": len(learner.records) - len(main),
-        }
+            extra_epochs=len(learner.records) - len(main),
+        )
 
     # ---- plugins
 
@@ -394,7 +409,7 @@ class Lockstep:
         if isinstance(error, torch.AcceleratorError) and not responds(self.device):
             # Nothing works on the device any more in this process, and the blame may be another learner's.
             raise KdbenchError(
-                f"{self.device} stopped working while {learner.id} was trained: {record['message']}; what is "
+                f"{self.device} stopped working while {learner.id} was trained: {record.message}; what is "
                 "saved is safe: run again, and leave a method out with --method if it happens again"
             ) from None
         if self.device.type == "cuda":

@@ -24,7 +24,7 @@ from kdbench.method import Batch, Method, Output, Signature
 from kdbench.models.base import TappedModel
 from kdbench.models.weights import write_weights
 from kdbench.recipe import Recipe
-from kdbench.results import TrialFolder
+from kdbench.results import AnyFolder, EpochRecord, Failure, parse
 from kdbench.seeding import derive
 
 NETWORK, METHOD = "network", "method"
@@ -59,7 +59,7 @@ class Learner:
         method: Method,
         recipe: Recipe,
         seed: int,
-        folder: TrialFolder,
+        folder: AnyFolder,
         device: torch.device,
         steps_per_epoch: int,
         settings: Mapping[str, Any] | None = None,
@@ -92,7 +92,7 @@ class Learner:
         self.phases = phases(method, recipe, student, teacher)
         self.phase_index = 0
         self.epoch = 0
-        self.records: list[dict[str, Any]] = []
+        self.records: list[EpochRecord] = []
         self.seconds = 0.0
         self.teacher_seconds = 0.0
         self.peak_memory_bytes: int | None = None
@@ -280,22 +280,23 @@ class Learner:
         """Seconds spent in steps since the last call; waits for the device."""
         return self._watch.read()
 
-    def end_epoch(self, seconds: float, teacher_seconds: float) -> dict[str, Any]:
-        """The epoch's record; reads the device once. A loss that is not finite is left in it to be seen."""
+    def end_epoch(self, seconds: float, teacher_seconds: float) -> EpochRecord:
+        """The epoch's record, before anything is measured; reads the device once.
+
+        A loss that is not finite is left in it to be seen.
+        """
         assert self._sums is not None
         means = (self._sums / self._images).tolist()
         self.seconds += seconds
         self.teacher_seconds += teacher_seconds
-        record = {
-            "epoch": self.epoch + 1,
-            "stage": self.phase.name,
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "train_loss": means[0],
-            "terms": dict(zip(self._names, means[1:], strict=True)),
-            "seconds": seconds,
-        }
-        self.records.append(record)
-        return record
+        return EpochRecord(
+            epoch=self.epoch + 1,
+            stage=self.phase.name,
+            lr=float(self.optimizer.param_groups[0]["lr"]),
+            train_loss=means[0],
+            terms=dict(zip(self._names, means[1:], strict=True)),
+            seconds=seconds,
+        )
 
     def advance(self) -> None:
         """Go on to the next epoch, and to the next stage where this one has ended."""
@@ -352,12 +353,13 @@ class Learner:
             for n in mine.trains
         )
 
-    def fail(self, error: BaseException) -> dict[str, Any]:
+    def fail(self, error: BaseException) -> Failure:
         """Give up, and give the memory back; the next run tries again."""
         self.error = error
         record = failure(self.id, error, self.phase.name, self.epoch + 1)
         if isinstance(error, torch.OutOfMemoryError):
-            record["message"] = record["why"] = f"out of memory on {self.device}; try a smaller recipe.batch_size"
+            message = f"out of memory on {self.device}; try a smaller recipe.batch_size"
+            record = record.model_copy(update={"message": message, "why": message})
         self.folder.fail(record)
         # The traceback's frames hold the step's activations.
         for name in ("__traceback__", "__context__", "__cause__"):
@@ -460,7 +462,7 @@ class Learner:
             "modules": self.modules.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
             "optimizer": self.optimizer.state_dict(),
-            "records": self.records,
+            "records": [record.to_json() for record in self.records],
             "seconds": self.seconds,
             "teacher_seconds": self.teacher_seconds,
             "peak_memory_bytes": self.peak_memory_bytes,
@@ -492,7 +494,7 @@ class Learner:
             self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch = state["epoch"]
-        self.records = state["records"]
+        self.records = [_read_epoch(record) for record in state["records"]]
         self.seconds = state["seconds"]
         self.teacher_seconds = state["teacher_seconds"]
         self.peak_memory_bytes = state["peak_memory_bytes"]
@@ -501,23 +503,29 @@ class Learner:
         return True
 
 
-def failure(identifier: str, error: BaseException, stage: str, epoch: int) -> dict[str, Any]:
-    """``error.json``: ``why`` is for people, ``traceback`` for who looks closer. ``epoch`` 0 is before the first."""
+def failure(identifier: str, error: BaseException, stage: str, epoch: int) -> Failure:
+    """What is recorded of an error. ``epoch`` 0 is before the first."""
     try:
         trace = "".join(traceback.format_exception(error))
     except BaseException as second:  # noqa: BLE001 - formatting runs a plugin's code
         trace = f"(cannot be formatted: {type(second).__name__})"
-    return {
-        "id": identifier,
-        "status": "failed",
-        "stage": stage,
-        "epoch": epoch,
-        "type": type(error).__name__,
-        "message": text_of(error) or type(error).__name__,
-        "why": in_words(error),
-        "traceback": trace.encode("utf-8", "backslashreplace").decode("utf-8"),
-        "when": now(),
-    }
+    return Failure(
+        id=identifier,
+        stage=stage,
+        epoch=epoch,
+        type=type(error).__name__,
+        message=text_of(error) or type(error).__name__,
+        why=in_words(error),
+        traceback=trace.encode("utf-8", "backslashreplace").decode("utf-8"),
+        when=now(),
+    )
+
+
+def _read_epoch(content: Mapping[str, Any]) -> EpochRecord:
+    record, problem = parse(EpochRecord, content)
+    if record is None:
+        raise TrialError(f"the checkpoint's record of an epoch cannot be read: {problem}")
+    return record
 
 
 def now() -> str:

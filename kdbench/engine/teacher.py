@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from safetensors import SafetensorError
@@ -17,11 +16,13 @@ from kdbench.engine.learner import NETWORK, Learner, now
 from kdbench.errors import TrialError
 from kdbench.isolation import contained
 from kdbench.method import Batch, Method, Output, Terms
+from kdbench.metrics import HEADLINE
 from kdbench.models.base import TappedModel, signature
 from kdbench.models.weights import weights_sha256, write_weights
 from kdbench.recipe import Recipe
-from kdbench.results import TrialFolder
+from kdbench.results import Cost, DataUsed, Environment, TeacherFolder, TeacherRecord, TeacherUsed
 from kdbench.seeding import derive
+from kdbench.status import Status
 from kdbench.suite.plan import TeacherPlan
 
 
@@ -48,11 +49,12 @@ def train(
     build: Callable[[], TappedModel],
     image_shape: tuple[int, int, int],
     feed: Feed,
-    folder: TrialFolder,
+    folder: TeacherFolder,
     device: torch.device,
     listener: Listener,
     *,
-    facts: Mapping[str, Any],
+    data: DataUsed,
+    environment: Environment,
     checkpoint_every: int,
     stop: Callable[[], bool],
     overdue: Callable[[], bool] = lambda: False,
@@ -75,13 +77,13 @@ def train(
             device=device,
             steps_per_epoch=feed.steps_per_epoch,
             made_with={
-                "data": facts["data"]["fingerprint"],
+                "data": data.fingerprint,
                 "precision": Precision.choose(recipe.precision, device).name,
             },
             foreign={NETWORK} if foreign else (),
         )
 
-    folder.begin(describe(plan), "teacher.json")
+    folder.begin(TeacherRecord.of(plan))
     learner = make()
     try:
         learner.resume()
@@ -94,7 +96,8 @@ def train(
         feed,
         None,
         listener,
-        facts=facts,
+        data=data,
+        environment=environment,
         checkpoint_every=checkpoint_every,
         stop=stop,
         overdue=overdue,
@@ -102,50 +105,45 @@ def train(
     if learner.error is not None:
         raise TrialError(f"teacher {plan.name} failed: {learner.error}") from learner.error
     result = folder.result
-    if result is None or result["status"] != "done":
-        epoch = result["epoch"] if result else "?"
+    if result is None or not result.done:
+        epoch = result.epoch if result else "?"
         raise TrialError(f"teacher {plan.name} diverged in epoch {epoch}; lower its recipe.lr")
-
-
-def describe(plan: TeacherPlan) -> dict[str, Any]:
-    """``teacher.json``."""
-    return {
-        "key": plan.key,
-        "name": plan.name,
-        "model": plan.model,
-        "data": dict(plan.data),
-        "recipe": plan.recipe.model_dump(mode="json") if plan.recipe else None,
-        "epochs": plan.recipe.epochs if plan.recipe else 0,
-        "weights": plan.weights,
-        "seed": plan.seed,
-    }
 
 
 def measure_given(
     plan: TeacherPlan,
     network: TappedModel,
     feed: Feed,
-    folder: TrialFolder,
+    folder: TeacherFolder,
     precision: Precision,
-    facts: Mapping[str, Any],
+    data: DataUsed,
+    environment: Environment,
 ) -> None:
     """Keep given weights with their measured accuracy, as if they had been trained here."""
     precision.prepare()
     with contained(f"teacher {plan.name}"):
         network.to(precision.device).to(memory_format=torch.channels_last).eval()
         metrics = measure(*collect(lambda images: network(images)["logits"], feed.evaluate("test")))
-    folder.begin(describe(plan), "teacher.json")
+    folder.begin(TeacherRecord.of(plan))
     state = {key: value.cpu().contiguous() for key, value in network.state_dict().items()}
     write_weights(folder.weights, state)
-    cost = {"seconds": 0.0, "teacher_seconds": 0.0, "extra_epochs": 0}
-    folder.finish({"id": plan.key, "status": "done", "epoch": 0, **metrics, "cost": cost, **facts, "finished": now()})
+    folder.finish(
+        id=plan.key,
+        status=Status.DONE,
+        epoch=0,
+        metrics=metrics,
+        cost=Cost(seconds=0.0, teacher_seconds=0.0, extra_epochs=0),
+        data=data,
+        environment=environment,
+        finished=now(),
+    )
 
 
 def load(
     plan: TeacherPlan,
     build: Callable[[], TappedModel],
     image_shape: tuple[int, int, int],
-    folder: TrialFolder,
+    folder: TeacherFolder,
     device: torch.device,
     fingerprint: str,
     *,
@@ -155,7 +153,7 @@ def load(
     result = folder.result
     if result is None or folder.damage(thorough=True):
         return None
-    if result["status"] != "done" or result["data"]["fingerprint"] != fingerprint:
+    if not result.done or result.data.fingerprint != fingerprint:
         return None
     network = build()
     try:
@@ -165,14 +163,9 @@ def load(
     known = signature(network, plan.model, image_shape)
     network.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
     digest = weights_sha256(network)
-    if result.get("sha256") is None:
-        folder.finish({**result, "sha256": digest})
-    elif result["sha256"] != digest:
+    if result.sha256 is None:
+        folder.finish(**{**dict(result), "sha256": digest})
+    elif result.sha256 != digest:
         return None
-    facts = {
-        "key": plan.key,
-        "sha256": digest,
-        "top1": result["top1"],
-        "seconds": result["cost"]["seconds"],
-    }
-    return Teacher(network, known, facts, foreign)
+    used = TeacherUsed(key=plan.key, sha256=digest, top1=result.metrics[HEADLINE], seconds=result.cost.seconds)
+    return Teacher(network, known, used, foreign)

@@ -66,16 +66,16 @@ def export_trial(
     whole = student.build(blueprint, registry)
     if whole.predicts_by_method and warn is not None:
         now = student.fingerprint(blueprint, registry)
-        if now != found.trial["fingerprint"]:
+        if now != found.trial.fingerprint:
             warn(f"{found.id}: {blueprint.method} has changed since; the student predicts as it does today")
     student.load(whole, formats.read_safetensors(found.weights)[0], found.weights)
     state = student.state(whole)
     facts: dict[str, Any] = {
         "trial": found.id,
         "student": blueprint.to_json(),
-        "mean": found.data["mean"],
-        "std": found.data["std"],
-        "top1": found.result["top1"],
+        "mean": list(found.data.mean),
+        "std": list(found.data.std),
+        "top1": found.result.top1,
         "sha256": weights_sha256(state),
         "kdbench": kdbench.__version__,
     }

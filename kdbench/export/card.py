@@ -16,6 +16,7 @@ from kdbench.environment import describe_environment
 from kdbench.export.find import FinishedTrial
 from kdbench.export.formats import Format
 from kdbench.export.student import Student
+from kdbench.metrics import METRICS
 from kdbench.plugins import Registry
 
 TASK = "image-classification"
@@ -46,13 +47,14 @@ def model_card(
         trial=trial,
         result=result,
         data=found.data,
-        teacher=result["teacher"],
+        teacher=result.teacher,
+        measured=[(metric, result.metrics[name]) for name, metric in METRICS.items() if name in result.metrics],
         facts=facts,
         to=to,
         file=file,
         student=student,
-        paper=registry.method(trial["method"]).reference,
-        trained_with=result["environment"],
+        paper=registry.method(trial.method).reference,
+        trained_with=result.environment,
         exported_with=describe_environment(),
     )
 
@@ -61,18 +63,18 @@ def _front_matter(found: FinishedTrial) -> str:
     trial, result, data = found.trial, found.result, found.data
     accuracy = EvalResult(
         task_type=TASK,
-        dataset_type=data["name"],
-        dataset_name=data["name"],
+        dataset_type=data.name,
+        dataset_name=data.name,
         dataset_split="test",
         metric_type="accuracy",
         metric_name="top-1 accuracy in percent",
-        metric_value=result["top1"],
+        metric_value=result.top1,
     )
     return ModelCardData(
         model_name=found.id,
         library_name="kdbench",
         pipeline_tag=TASK,
-        tags=["knowledge-distillation", trial["method"]],
+        tags=["knowledge-distillation", trial.method],
         metrics=["accuracy"],
         eval_results=[accuracy],
     ).to_yaml()

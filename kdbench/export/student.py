@@ -46,14 +46,14 @@ class Blueprint:
         """A finished trial's."""
         trial, data = found.trial, found.data
         return cls(
-            model=trial["student"],
-            classes=data["classes"],
-            image_shape=data["image_shape"],
-            method=trial["method"],
-            settings=trial["settings"],
-            teacher_model=trial["teacher_model"],
-            n_train=data["n_train"],
-            plugin=trial["plugin"],
+            model=trial.student,
+            classes=data.classes,
+            image_shape=list(data.image_shape or ()),
+            method=trial.method,
+            settings=trial.settings,
+            teacher_model=trial.teacher_model,
+            n_train=data.n_train,
+            plugin=trial.plugin.model_dump(),
         )
 
     def to_json(self) -> dict[str, Any]:

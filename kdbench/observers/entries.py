@@ -7,7 +7,9 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
+
+from kdbench.results import EpochRecord, TrialRecord, TrialResult
 
 # MLflow's limits (mlflow.utils.validation) for the names of all entries, and for values.
 NAME_LIMIT = 250
@@ -15,9 +17,6 @@ PARAMETER_LIMIT = 6000
 TAG_LIMIT = 5000  # 8000 since MLflow 2.21, 5000 on servers before
 
 TRIAL_ID = "kdbench.trial_id"
-
-# Measured on the test set. Their names in a store say so, lest anybody tune on them without noticing.
-ON_TEST = frozenset({"top1", "top5", "nll", "ece", "agreement", "kl_to_teacher"})
 
 
 @dataclass(frozen=True)
@@ -56,38 +55,35 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield f"{prefix}{name}", value
 
 
-def parameters(trial: Mapping[str, Any]) -> dict[str, str]:
-    """What decides a trial's outcome: settings, recipe and data, and no label. ``trial`` is its ``trial.json``."""
-    names = ("method", "teacher", "student", "seed", "protocol")
-    tables = {name: trial.get(name, {}) for name in ("settings", "recipe", "data")}
-    entries = {name: trial.get(name) for name in names} | dict(flatten(tables))
+def parameters(trial: TrialRecord) -> dict[str, str]:
+    """What decides a trial's outcome: settings, recipe and data, and no label."""
+    entries = trial.model_dump(include={"method", "teacher", "student", "seed", "protocol"})
+    entries |= dict(flatten(trial.model_dump(include={"settings", "recipe", "data"})))
     return {entry_name(name): entry_value(value, PARAMETER_LIMIT) for name, value in entries.items()}
 
 
-def trial_tags(trial: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, str]:
-    """What a trial is found by, and who made it. ``trial`` is its ``trial.json``."""
-    plugin = trial.get("plugin", {})
+def trial_tags(trial: TrialRecord, environment: Mapping[str, Any]) -> dict[str, str]:
+    """What a trial is found by, and who made it."""
     tags = {
         **name_tags(trial),
-        TRIAL_ID: trial["id"],
-        "method": trial["method"],
-        "student": trial["student"],
-        "seed": trial["seed"],
-        "plugin": plugin.get("distribution"),
-        "plugin_version": plugin.get("version"),
+        TRIAL_ID: trial.id,
+        "method": trial.method,
+        "student": trial.student,
+        "seed": trial.seed,
+        "plugin": trial.plugin.distribution or None,
+        "plugin_version": trial.plugin.version or None,
         **environment_tags(environment),
     }
     return as_tags(tags)
 
 
-def name_tags(trial: Mapping[str, Any]) -> dict[str, str]:
+def name_tags(trial: TrialRecord) -> dict[str, str]:
     """What the suite calls a trial: no part of its identity, so it may change after the training."""
-    pair = f"{trial['teacher']}:{trial['student']}"
     tags = {
-        "mlflow.runName": f"{trial['label']} {pair} seed {trial['seed']}",
-        "label": trial["label"],
-        "teacher": trial["teacher"],
-        "pair": pair,
+        "mlflow.runName": f"{trial.label} {trial.pair} seed {trial.seed}",
+        "label": trial.label,
+        "teacher": trial.teacher,
+        "pair": trial.pair,
     }
     return as_tags(tags)
 
@@ -113,41 +109,38 @@ def as_tags(entries: Mapping[str, Any]) -> dict[str, str]:
     return {entry_name(name): entry_value(value, TAG_LIMIT) for name, value in entries.items() if value is not None}
 
 
-def points(records: Sequence[Mapping[str, Any]], result: Mapping[str, Any] | None) -> list[Point]:
+def points(records: Sequence[EpochRecord], result: TrialResult | None) -> list[Point]:
     """The metrics of a trial so far, NaN and infinite ones included.
 
-    The step is the epoch's place in ``epochs.jsonl``, so that it goes on rising from a stage to the next; all
-    stages but the main one prefix their names. What was measured on the test set is ``test/top1`` and so on,
-    on the validation split ``validation/top1``. The result's figures have the last step.
+    The step is the epoch's position in ``epochs.jsonl``, so that it rises from a stage to the next; all stages but the
+    main one prefix their names. What was measured on the test set is ``test/top1`` and so on, on the validation split
+    ``validation/top1``: nobody should tune on the test set without noticing. The result's figures have the last step.
     """
     found = []
     elapsed = 0.0
     for step, record in enumerate(records, start=1):
-        seconds = record.get("seconds", 0.0)
-        elapsed += seconds if _is_number(seconds) and math.isfinite(seconds) else 0.0
-        stage = record.get("stage", "main")
-        prefix = "" if stage == "main" else f"{stage}/"
-        terms = {f"terms/{name.replace('/', '_')}": value for name, value in record.get("terms", {}).items()}
-        entries = {name: value for name, value in record.items() if name not in {"epoch", "stage", "terms"}}
-        for name, value in (entries | terms).items():
-            if _is_number(value):
-                found.append(Point(entry_name(prefix + _with_split(name)), step, float(value), elapsed))
+        elapsed += record.seconds
+        prefix = "" if record.in_main else f"{record.stage}/"
+        entries = {name: getattr(record, name) for name in ("lr", "train_loss", "seconds")} | _by_split(record)
+        entries |= {f"terms/{name.replace('/', '_')}": value for name, value in record.terms.items()}
+        found += [Point(entry_name(prefix + name), step, float(value), elapsed) for name, value in entries.items()]
     if result is not None:
-        tables = {"cost", "teacher", "data", "environment"}
-        figures = {f"result/{_with_split(name)}": value for name, value in result.items() if name not in tables}
-        figures |= {f"cost/{name}": value for name, value in (result.get("cost") or {}).items()}
-        figures |= {f"teacher/{_with_split(name)}": value for name, value in (result.get("teacher") or {}).items()}
-        for name, value in flatten(figures):
-            if _is_number(value):
-                found.append(Point(entry_name(name), len(records), float(value), elapsed))
+        figures: dict[str, Any] = {"result/epoch": result.epoch}
+        figures |= {f"result/{name}": value for name, value in _by_split(result).items()}
+        if result.best_on_test is not None:
+            figures |= {f"result/best_on_test.{name}": value for name, value in result.best_on_test}
+        figures |= {f"cost/{name}": value for name, value in result.cost}
+        if result.teacher is not None:
+            figures |= {"teacher/test/top1": result.teacher.top1, "teacher/seconds": result.teacher.seconds}
+        known = {name: value for name, value in figures.items() if value is not None}
+        found += [Point(entry_name(name), len(records), float(value), elapsed) for name, value in known.items()]
     return found
 
 
-def _with_split(name: str) -> str:
-    """A metric's name with the split that it was measured on."""
-    if name in ON_TEST:
-        return f"test/{name}"
-    return name.replace("validation_", "validation/", 1) if name.startswith("validation_") else name
+def _by_split(record: EpochRecord | TrialResult) -> dict[str, float]:
+    """Metrics, under names that say on which split they were measured."""
+    splits = {"test": record.metrics, "validation": record.validation}
+    return {f"{split}/{name}": value for split, values in splits.items() for name, value in values.items()}
 
 
 def not_finite(trial_points: Sequence[Point]) -> dict[str, str]:
@@ -160,7 +153,3 @@ def not_finite(trial_points: Sequence[Point]) -> dict[str, str]:
         if not math.isfinite(point.value):
             tags.setdefault(entry_name(f"not_finite.{point.name}"), f"{point.value} at step {point.step}")
     return tags
-
-
-def _is_number(value: Any) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from kdbench.results import EpochRecord
 from kdbench.suite.plan import Trial
 
 
@@ -50,27 +49,24 @@ class TimeLeft:
         self._since = self._clock()
         self._round_own = 0.0
 
-    def resume(self, identifier: str, trial: Trial, records: Iterable[Mapping[str, Any]]) -> None:
+    def resume(self, identifier: str, trial: Trial, records: Iterable[EpochRecord]) -> None:
         """What a trial has behind it, from earlier invocations; its times count for nothing."""
         for record in records:
             self._count(identifier, trial, record)
 
-    def epoch(self, identifier: str, trial: Trial, record: Mapping[str, Any]) -> None:
+    def epoch(self, identifier: str, trial: Trial, record: EpochRecord) -> None:
         """A trial finished an epoch."""
         self._count(identifier, trial, record)
-        seconds = float(record.get("seconds", math.nan))
-        if math.isfinite(seconds):
-            stage = str(record["stage"])
-            keys = [(trial.student, trial.label, stage), (trial.student, stage), (stage,)]
-            for key in keys:
-                self._means.setdefault(key, _Mean()).add(seconds)
-            self._round_own += seconds
+        stage = record.stage
+        for key in ((trial.student, trial.label, stage), (trial.student, stage), (stage,)):
+            self._means.setdefault(key, _Mean()).add(record.seconds)
+        self._round_own += record.seconds
 
-    def _count(self, identifier: str, trial: Trial, record: Mapping[str, Any]) -> None:
-        stage = str(record["stage"])
+    def _count(self, identifier: str, trial: Trial, record: EpochRecord) -> None:
+        stage = record.stage
         done = self._done.setdefault(identifier, {})
         done[stage] = done.get(stage, 0) + 1
-        if stage == "main" and done[stage] == 1:
+        if record.in_main and done[stage] == 1:
             # Now it is known which stages come before the main one with this method, and how long they are.
             before = {name: count for name, count in done.items() if name != "main"}
             self._stages[trial.student, trial.label] = before

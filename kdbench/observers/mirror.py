@@ -16,8 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from kdbench.observers.entries import TRIAL_ID, Point, as_tags, name_tags, not_finite, parameters, points, trial_tags
-from kdbench.results import TrialFolder, stored_code
-from kdbench.suite.plan import content_hash
+from kdbench.results import TrialFolder, TrialRecord, stored_code
+from kdbench.status import Status
 
 INVOCATION = "kdbench.invocation"
 DESCRIPTION = "mlflow.note.content"
@@ -144,14 +144,14 @@ class Mirror:
     def mirror(
         self,
         folder: TrialFolder,
-        trial: Mapping[str, Any],
+        trial: TrialRecord,
         environment: Mapping[str, Any],
         parent: Callable[[], str],
         unfinished: str = "RUNNING",
     ) -> None:
         """Tell the store all it lacks of what the folder says.
 
-        ``trial`` is the content of ``trial.json``. ``parent`` is asked where a run is created or goes on.
+        ``parent`` is asked where a run is created or goes on.
         ``unfinished`` is the status of a trial that has neither result nor error.
         """
         # The result first: once it stands, the epochs are complete.
@@ -159,10 +159,10 @@ class Mirror:
         error = None if result else folder.error
         wanted = points(folder.epochs, result)
         finite = {(point.name, point.step): point for point in wanted if math.isfinite(point.value)}
-        attempt = None if result is None else str(result.get("finished") or content_hash(result))
-        run = self._find(trial["id"], finite, attempt)
-        status = _OUTCOMES[result["status"]] if result else "FAILED" if error else unfinished
-        ended = _milliseconds(result.get("finished")) if result else None
+        attempt = None if result is None else result.finished
+        run = self._find(trial.id, finite, attempt)
+        status = _OUTCOMES[result.status] if result else "FAILED" if error else unfinished
+        ended = _milliseconds(result.finished) if result else None
         if run is not None and attempt is not None and run.tags.get(RESULT) == attempt:
             # All but its names: a suite may have called the trial otherwise by then.
             self._log(run, [], {}, name_tags(trial))
@@ -171,19 +171,19 @@ class Mirror:
             if run.status == "RUNNING":
                 self._set_status(run, status, ended)
             return
-        made_in = result.get("environment", {}) if result else {}
+        made_in = result.environment.model_dump(exclude_unset=True) if result else {}
         tags = trial_tags(trial, {**environment, **made_in}) | not_finite(wanted)
-        tags[STATUS] = result["status"] if result else status.lower()
+        tags[STATUS] = result.status.value if result else status.lower()
         if run is None:
-            started = result.get("started") if result else None
+            started = result.started if result else None
             tags[PARENT] = parent()
             run = self._create(tags, _milliseconds(started) or _now())
-            self._trials.setdefault(trial["id"], []).append(run)
+            self._trials.setdefault(trial.id, []).append(run)
             self.report.created += 1
         elif result is None:
             tags[PARENT] = parent()
         if error or ERROR in run.tags:
-            tags |= as_tags({ERROR: error.get("message") if error else ""})
+            tags |= as_tags({ERROR: error.message if error else ""})
         if result is not None:
             names = ("trial.json", "epochs.jsonl", "result.json")
             files = [(folder.path / name, "") for name in names if (folder.path / name).exists()]
@@ -211,7 +211,7 @@ class Mirror:
                 continue
             self._store.upload(parent.id, files)
             outcomes = [run.tags.get(STATUS) for run in trials]
-            counts = {FAILED_TRIALS: outcomes.count("failed"), DIVERGED_TRIALS: outcomes.count("diverged")}
+            counts = {FAILED_TRIALS: outcomes.count(Status.FAILED), DIVERGED_TRIALS: outcomes.count(Status.DIVERGED)}
             self._log(parent, [], {}, {name: str(n) for name, n in counts.items() if n or name in parent.tags})
             died = interrupted or not trials
             all_failed = sum(counts.values()) == len(trials)
@@ -308,7 +308,7 @@ def report_files(suite: Path, report: Path | None) -> list[tuple[Path, str]]:
 
 
 _IDENTITIES = (INVOCATION, TRIAL_ID)
-_OUTCOMES = {"done": "FINISHED", "diverged": "FAILED"}
+_OUTCOMES = {Status.DONE: "FINISHED", Status.DIVERGED: "FAILED"}
 
 
 def _readable(invocation: str) -> str:

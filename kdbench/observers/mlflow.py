@@ -29,7 +29,7 @@ from kdbench.errors import ResultsError, TrackingError
 from kdbench.hookspecs import RunInfo, hookimpl
 from kdbench.observers.entries import environment_tags
 from kdbench.observers.mirror import Mirror, Run, SyncReport, Value, report_files
-from kdbench.results import SuiteFolder
+from kdbench.results import SuiteFolder, TrialRecord
 
 if TYPE_CHECKING:
     from kdbench.suite.plan import Plan, Trial
@@ -355,9 +355,9 @@ class MlflowObserver:
             with self._lock:
                 self._queued.discard(trial.id)
             seen[trial.id] = trial
-            mirror.mirror(folder.trial(trial.id), trial.to_json(), run.environment, parent)
+            mirror.mirror(folder.trial(trial.id), TrialRecord.of(trial), run.environment, parent)
         for trial in seen.values():
-            mirror.mirror(folder.trial(trial.id), trial.to_json(), run.environment, parent, unfinished="KILLED")
+            mirror.mirror(folder.trial(trial.id), TrialRecord.of(trial), run.environment, parent, unfinished="KILLED")
         mirror.close_parents(report_files(folder.path, run.report), interrupted=self._interrupted)
 
 
@@ -380,21 +380,22 @@ def sync(
     """
     uri = store_uri(tracking_uri)
     try:
-        question = ((folder.plan or {}).get("suite") or {}).get("question", "")
-        mirror = Mirror(MlflowStore(connect(uri)), suite_name, question)
-        names = {row["id"]: row for row in (folder.plan or {}).get("trials", ())}
+        plan = folder.plan
+        mirror = Mirror(MlflowStore(connect(uri)), suite_name, plan.suite.get("question", "") if plan else "")
+        names = {row.id: row for row in plan.trials} if plan else {}
         for trial_folder in folder:
-            trial = trial_folder.trial
+            trial = trial_folder.description
             if trial is None:
                 continue
             # What the suite calls it now, not when it was trained.
-            trial |= {key: names[trial["id"]][key] for key in ("label", "teacher") if trial["id"] in names}
+            if now := names.get(trial.id):
+                trial = trial.model_copy(update={"label": now.label, "teacher": now.teacher})
             if trial_folder.result is not None:
                 mirror.report.finished += 1
             elif trial_folder.damage():
                 mirror.report.damaged += 1
                 continue
-            elif trial_folder.error is None or not mirror.knows(trial["id"]):
+            elif trial_folder.error is None or not mirror.knows(trial.id):
                 continue
             mirror.mirror(trial_folder, trial, {}, lambda: mirror.open_parent("sync", {}))
         mirror.close_parents(report_files(folder.path, report))

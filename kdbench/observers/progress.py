@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
@@ -14,7 +13,8 @@ from rich.text import Text
 
 from kdbench.hookspecs import RunInfo, hookimpl
 from kdbench.observers.estimate import TimeLeft
-from kdbench.results import SuiteFolder
+from kdbench.results import EpochRecord, Failure, SuiteFolder, TeacherRecord, TeacherResult, TrialResult
+from kdbench.status import UNFINISHED, Status
 from kdbench.suite.plan import Cohort, Plan, Trial, count
 
 LINES_PER_COHORT = 10
@@ -60,12 +60,11 @@ class _Row:
     epoch: int = 0
     top1: float | None = None
     """Percent, of the latest epoch, on :attr:`split`."""
-    ended: str = ""
-    """``done``, ``diverged`` or ``failed``."""
+    ended: Status | None = None
 
-    def take(self, record: Mapping[str, Any]) -> None:
-        self.stage, self.epoch = str(record["stage"]), int(record["epoch"])
-        top1 = record.get("validation_top1" if self.split == "validation" else "top1")
+    def take(self, record: EpochRecord) -> None:
+        self.stage, self.epoch = record.stage, record.epoch
+        top1 = top1_shown(record, self.split)
         self.top1 = top1 if top1 is not None and math.isfinite(top1) else None
 
     @property
@@ -76,7 +75,7 @@ class _Row:
     @property
     def cell(self) -> str:
         """The method, and how well its student does."""
-        if self.ended in {"diverged", "failed"}:
+        if self.ended in {Status.DIVERGED, Status.FAILED}:
             return f"{self.trial.label} {self.ended}"
         return f"{self.trial.label} {'-' if self.top1 is None else f'{self.top1:.1f}'}"
 
@@ -109,6 +108,11 @@ def time_left(seconds: Sequence[float]) -> str:
 def split_shown(selection: str | None) -> str:
     """The split whose accuracy is shown while training, under a recipe's ``selection``."""
     return "validation" if selection == "validation" else "test"
+
+
+def top1_shown(record: EpochRecord | TeacherResult, split: str) -> float | None:
+    """The accuracy on a split in percent, where it was measured."""
+    return record.validation_top1 if split == "validation" else record.top1
 
 
 class ProgressObserver:
@@ -154,7 +158,7 @@ class ProgressObserver:
             missing = {
                 identifier: trial
                 for identifier, trial in trials.items()
-                if trial.status in {"pending", "failed"} and (run.chosen is None or identifier in run.chosen)
+                if trial.status in UNFINISHED and (run.chosen is None or identifier in run.chosen)
             }
             self._open |= missing
             self._planned += bool(missing)
@@ -166,7 +170,7 @@ class ProgressObserver:
         self.close()
         states = ", ".join(f"{number} {state}" for state, number in count(plan.trials).items())
         spent = "" if self._began is None else f" in {duration(self._clock() - self._began)}"
-        now = f"; {self._trained} trained now" if 0 < self._trained < count(plan.trials).get("done", 0) else ""
+        now = f"; {self._trained} trained now" if 0 < self._trained < count(plan.trials).get(Status.DONE, 0) else ""
         self._say([f"{plan.suite.name}: {'stopped early; ' if interrupted else ''}{states}{now}{spent}"])
 
     def close(self) -> None:
@@ -178,33 +182,33 @@ class ProgressObserver:
     # ---- teachers
 
     @hookimpl
-    def kdbench_teacher_started(self, teacher: Mapping[str, Any]) -> None:
+    def kdbench_teacher_started(self, teacher: TeacherRecord) -> None:
         """Show it."""
         self._begin()
         self._teacher_began, self._teacher_epochs = self._clock(), 0
         self._said, self._said_at = ("", 0), self._clock()
-        self._show(_View(f"teacher {teacher['name']}", (), {}, self._clock))
+        self._show(_View(f"teacher {teacher.name}", (), {}, self._clock))
 
     @hookimpl
-    def kdbench_teacher_epoch_finished(self, teacher: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    def kdbench_teacher_epoch_finished(self, teacher: TeacherRecord, record: EpochRecord) -> None:
         """Show how far it is."""
         self._teacher_epochs += 1
-        epoch, epochs = int(record["epoch"]), int(teacher["epochs"])
+        epoch, epochs = record.epoch, teacher.epochs
         mean = (self._clock() - self._teacher_began) / self._teacher_epochs
         left = mean * (epochs - epoch)
-        head = f"teacher {teacher['name']}  {epoch}/{epochs}"
-        split = split_shown((teacher.get("recipe") or {}).get("selection"))
-        top1 = record.get("validation_top1" if split == "validation" else "top1")
+        head = f"teacher {teacher.name}  {epoch}/{epochs}"
+        split = split_shown(teacher.selection)
+        top1 = top1_shown(record, split)
         cells = {} if top1 is None else {f"{split} accuracy": [f"{top1:.1f}"]}
         self._show(_View(head, (self._clock() + left,), cells, self._clock))
         self._say_at_times("teacher", epoch, epochs, lambda: self._block(head, time_left([left]), cells))
 
     @hookimpl
-    def kdbench_teacher_finished(self, teacher: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+    def kdbench_teacher_finished(self, teacher: TeacherRecord, result: TeacherResult | None) -> None:
         """Say how good it is."""
-        split = split_shown((teacher.get("recipe") or {}).get("selection"))
-        top1 = result.get("validation_top1" if split == "validation" else "top1")
-        self._say([f"teacher {teacher['name']}: " + ("ready" if top1 is None else f"{top1:.2f} % {split} accuracy")])
+        split = split_shown(teacher.selection)
+        top1 = top1_shown(result, split) if result else None
+        self._say([f"teacher {teacher.name}: " + ("ready" if top1 is None else f"{top1:.2f} % {split} accuracy")])
 
     # ---- trials
 
@@ -234,9 +238,9 @@ class ProgressObserver:
         self._draw()
 
     @hookimpl
-    def kdbench_epoch_finished(self, trial: Trial, record: Mapping[str, Any]) -> None:
+    def kdbench_epoch_finished(self, trial: Trial, record: EpochRecord) -> None:
         """Show its accuracy."""
-        place = (str(record["stage"]), int(record["epoch"]))
+        place = (record.stage, record.epoch)
         if place != self._place:
             self._end_round()
             self._place, self._complete = place, False
@@ -247,16 +251,16 @@ class ProgressObserver:
         self._look()
 
     @hookimpl
-    def kdbench_trial_finished(self, trial: Trial, result: Mapping[str, Any]) -> None:
+    def kdbench_trial_finished(self, trial: Trial, result: TrialResult) -> None:
         """Show that it ended."""
-        self._end(trial, str(result["status"]))
+        self._end(trial, result.status)
 
     @hookimpl
-    def kdbench_trial_failed(self, trial: Trial, error: Mapping[str, Any]) -> None:
+    def kdbench_trial_failed(self, trial: Trial, error: Failure) -> None:
         """Say why."""
-        message = " ".join(str(error.get("why") or error.get("message", "")).split())
+        message = " ".join(error.reason.split())
         self._say([f"failed {trial.label} on {trial.pair}, seed {trial.seed}: {message}"])
-        self._end(trial, "failed")
+        self._end(trial, Status.FAILED)
 
     # ---- what is shown
 
@@ -277,9 +281,9 @@ class ProgressObserver:
         self._place, self._complete = ("", 0), True
         self._said, self._said_at = ("", 0), self._clock()
 
-    def _end(self, trial: Trial, state: str) -> None:
+    def _end(self, trial: Trial, state: Status) -> None:
         identifier = trial.id
-        self._trained += state == "done"
+        self._trained += state is Status.DONE
         self._open.pop(identifier, None)
         if identifier in self._rows:
             self._rows[identifier].ended = state

@@ -16,8 +16,11 @@ from typing import Any
 import pandas as pd
 
 from kdbench.errors import ResultsError, did_you_mean
+from kdbench.metrics import METRICS
 from kdbench.report import wording
-from kdbench.results import SuiteFolder, read_json
+from kdbench.results import EpochRecord, PlannedTrial, PlanRecord, SuiteFolder, TrialResult
+from kdbench.results.record import MAIN
+from kdbench.status import FINISHED, Status
 from kdbench.suite.plan import PROTOCOL
 
 TEXT = (
@@ -25,18 +28,16 @@ TEXT = (
     "teacher_sha256", "plugin", "plugin_version", "settings", "data", "data_fingerprint", "device",
     "precision", "kdbench", "torch", "python", "platform", "git_commit", "started", "finished",
 )  # fmt: skip
-METRICS = (
-    "top1", "top5", "nll", "ece", "agreement", "kl_to_teacher", "validation_top1", "best_on_test_top1",
-)  # fmt: skip
-"""What a diverged trial has no value of. Percent, but for ``nll`` and ``kl_to_teacher`` (nats) and ``ece`` (0 to 1)."""
-REAL = (*METRICS, "teacher_top1", "seconds", "teacher_seconds", "seconds_per_step", "images_per_second")
+MEASURED = (*METRICS, "validation_top1", "best_on_test_top1")
+"""What a diverged trial has no value of; in the units of :data:`kdbench.metrics.METRICS`, accuracies in percent."""
+REAL = (*MEASURED, "teacher_top1", "seconds", "teacher_seconds", "seconds_per_step", "images_per_second")
 WHOLE = (
     "seed", "epoch", "best_on_test_epoch", "peak_memory_bytes", "student_parameters", "trained_parameters",
     "adapter_parameters", "extra_epochs", "corrupt",
 )  # fmt: skip
 COLUMNS = (
     "id", "teacher", "student", "pair", "method", "label", "seed", "status", "reason",
-    *METRICS, "best_on_test_epoch", "epoch", "selection",
+    *MEASURED, "best_on_test_epoch", "epoch", "selection",
     "teacher_top1", "teacher_sha256", "teacher_key",
     "seconds", "teacher_seconds", "seconds_per_step", "images_per_second", "peak_memory_bytes",
     "student_parameters", "trained_parameters", "adapter_parameters", "extra_epochs",
@@ -44,8 +45,6 @@ COLUMNS = (
     "device", "precision", "kdbench", "torch", "python", "platform", "git_commit", "started", "finished",
 )  # fmt: skip
 """The columns of :func:`read_trials`, in the order of ``trials.csv``."""
-
-FINISHED = ("done", "diverged")
 
 
 @dataclass(frozen=True)
@@ -85,15 +84,13 @@ class Filters:
         return " ".join(options)
 
 
-def read_trials(
-    folder: SuiteFolder, filters: Filters | None = None, plan: Mapping[str, Any] | None = None
-) -> pd.DataFrame:
-    """One row a trial of ``plan`` (:meth:`kdbench.suite.plan.Plan.record`), or of the suite as last planned.
+def read_trials(folder: SuiteFolder, filters: Filters | None = None, plan: PlanRecord | None = None) -> pd.DataFrame:
+    """One row a trial of ``plan``, or of the suite as last planned.
 
     Rows are in the plan's order, and under its labels.
 
-    ``status`` is ``done``, ``diverged``, ``failed``, ``skipped``, ``pending`` or ``stale``; ``reason`` says why
-    where it is not ``done``. Columns: :data:`COLUMNS`; what a trial has no value of is NaN, ``<NA>`` or empty.
+    ``status`` is a :class:`kdbench.status.Status`; ``reason`` says why where it is not ``done``. Columns:
+    :data:`COLUMNS`; what a trial has no value of is NaN, ``<NA>`` or empty.
 
     Raises:
         ResultsError: nothing was planned here, another protocol version wrote it, or no trial passes the filters.
@@ -102,7 +99,7 @@ def read_trials(
     plan = folder.plan if plan is None else plan
     planned = _planned(folder, plan)
     filters = filters or Filters()
-    if not any(filters.keeps(row) for row in planned):
+    if not any(filters.keeps(row.model_dump()) for row in planned):
         raise ResultsError(_nothing_passes(folder, filters, planned))
     frame = _typed(pd.DataFrame([_row(folder, row) for row in planned], columns=list(COLUMNS)))
     # What is stale is decided on all trials: it must not depend on which are shown.
@@ -117,7 +114,6 @@ def read_curves(folder: SuiteFolder, trials: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for trial in trials.itertuples():
         for record in folder.trial(str(trial.id)).epochs:
-            terms = record.pop("terms", None) or {}
             rows.append(
                 {
                     "id": trial.id,
@@ -125,26 +121,15 @@ def read_curves(folder: SuiteFolder, trials: pd.DataFrame) -> pd.DataFrame:
                     "label": trial.label,
                     "seed": trial.seed,
                     "status": trial.status,
-                    **record,
-                    **{f"term_{name}": value for name, value in terms.items()},
+                    **record.model_dump(include={"epoch", "stage", "lr", "train_loss", "seconds"}),
+                    **record.metrics,
+                    **{f"validation_{name}": value for name, value in record.validation.items()},
+                    **{f"term_{name}": value for name, value in record.terms.items()},
                 }
             )
     leading = ["id", "pair", "label", "seed", "status", "epoch", "stage", "top1"]
     frame = pd.DataFrame(rows)
     return frame.reindex(columns=[*leading, *(name for name in frame.columns if name not in leading)])
-
-
-def teacher_result(folder: SuiteFolder, key: str) -> dict[str, Any]:
-    """What is recorded of a teacher; empty where nothing is.
-
-    The teacher's weights may be gone: a report does not need them.
-    """
-    return folder.teacher(key).record or {}
-
-
-def teacher_description(folder: SuiteFolder, key: str) -> dict[str, Any]:
-    """``teacher.json``: what a teacher is and how it was made; empty where nothing is recorded."""
-    return read_json(folder.teacher(key).path / "teacher.json") or {}
 
 
 def method_order(trials: pd.DataFrame) -> list[str]:
@@ -157,107 +142,89 @@ def pair_order(trials: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(trials["pair"]))
 
 
-def _planned(folder: SuiteFolder, plan: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+def _planned(folder: SuiteFolder, plan: PlanRecord | None) -> Sequence[PlannedTrial]:
     if plan is not None:
-        return list(plan.get("trials", []))
-    # A plan can be lost and the results still stand.
-    trials = [trial for place in folder if (trial := place.trial) and trial.get("protocol") == PROTOCOL]
+        return plan.trials
+    # A plan can be lost while the results are kept.
+    trials = [trial for place in folder if (trial := place.description) and trial.protocol == PROTOCOL]
     if not trials:
         raise ResultsError(
             f"{folder.path}: nothing to report: no plan.json and no trial in it; "
             "start with `kdbench run SUITE`, or name its --output folder"
         )
-    return [{"status": "pending", "reason": "", **trial} for trial in trials]
+    return [PlannedTrial.of(trial) for trial in trials]
 
 
-def _nothing_passes(folder: SuiteFolder, filters: Filters, planned: Sequence[Mapping[str, Any]]) -> str:
-    labels = {str(row["label"]) for row in planned}
-    pairs = {f"{row['teacher']}:{row['student']}" for row in planned}
+def _nothing_passes(folder: SuiteFolder, filters: Filters, planned: Sequence[PlannedTrial]) -> str:
+    labels = {row.label for row in planned}
+    pairs = {row.pair for row in planned}
     for glob in filters.methods:
-        if not any(Filters(methods=[glob]).keeps(row) for row in planned):
+        if not any(Filters(methods=[glob]).keeps(row.model_dump()) for row in planned):
             return f"{folder.path}: --method {glob}: no trial of this suite{did_you_mean(glob, labels)}"
     for pair in filters.pairs:
         if pair not in pairs:
             return f"{folder.path}: --pair {pair}: no trial of this suite{did_you_mean(pair, pairs)}"
-    seeds = sorted({int(row["seed"]) for row in planned})
+    seeds = sorted({row.seed for row in planned})
     return f"{folder.path}: no trial passes {filters.describe() or 'an empty plan'}; its seeds: {seeds}"
 
 
-def _row(folder: SuiteFolder, planned: Mapping[str, Any]) -> dict[str, Any]:
-    trial = folder.trial(planned["id"])
-    result = trial.result
-    error = trial.error
-    described = trial.trial or {}
-    row: dict[str, Any] = {
-        **{key: planned.get(key) for key in ("id", "teacher", "student", "method", "label", "seed")},
-        "pair": f"{planned['teacher']}:{planned['student']}",
-        "plugin": _get(described, "plugin", "distribution"),
-        "plugin_version": _get(described, "plugin", "version"),
-        "settings": json.dumps(described["settings"], sort_keys=True) if "settings" in described else "",
-        "teacher_key": described.get("teacher_key"),
-    }
+def _row(folder: SuiteFolder, planned: PlannedTrial) -> dict[str, Any]:
+    place = folder.trial(planned.id)
+    result, error, trial = place.result, place.error, place.description
+    row: dict[str, Any] = planned.model_dump(include={"id", "teacher", "student", "method", "label", "seed"})
+    row["pair"] = planned.pair
+    if trial is not None:
+        row |= {
+            "plugin": trial.plugin.distribution,
+            "plugin_version": trial.plugin.version,
+            "settings": json.dumps(trial.settings, sort_keys=True) if "settings" in trial.model_fields_set else "",
+            "teacher_key": trial.teacher_key,
+        }
     if result is not None:
         row |= _outcome(result)
-    elif damage := trial.damage():
-        row |= {"status": "pending", "reason": f"damaged: {damage}"}
-    elif planned.get("status") == "skipped":
-        row |= {"status": "skipped", "reason": planned.get("reason", "")}
+    elif damage := place.damage():
+        row |= {"status": Status.PENDING, "reason": f"damaged: {damage}"}
+    elif planned.status is Status.SKIPPED:
+        row |= {"status": Status.SKIPPED, "reason": planned.reason}
     elif error is not None:
-        row |= {"status": "failed", "reason": _why(error)}
+        at = _place(error.stage, error.epoch)
+        row |= {"status": Status.FAILED, "reason": f"{error.reason}{f' ({at})' if at else ''}"}
     else:
-        row |= {"status": "pending", "reason": _progress(trial.epochs)}
+        row |= {"status": Status.PENDING, "reason": _progress(place.epochs)}
     return row
 
 
-def _outcome(result: Mapping[str, Any]) -> dict[str, Any]:
+def _outcome(result: TrialResult) -> dict[str, Any]:
     row: dict[str, Any] = {
-        "status": result["status"],
-        "epoch": result.get("epoch"),
-        "selection": result.get("selection"),
-        "teacher_key": _get(result, "teacher", "key"),
-        "teacher_top1": _get(result, "teacher", "top1"),
-        "teacher_sha256": _get(result, "teacher", "sha256"),
-        "data": _get(result, "data", "name"),
-        "data_fingerprint": _get(result, "data", "fingerprint"),
-        "corrupt": _get(result, "data", "corrupt"),
-        "started": result.get("started"),
-        "finished": result.get("finished"),
+        "status": result.status,
+        "epoch": result.epoch,
+        "selection": result.selection,
+        "data": result.data.name,
+        "data_fingerprint": result.data.fingerprint,
+        "corrupt": result.data.corrupt,
+        "started": result.started,
+        "finished": result.finished,
         "reason": "",
+        **result.cost.model_dump(),
+        **result.environment.model_dump(),
     }
-    for key in (
-        "seconds", "teacher_seconds", "seconds_per_step", "images_per_second", "peak_memory_bytes",
-        "student_parameters", "trained_parameters", "adapter_parameters", "extra_epochs",
-    ):  # fmt: skip
-        row[key] = _get(result, "cost", key)
-    for key in ("device", "precision", "kdbench", "torch", "python", "platform", "git_commit"):
-        row[key] = _get(result, "environment", key)
-    if result["status"] == "diverged":
-        row["reason"] = f"the loss was NaN or infinite ({_place(result)})"
+    if result.teacher is not None:
+        row |= {f"teacher_{name}": getattr(result.teacher, name) for name in ("key", "top1", "sha256")}
+    if not result.done:
+        row["reason"] = f"the loss was NaN or infinite ({_place(result.stage, result.epoch)})"
         return row
-    row |= {key: result.get(key) for key in METRICS}
-    row["best_on_test_top1"] = _get(result, "best_on_test", "top1")
-    row["best_on_test_epoch"] = _get(result, "best_on_test", "epoch")
+    row |= {**result.metrics, "validation_top1": result.validation_top1}
+    if result.best_on_test is not None:
+        row |= {f"best_on_test_{name}": value for name, value in result.best_on_test}
     return row
 
 
-def _get(content: Mapping[str, Any], table: str, key: str) -> Any:
-    inner = content.get(table)
-    return inner.get(key) if isinstance(inner, Mapping) else None
+def _place(stage: str, epoch: int) -> str:
+    where = [] if stage in {"", MAIN} else [f"stage {stage}"]
+    return ", ".join([*where, f"epoch {epoch}"] if epoch else where)
 
 
-def _why(error: Mapping[str, Any]) -> str:
-    place = _place(error)
-    said = error.get("why") or f"{error.get('type', 'error')}: {error.get('message', '')}"
-    return f"{said}{f' ({place})' if place else ''}"
-
-
-def _place(record: Mapping[str, Any]) -> str:
-    where = [f"stage {record['stage']}"] if record.get("stage") not in {None, "", "main"} else []
-    where += [f"epoch {record['epoch']}"] if record.get("epoch") else []
-    return ", ".join(where)
-
-
-def _progress(epochs: Sequence[Mapping[str, Any]]) -> str:
+def _progress(epochs: Sequence[EpochRecord]) -> str:
     return f"{wording.plural(len(epochs), 'epoch')} so far" if epochs else ""
 
 
@@ -273,13 +240,13 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def _mark_stale(folder: SuiteFolder, frame: pd.DataFrame, plan: Mapping[str, Any] | None) -> pd.DataFrame:
-    keys = {teacher["name"]: teacher["key"] for teacher in (plan or {}).get("teachers", [])}
+def _mark_stale(folder: SuiteFolder, frame: pd.DataFrame, plan: PlanRecord | None) -> pd.DataFrame:
+    keys = {teacher.name: teacher.key for teacher in plan.teachers} if plan else {}
     finished = frame[frame["status"].isin(FINISHED) & (frame["teacher_sha256"] != "")]
     for (teacher, _), group in finished.groupby(["teacher", "student"]):
         current = _current_weights(folder, keys.get(teacher), group)
         others = group.index[group["teacher_sha256"] != current]
-        frame.loc[others, "status"] = "stale"
+        frame.loc[others, "status"] = Status.STALE
         frame.loc[others, "reason"] = [
             f"learnt from other teacher weights ({sha[:8]}) than the current ones ({current[:8]})"
             for sha in frame.loc[others, "teacher_sha256"]
@@ -289,8 +256,9 @@ def _mark_stale(folder: SuiteFolder, frame: pd.DataFrame, plan: Mapping[str, Any
 
 def _current_weights(folder: SuiteFolder, key: str | None, finished: pd.DataFrame) -> str:
     newest = finished.sort_values(["finished", "id"]).iloc[-1]
-    result = teacher_result(folder, key or str(newest["teacher_key"]))
-    return str(result.get("sha256") or newest["teacher_sha256"])
+    # Its weights may be gone: a report does not need them.
+    result = folder.teacher(key or str(newest["teacher_key"])).recorded
+    return str((result and result.sha256) or newest["teacher_sha256"])
 
 
 def _mark_superseded(frame: pd.DataFrame) -> pd.DataFrame:
@@ -298,6 +266,6 @@ def _mark_superseded(frame: pd.DataFrame) -> pd.DataFrame:
     for _, group in frame.groupby(["teacher", "student", "label", "seed"], sort=False):
         if len(group) > 1:
             earlier = group.sort_values(["finished", "id"]).index[:-1]
-            frame.loc[earlier, "status"] = "stale"
+            frame.loc[earlier, "status"] = Status.STALE
             frame.loc[earlier, "reason"] = "an earlier trial of the same name"
     return frame

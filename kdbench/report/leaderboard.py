@@ -10,11 +10,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kdbench.metrics import HEADLINE
 from kdbench.report import stats
-from kdbench.report.frame import method_order, pair_order
+from kdbench.report.frame import MEASURED, method_order, pair_order
 from kdbench.report.stats import Comparison, Estimate, RankInterval
+from kdbench.status import Status
 
 BASELINES = ("none", "kd")
+OTHERS = tuple(name for name in MEASURED if name != HEADLINE)
+"""What is measured beside the accuracy that methods are ranked by."""
+COUNTED = tuple(status for status in Status if status is not Status.DONE)
 COLUMNS = (
     "teacher", "student", "method", "n", "diverged", "top1_mean", "top1_std", "gain_over_none", "seconds",
     "label", "pair", "planned", "failed", "pending", "stale", "skipped", "reason",
@@ -22,8 +27,7 @@ COLUMNS = (
     "gain_over_none_n", "gain_over_none_low", "gain_over_none_high", "gain_over_none_resolved",
     "gain_over_kd", "gain_over_kd_n", "gain_over_kd_low", "gain_over_kd_high", "gain_over_kd_resolved",
     "behind_best", "behind_best_n", "behind_best_low", "behind_best_high", "behind_best_resolved",
-    "top5_mean", "nll_mean", "ece_mean", "agreement_mean", "kl_to_teacher_mean", "validation_top1_mean",
-    "best_on_test_top1_mean",
+    *(f"{name}_mean" for name in OTHERS),
     "teacher_top1", "teacher_seconds", "seconds_per_step", "images_per_second", "peak_memory_bytes",
     "student_parameters", "trained_parameters", "adapter_parameters", "extra_epochs",
     "plugin", "plugin_version",
@@ -114,7 +118,7 @@ def baseline(trials: pd.DataFrame, name: str) -> str:
 
 def top1_by_seed(trials: pd.DataFrame) -> dict[int, float]:
     """The top-1 of the done ones among one method's trials on one pair, by seed."""
-    done = trials[trials["status"] == "done"]
+    done = trials[trials["status"] == Status.DONE]
     return {int(seed): float(top1) for seed, top1 in zip(done["seed"], done["top1"], strict=True)}
 
 
@@ -142,14 +146,14 @@ def overall(trials: pd.DataFrame, cells: pd.DataFrame) -> Overall:
 
 def _cell(trials: pd.DataFrame, ours: dict[int, float]) -> dict[str, Any]:
     first = trials.iloc[0]
-    done = trials[trials["status"] == "done"]
+    done = trials[trials["status"] == Status.DONE]
     states = trials["status"].value_counts()
     accuracy = stats.estimate(ours.values())
     cell: dict[str, Any] = {
         **{name: first[name] for name in ("teacher", "student", "method", "label", "pair")},
         "n": accuracy.n,
         "planned": len(trials),
-        **{state: int(states.get(state, 0)) for state in ("diverged", "failed", "pending", "stale", "skipped")},
+        **{state: int(states.get(state, 0)) for state in COUNTED},
         "reason": "; ".join(dict.fromkeys(str(r) for r in trials["reason"] if r)),
         "top1_mean": accuracy.mean,
         "top1_std": accuracy.std,
@@ -158,7 +162,7 @@ def _cell(trials: pd.DataFrame, ours: dict[int, float]) -> dict[str, Any]:
         "plugin": next((p for p in trials["plugin"] if p), ""),
         "plugin_version": next((v for v in trials["plugin_version"] if v), ""),
     }
-    for name in ("top5", "nll", "ece", "agreement", "kl_to_teacher", "validation_top1", "best_on_test_top1"):
+    for name in OTHERS:
         cell[f"{name}_mean"] = _mean(done[name])
     for name in ("teacher_top1", "seconds", "teacher_seconds", "seconds_per_step", "images_per_second"):
         cell[name] = _mean(done[name])
@@ -187,7 +191,7 @@ def _mean(values: pd.Series[Any]) -> float | None:
 
 def _finished(trials: pd.DataFrame) -> dict[int, float]:
     """The score of each finished trial of one method on one pair, by seed; :data:`stats.DIVERGED` where it diverged."""
-    diverged = trials.loc[trials["status"] == "diverged", "seed"]
+    diverged = trials.loc[trials["status"] == Status.DIVERGED, "seed"]
     return top1_by_seed(trials) | {int(seed): stats.DIVERGED for seed in diverged}
 
 
@@ -305,7 +309,7 @@ def _relative_cost(cells: pd.DataFrame, everyone: pd.DataFrame, trials: pd.DataF
 
 def _why_unranked(cells: pd.DataFrame, lacking: Sequence[str]) -> str:
     rows = cells[cells["pair"].isin(lacking)] if lacking else cells
-    states = [s for s in ("skipped", "failed", "pending", "stale") if rows[s].sum() > 0]
+    states = [s for s in COUNTED if s is not Status.DIVERGED and rows[s].sum() > 0]
     where = f" on {len(lacking)} of the compared pairs" if lacking else ""
     return f"{' and '.join(states) or 'no result'}{where}"
 

@@ -5,29 +5,30 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import kdbench
-from kdbench.results import SuiteFolder
+from kdbench.report.study import NO_PLAN
+from kdbench.results import PlanRecord, SuiteFolder
+from kdbench.status import Status
 
 FILES = ("trials.csv", "leaderboard.csv", "leaderboard.md", "index.html")
 _READ = ("trial.json", "epochs.jsonl", "result.json", "error.json")
 _META = re.compile(r'<meta name="kdbench:made-from" content="([0-9a-f]{64})">')
 
 
-def digest(folder: SuiteFolder, *, plan: Mapping[str, Any] | None = None, filters: str = "", plots: bool = True) -> str:
+def digest(folder: SuiteFolder, *, plan: PlanRecord | None = None, filters: str = "", plots: bool = True) -> str:
     """The SHA-256 of all that makes a report: its plan, the results so far, what is shown of them, and its code.
 
     ``plan``: the plan that is reported, instead of the last one.
     """
-    plan = (folder.plan or {}) if plan is None else plan
+    plan = plan or folder.plan or NO_PLAN
     given = [_own_code(), folder.path.name, filters, plots, _read_of(plan)]
     sha = hashlib.sha256(json.dumps(given, sort_keys=True).encode())
-    trials = [folder.trial(row["id"]) for row in plan["trials"]] if "trials" in plan else list(folder)
+    trials = list(folder) if plan is NO_PLAN else [folder.trial(row.id) for row in plan.trials]
     places = {trial.path: trial.damage() for trial in trials}
-    places |= {folder.teacher(teacher["key"]).path: "" for teacher in plan.get("teachers", [])}
+    places |= {folder.teacher(teacher.key).path: "" for teacher in plan.teachers}
     for place, damage in places.items():
         # Names come before contents and contents have lengths, so that nothing can pass for something else.
         sha.update(f"\n{place.name} {damage}".encode())
@@ -41,12 +42,11 @@ def digest(folder: SuiteFolder, *, plan: Mapping[str, Any] | None = None, filter
     return sha.hexdigest()
 
 
-def _read_of(plan: Mapping[str, Any]) -> dict[str, Any]:
+def _read_of(plan: PlanRecord) -> dict[str, Any]:
     """What a report reads of a plan. The state of a trial is read from its folder, unless it was skipped."""
-    kept = {key: plan[key] for key in ("suite", "path", "overrides", "plugins", "classes", "teachers") if key in plan}
     read_elsewhere = {"status": "", "reason": ""}
-    rows = [dict(row) | ({} if row["status"] == "skipped" else read_elsewhere) for row in plan.get("trials", ())]
-    return {**kept, "trials": rows}
+    rows = [row.model_dump() | ({} if row.status is Status.SKIPPED else read_elsewhere) for row in plan.trials]
+    return {**plan.model_dump(exclude={"trials", "report", "environment", "updated"}), "trials": rows}
 
 
 def _own_code() -> str:

@@ -11,17 +11,18 @@ import pandas as pd
 
 from kdbench.recipe import Recipe
 from kdbench.report import stats, wording
-from kdbench.report.frame import teacher_result
 from kdbench.report.study import Study
+from kdbench.results import TeacherRecord
 from kdbench.results.reproduction import run_command
+from kdbench.status import FINISHED, Status
 from kdbench.suite.plan import unexpected
 
 STATES = {
-    "diverged": "The loss became NaN or infinite. A finished outcome: it is not repeated, and counts as the last rank.",
-    "failed": "Something broke. The next run tries again.",
-    "stale": "Not comparable with the trials shown, and not mixed with them. The next run replaces it.",
-    "skipped": "The method cannot read this pair.",
-    "pending": "Not trained yet.",
+    Status.DIVERGED: "The loss became NaN or infinite. This is an outcome: it is not repeated, and ranks last.",
+    Status.FAILED: "Something broke. The next run tries again.",
+    Status.STALE: "Not comparable with the trials shown, and not mixed with them. The next run replaces it.",
+    Status.SKIPPED: "The method cannot read this pair.",
+    Status.PENDING: "Not trained yet.",
 }
 ENVIRONMENT = ("device", "precision", "kdbench", "torch", "python", "platform", "git_commit")
 
@@ -97,7 +98,7 @@ def _data(study: Study) -> list[str]:
     corrupt = study.trials["corrupt"].dropna()
     if len(corrupt) and corrupt.max() > 0:
         text.append(f"{wording.plural(int(corrupt.max()), 'image')} could not be decoded and were left out.")
-    prints = set(study.trials.loc[study.trials["status"] == "done", "data_fingerprint"]) - {""}
+    prints = set(study.trials.loc[study.trials["status"] == Status.DONE, "data_fingerprint"]) - {""}
     if len(prints) > 1:
         text.append(
             f"Careful: the trials saw {len(prints)} different versions of the data "
@@ -108,7 +109,7 @@ def _data(study: Study) -> list[str]:
 
 def _precision(study: Study) -> list[str]:
     """Where a pair's students were trained in different precisions, as by a CPU and a GPU."""
-    done = study.trials[study.trials["status"] == "done"]
+    done = study.trials[study.trials["status"] == Status.DONE]
     mixed = [
         f"{study.title(str(pair))} ({wording.listing(sorted(found))})"
         for pair, group in done.groupby("pair", sort=False)
@@ -140,22 +141,22 @@ def teacher_warnings(study: Study) -> list[str]:
     """Teachers that are not what the suite expects now, whatever it expected when they were trained."""
     expectations = study.suite.get("teachers", {})
     found = []
-    for plan in study.plan.get("teachers", ()):
-        name = str(plan["name"])
-        top1 = teacher_result(study.folder, str(plan["key"])).get("top1")
+    for plan in study.plan.teachers:
+        name, result = plan.name, study.folder.teacher(plan.key).recorded
+        top1 = result.top1 if result else None
         if top1 is not None and name in expectations and name in set(study.trials["teacher"]):
             expected = expectations[name]
-            found.append(unexpected(name, float(top1), expected.get("expected_top1"), expected.get("tolerance", 1.0)))
+            found.append(unexpected(name, top1, expected.get("expected_top1"), expected.get("tolerance", 1.0)))
     return [f"{text}." for text in found if text]
 
 
-def teacher_recipe(study: Study, made: Mapping[str, Any]) -> str:
-    """How a teacher was made (``made``: its ``teacher.json``): given weights, or what differs from the students'."""
-    if made.get("weights"):
-        return f"given weights: {made['weights']}"
-    recipe = made.get("recipe")
-    if not isinstance(recipe, Mapping):
+def teacher_recipe(study: Study, made: TeacherRecord | None) -> str:
+    """How a teacher was made: given weights, or what differs from the students' recipe."""
+    if made is None or (made.weights is None and made.recipe is None):
         return wording.DASH
+    recipe = made.recipe
+    if recipe is None:
+        return f"given weights: {made.weights}"
     students = _recipe(study)
     with suppress(ValueError):  # of a version with other keys: compared as it is written
         # The teacher's own record has its drops in whole epochs.
@@ -202,8 +203,8 @@ def settings_rows(study: Study) -> list[dict[str, Any]]:
 
 def from_python(study: Study) -> str:
     """Why no command makes these results again; empty where :func:`command` does."""
-    classes = study.plan.get("classes") or []
-    given = ["the suite"] if study.plan.get("path", "") is None else []
+    classes = study.plan.classes
+    given = ["the suite"] if study.plan.path is None else []
     given += [f"the class {name}" for name in classes]
     if not given:
         return ""
@@ -225,7 +226,7 @@ def command(study: Study) -> str:
 
 def environments(study: Study) -> list[dict[str, Any]]:
     """Each environment in which trials were trained, the commonest first."""
-    finished = study.trials[study.trials["status"].isin(["done", "diverged"])]
+    finished = study.trials[study.trials["status"].isin(FINISHED)]
     groups = finished.groupby(list(ENVIRONMENT), sort=False) if len(finished) else []
     rows = [
         {**dict(zip(ENVIRONMENT, values, strict=True)), "trials": len(group), "when": _period(group)}
@@ -256,8 +257,8 @@ def ours(study: Study) -> str:
 def facts(study: Study) -> list[str]:
     """The study in a line."""
     trials = study.trials
-    runnable = trials[trials["status"] != "skipped"]
-    finished = int(runnable["status"].isin(["done", "diverged"]).sum())
+    runnable = trials[trials["status"] != Status.SKIPPED]
+    finished = int(runnable["status"].isin(FINISHED).sum())
     seeds = len(set(trials["seed"]))
     return [
         *([f"data set {study.data}"] if study.data else []),

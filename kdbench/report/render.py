@@ -16,10 +16,13 @@ from kdbench.report.frame import Filters
 from kdbench.report.study import Study, read_study
 from kdbench.report.styles import INK, NEUTRAL
 from kdbench.report.verdict import verdicts
-from kdbench.results import SuiteFolder, remove_leftovers, write_text
+from kdbench.results import PlanRecord, SuiteFolder, remove_leftovers, write_text
+from kdbench.status import Status
 
 if TYPE_CHECKING:
     from kdbench.report.figures import Drawing
+
+NO_OUTCOME = (Status.FAILED, Status.STALE, Status.SKIPPED, Status.PENDING)
 
 # matplotlib's markers as paths within a box from -5 to 5.
 MARKERS = {
@@ -37,7 +40,7 @@ def render(
     folder: SuiteFolder,
     report: Path,
     *,
-    plan: Mapping[str, Any] | None = None,
+    plan: PlanRecord | None = None,
     methods: Sequence[str] = (),
     pairs: Sequence[str] = (),
     seeds: Sequence[int] = (),
@@ -46,7 +49,7 @@ def render(
 ) -> Path:
     """Write the report of a results folder, however far it has come; the path of its ``index.html``.
 
-    ``plan`` (:meth:`kdbench.suite.plan.Plan.record`) says which trials are reported and under which labels; without
+    ``plan`` says which trials are reported and under which labels; without
     it, those of the suite as last planned. ``methods`` (shell patterns on label or method name), ``pairs``
     (``teacher:student``) and ``seeds`` select what is shown; gains over a baseline are given even where it is not
     shown.
@@ -188,9 +191,9 @@ def _shade(gain: float | None, full: float) -> Markup:
 
 def _state(row: Mapping[str, Any]) -> str:
     """Why a pair and method have no result."""
-    counts = [f"{row[state]} {state}" for state in ("failed", "stale", "skipped", "pending") if row[state]]
-    alone = row["skipped"] and len(counts) == 1
-    text = "skipped" if alone else wording.listing(counts)
+    counts = [f"{row[state]} {state}" for state in NO_OUTCOME if row[state]]
+    alone = row[Status.SKIPPED] and len(counts) == 1
+    text = Status.SKIPPED if alone else wording.listing(counts)
     return f"{text}: {row['reason']}" if row["reason"] else text
 
 

@@ -12,12 +12,13 @@ from typing import Any
 
 import pandas as pd
 
+from kdbench.metrics import HEADLINE, METRICS
 from kdbench.report import protocol, wording
-from kdbench.report.frame import teacher_description, teacher_result
 from kdbench.report.published import comparison
 from kdbench.report.strip import limits, strip
 from kdbench.report.study import Study
 from kdbench.report.verdict import incompleteness, standings, verdicts
+from kdbench.status import FINISHED, Status
 
 PAIRS_IN_SENTENCES = 3
 Context = Mapping[str, Any]
@@ -113,8 +114,13 @@ def pairs(study: Study) -> Context | None:
 def beside(study: Study) -> Context | None:
     """What top-1 does not show."""
     rows = _rows(study.cells[study.cells["n"] > 0])
-    shown = {name: any(row[f"{name}_mean"] is not None for row in rows) for name in ("top5", "validation_top1")}
-    return {"rows": rows, **shown} if rows else None
+    metrics = [
+        metric
+        for name, metric in METRICS.items()
+        if name != HEADLINE and any(row[f"{name}_mean"] is not None for row in rows)
+    ]
+    validation = any(row["validation_top1_mean"] is not None for row in rows)
+    return {"rows": rows, "metrics": metrics, "validation": validation} if rows else None
 
 
 def costs(study: Study) -> Context | None:
@@ -122,7 +128,7 @@ def costs(study: Study) -> Context | None:
     rows = _rows(study.cells[study.cells["n"] > 0])
     if not rows:
         return None
-    devices = sorted(set(study.trials.loc[study.trials["status"] == "done", "device"]) - {""})
+    devices = sorted(set(study.trials.loc[study.trials["status"] == Status.DONE, "device"]) - {""})
     reference = {row["pair"]: row["seconds"] for row in rows if row["label"] == study.none}
     for row in rows:
         base = reference.get(row["pair"])
@@ -146,11 +152,11 @@ def published(study: Study) -> Context | None:
 
 def uncounted(study: Study) -> Context | None:
     """Trials that stand in no mean, with the reason."""
-    rest = study.trials[study.trials["status"] != "done"]
+    rest = study.trials[study.trials["status"] != Status.DONE]
     if rest.empty:
         return None
     groups = []
-    for status in ("diverged", "failed", "stale", "skipped", "pending"):
+    for status, meaning in protocol.STATES.items():
         chosen = rest[rest["status"] == status]
         rows = [
             {
@@ -164,7 +170,7 @@ def uncounted(study: Study) -> Context | None:
             for first in [group.iloc[0]]
         ]
         if rows:
-            groups.append({"status": status, "meaning": protocol.STATES[status], "rows": rows, "trials": len(chosen)})
+            groups.append({"status": status, "meaning": meaning, "rows": rows, "trials": len(chosen)})
     return {"groups": groups}
 
 
@@ -187,25 +193,26 @@ def environment(study: Study) -> Context:
         "plugins": sorted(
             {(row.plugin, row.plugin_version) for row in study.trials[study.trials["plugin"] != ""].itertuples()}
         ),
-        "updated": study.plan.get("updated", ""),
+        "updated": study.plan.updated,
     }
 
 
 def _teachers(study: Study) -> list[dict[str, Any]]:
-    known = study.trials[study.trials["status"].isin(["done", "diverged"]) & (study.trials["teacher_sha256"] != "")]
+    known = study.trials[study.trials["status"].isin(FINISHED) & (study.trials["teacher_sha256"] != "")]
     rows = []
     for teacher, group in known.groupby("teacher", sort=False):
         first = group.iloc[-1]
         key = str(first["teacher_key"])
-        result, made = teacher_result(study.folder, key), teacher_description(study.folder, key)
+        folder = study.folder.teacher(key)
+        result, made = folder.recorded, folder.description
         rows.append(
             {
                 "name": teacher,
                 "top1": None if pd.isna(first["teacher_top1"]) else float(first["teacher_top1"]),
                 "sha256": first["teacher_sha256"],
                 "key": key,
-                "seconds": (result.get("cost") or {}).get("seconds"),
-                "epochs": made.get("epochs"),
+                "seconds": result.cost.seconds if result else None,
+                "epochs": made.epochs if made else None,
                 "recipe": protocol.teacher_recipe(study, made),
             }
         )

@@ -13,7 +13,12 @@ from kdbench.report import wording
 from kdbench.report.frame import Filters, method_order, pair_order, read_curves, read_trials
 from kdbench.report.leaderboard import Overall, baseline, leaderboard, overall
 from kdbench.report.styles import Style, styles
-from kdbench.results import SuiteFolder
+from kdbench.results import PlanRecord, SuiteFolder
+from kdbench.status import FINISHED, Status
+from kdbench.suite.plan import PROTOCOL
+
+NO_PLAN = PlanRecord(protocol=PROTOCOL)
+"""Where the plan was lost."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,7 @@ class Study:
     """A suite's results as far as they stand."""
 
     folder: SuiteFolder
-    plan: Mapping[str, Any]
+    plan: PlanRecord
     filters: Filters
     trials: pd.DataFrame
     """The trials shown, one row each (:data:`kdbench.report.frame.COLUMNS`)."""
@@ -47,8 +52,7 @@ class Study:
     @property
     def suite(self) -> Mapping[str, Any]:
         """The suite as planned; empty where the plan is lost."""
-        suite = self.plan.get("suite", {})
-        return suite if isinstance(suite, Mapping) else {}
+        return self.plan.suite
 
     @property
     def data(self) -> str:
@@ -84,17 +88,17 @@ class Study:
 
     def done(self, pair: str) -> pd.DataFrame:
         """A pair's done trials."""
-        return self.trials[(self.trials["pair"] == pair) & (self.trials["status"] == "done")]
+        return self.trials[(self.trials["pair"] == pair) & (self.trials["status"] == Status.DONE)]
 
     def teacher_top1(self, pair: str) -> float | None:
         """The test accuracy of a pair's teacher in percent, where a trial has recorded it."""
         known = self.trials.loc[
-            (self.trials["pair"] == pair) & self.trials["status"].isin(["done", "diverged"]), "teacher_top1"
+            (self.trials["pair"] == pair) & self.trials["status"].isin(FINISHED), "teacher_top1"
         ].dropna()
         return float(known.iloc[-1]) if len(known) else None
 
 
-def read_study(folder: SuiteFolder, filters: Filters | None = None, plan: Mapping[str, Any] | None = None) -> Study:
+def read_study(folder: SuiteFolder, filters: Filters | None = None, plan: PlanRecord | None = None) -> Study:
     """Read what a results folder holds of ``plan``, or of the suite as last planned.
 
     Raises:
@@ -110,7 +114,7 @@ def read_study(folder: SuiteFolder, filters: Filters | None = None, plan: Mappin
     methods = dict(zip(everyone["label"], everyone["method"], strict=True))
     return Study(
         folder=folder,
-        plan=(folder.plan or {}) if plan is None else plan,
+        plan=plan or folder.plan or NO_PLAN,
         filters=filters,
         trials=trials,
         cells=cells,

@@ -14,18 +14,51 @@ Every file is written under a temporary name and renamed, so a reader never sees
 """
 
 from kdbench.results.code import store_code, stored_code
-from kdbench.results.files import parse_json, read_json, remove_leftovers, write_atomically, write_json, write_text
+from kdbench.results.files import parse_json, remove_leftovers, write_atomically, write_json, write_text
 from kdbench.results.find import again, find_folder
-from kdbench.results.folder import TEACHERS, SuiteFolder, TrialFolder
+from kdbench.results.folder import TEACHERS, AnyFolder, SuiteFolder, TeacherFolder, TrialFolder
+from kdbench.results.record import (
+    Best,
+    Cost,
+    DataUsed,
+    Environment,
+    EpochRecord,
+    Failure,
+    PlannedTeacher,
+    PlannedTrial,
+    PlanRecord,
+    TeacherRecord,
+    TeacherResult,
+    TeacherUsed,
+    TrialRecord,
+    TrialResult,
+    parse,
+)
 
 __all__ = [
     "TEACHERS",
+    "AnyFolder",
+    "Best",
+    "Cost",
+    "DataUsed",
+    "Environment",
+    "EpochRecord",
+    "Failure",
+    "PlanRecord",
+    "PlannedTeacher",
+    "PlannedTrial",
     "SuiteFolder",
+    "TeacherFolder",
+    "TeacherRecord",
+    "TeacherResult",
+    "TeacherUsed",
     "TrialFolder",
+    "TrialRecord",
+    "TrialResult",
     "again",
     "find_folder",
+    "parse",
     "parse_json",
-    "read_json",
     "remove_leftovers",
     "store_code",
     "stored_code",

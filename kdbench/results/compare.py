@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.results.code import stored_code
-from kdbench.results.files import read_json
-from kdbench.results.folder import TEACHERS, TrialFolder
+from kdbench.results.folder import SuiteFolder, TrialFolder
+from kdbench.results.record import Record, TeacherRecord, TrialRecord, TrialResult
 
 Changes = dict[str, tuple[Any, Any]]
 """Both values by dotted key; None where one has no value."""
 
 
-def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Changes]:
+def differences(one: TrialRecord | None, other: TrialRecord | None) -> dict[str, Changes]:
     """What differs in the identity of two trials but their seed, by aspect; aspects that are equal are left out.
 
-    ``one`` and ``other`` are contents of ``trial.json``. Aspects are ``trial``, ``settings``, ``recipe``, ``data``,
+    Aspects are ``trial``, ``settings``, ``recipe``, ``data``,
     ``source`` and ``teacher``.
     """
     keys = {
@@ -28,7 +28,7 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, C
     }
     found = {aspect: changes(_part(one, names), _part(other, names)) for aspect, names in keys.items()}
     for aspect in ("settings", "recipe", "data"):
-        found[aspect] = changes(one.get(aspect) or {}, other.get(aspect) or {})
+        found[aspect] = changes(getattr(one, aspect, {}), getattr(other, aspect, {}))
     return {aspect: changed for aspect, changed in found.items() if changed}
 
 
@@ -46,18 +46,21 @@ def compare(one: Path, other: Path) -> dict[str, dict[str, Any]]:
     by file, of what :func:`kdbench.results.store_code` has stored.
     """
     folders = TrialFolder(one), TrialFolder(other)
-    trials = [folder.trial or {} for folder in folders]
-    results = [read_json(folder.path / "result.json") or {} for folder in folders]
+    trials = [folder.description for folder in folders]
+    results = [folder.recorded for folder in folders]
     teachers = [
         _teacher(folder.path, trial, result) for folder, trial, result in zip(folders, trials, results, strict=True)
     ]
     names = [_part(trial, ("suite", "label", "teacher", "seed")) for trial in trials]
     outcomes = [_part(result, ("status", "epoch", "top1", "finished")) for result in results]
     made_with = [
-        {**(result.get("environment") or {}), **_prefixed("plugin", trial.get("plugin") or {})}
+        {
+            **(result.environment.model_dump() if result else {}),
+            **(_prefixed("plugin", trial.plugin.model_dump()) if trial else {}),
+        }
         for trial, result in zip(trials, results, strict=True)
     ]
-    images = [_part(result.get("data") or {}, ("fingerprint", "n_train", "n_test")) for result in results]
+    images = [_part(result and result.data, ("fingerprint", "n_train", "n_test")) for result in results]
     found: dict[str, dict[str, Any]] = {"names": changes(*names), **differences(*trials)}
     found["data"] = {**found.get("data", {}), **changes(*images)}
     found["teacher"] = {**found.get("teacher", {}), **changes(*teachers)}
@@ -67,16 +70,14 @@ def compare(one: Path, other: Path) -> dict[str, dict[str, Any]]:
     return {aspect: changed for aspect, changed in found.items() if changed}
 
 
-def read_teacher(output: Path, key: str) -> dict[str, Any]:
-    """``teacher.json`` of a teacher; empty where there is none."""
-    return read_json(output / TEACHERS / key / "teacher.json") or {}
-
-
-def _teacher(path: Path, trial: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
-    described = read_teacher(path.absolute().parent.parent, str(trial.get("teacher_key")))
+def _teacher(path: Path, trial: TrialRecord | None, result: TrialResult | None) -> dict[str, Any]:
+    suite = path.absolute().parent
+    described: TeacherRecord | None = None
+    if trial is not None and trial.teacher_key:
+        described = SuiteFolder(suite.parent, suite.name).teacher(trial.teacher_key).description
     return {
         **_part(described, ("model", "recipe", "weights", "seed")),
-        **_part(result.get("teacher") or {}, ("sha256", "top1")),
+        **_part(result and result.teacher, ("sha256", "top1")),
     }
 
 
@@ -91,8 +92,8 @@ def _code(one: Path, other: Path) -> Iterator[tuple[str, str]]:
             yield name, difference
 
 
-def _part(content: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
-    return {key: content.get(key) for key in keys}
+def _part(record: Record | None, keys: tuple[str, ...]) -> dict[str, Any]:
+    return {key: getattr(record, key, None) for key in keys}
 
 
 def _prefixed(prefix: str, content: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from kdbench.errors import ResultsError
 from kdbench.results.folder import TEACHERS, SuiteFolder, TrialFolder
+from kdbench.results.record import PlannedTrial, PlanRecord
 from kdbench.results.reproduction import run_command
+from kdbench.status import Status
 from kdbench.words import listed
 
 _SHOWN = 4
@@ -34,8 +35,8 @@ def _search(name: str, output: Path) -> Path:
     planned: dict[str, str] = {}
     for suite in sorted(path.name for path in output.iterdir() if path.is_dir() and path.name != TEACHERS):
         results = SuiteFolder(output, suite)
-        for row in (results.plan or {}).get("trials", ()):
-            planned[row["id"]] = _why_missing(row, results.plan or {})
+        plan = results.plan
+        planned |= {row.id: _why_missing(row, plan) for row in plan.trials} if plan else {}
         for folder in results:
             places.setdefault(folder.path.name, []).append(folder.path)
     known = sorted({*places, *planned})
@@ -53,15 +54,17 @@ def _search(name: str, output: Path) -> Path:
     return done[0]
 
 
-def _why_missing(row: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
-    if row.get("status") == "skipped":
-        return f"was skipped: {row.get('reason', '')}"
+def _why_missing(row: PlannedTrial, plan: PlanRecord) -> str:
+    if row.status is Status.SKIPPED:
+        return f"was skipped: {row.reason}"
     return f"is planned, not trained; {again(plan)} trains it"
 
 
-def again(plan: Mapping[str, Any]) -> str:
+def again(plan: PlanRecord | None) -> str:
     """What trains a plan's trials: a command, or the call that gave a suite without a file."""
-    if plan.get("path", "") is None or plan.get("classes"):
+    if plan is None:
+        return "kdbench run SUITE"
+    if plan.path is None or plan.classes:
         return "the same call of kdbench.run_suite"
     return run_command(plan, "SUITE")
 

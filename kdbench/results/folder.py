@@ -1,36 +1,52 @@
-"""The folders of suites, trials and teachers."""
+"""The folders of suites, trials and teachers: the only reader and writer of their records."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Generic, TypeVar
+
+from pydantic import ValidationError
 
 from kdbench.errors import ResultsError, TrialError
-from kdbench.results import records
+from kdbench.results import record
 from kdbench.results.files import (
     CHECKSUM,
     inspect_json,
     mismatch,
     parse_json,
     read_bytes,
-    read_json,
     remove,
     remove_leftovers,
     stamp,
     write_json,
     write_text,
 )
+from kdbench.results.record import (
+    EpochRecord,
+    Failure,
+    PlanRecord,
+    Record,
+    Stamp,
+    TeacherRecord,
+    TeacherResult,
+    TrialRecord,
+    TrialResult,
+)
 from kdbench.suite.plan import PROTOCOL
+
+D = TypeVar("D", TrialRecord, TeacherRecord)
+R = TypeVar("R", TrialResult, TeacherResult)
+K = TypeVar("K", bound=Record)
 
 TEACHERS = "_teachers"
 LOCK = ".lock"
 
 
-def _line(record: Mapping[str, Any]) -> str:
-    return json.dumps(_without_numbers(record), allow_nan=False) + "\n"
+def _line(epoch: EpochRecord) -> str:
+    return json.dumps(_without_numbers(epoch.to_json()), allow_nan=False) + "\n"
 
 
 _NO_NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -51,24 +67,33 @@ def _with_numbers(value: Any) -> Any:
     return _NO_NUMBERS.get(value, value) if isinstance(value, str) else value
 
 
-class TrialFolder:
-    """One trial's (or teacher's) folder. A result that is not of ``identifier`` is damaged, where that is given."""
+class Folder(Generic[D, R]):
+    """The folder of a training. A result that is not of ``identifier`` is damaged, where that is given.
 
-    def __init__(self, path: Path, weights: str = "student.safetensors", identifier: str | None = None) -> None:
+    :class:`TrialFolder` and :class:`TeacherFolder` say which records it holds.
+    """
+
+    description_name: ClassVar[str]
+    weights_name: ClassVar[str]
+    description_type: type[D]
+    result_type: type[R]
+
+    def __init__(self, path: Path, identifier: str | None = None) -> None:
         self.path = path
         self.identifier = identifier
-        self.weights = path / weights
+        self.weights = path / self.weights_name
         self.checkpoint = path / "checkpoint.pt"
 
-    def begin(self, description: Mapping[str, Any], name: str = "trial.json") -> None:
-        """Write what this trial is. The last attempt's result and error are removed, its checkpoint is kept."""
+    def begin(self, description: D) -> None:
+        """Write what is trained. The last attempt's result and error are removed, its checkpoint is kept."""
         for own in ("result.json", "error.json"):
             remove(self.path / own)
+        place = self.path / self.description_name
         # A folder or a link to nowhere cannot be replaced by a file.
-        for place in (self.path / name, self.path / "epochs.jsonl", self.weights, self.checkpoint):
-            if not place.is_file():
-                remove(place)
-        write_json(self.path / name, description)
+        for old in (place, self.path / "epochs.jsonl", self.weights, self.checkpoint):
+            if not old.is_file():
+                remove(old)
+        write_json(place, description.to_json())
 
     def clear(self) -> None:
         """Remove everything but the lock, which this process may hold."""
@@ -80,18 +105,18 @@ class TrialFolder:
                     remove(path)
 
     @property
-    def trial(self) -> dict[str, Any] | None:
-        """What the trial is; None if missing or damaged."""
-        return self._sound(records.Trial, "trial.json")[0]
+    def description(self) -> D | None:
+        """What is trained; None if missing or damaged."""
+        return self._sound(self.description_type, self.description_name)[0]
 
     @property
-    def record(self) -> dict[str, Any] | None:
+    def recorded(self) -> R | None:
         """``result.json``, if it is sound itself, whatever has become of the files that it names."""
-        return self._sound(records.Result, "result.json")[0]
+        return self._sound(self.result_type, "result.json")[0]
 
     @property
-    def result(self) -> dict[str, Any] | None:
-        """The outcome, where the trial is done or diverged; None if missing or damaged (:meth:`damage`)."""
+    def result(self) -> R | None:
+        """The outcome, where the training is done or diverged; None if missing or damaged (:meth:`damage`)."""
         return self._outcome(trust_time=True)[0]
 
     def damage(self, *, thorough: bool = False) -> str:
@@ -102,89 +127,119 @@ class TrialFolder:
         """
         return self._outcome(trust_time=not thorough)[1]
 
-    def _outcome(self, *, trust_time: bool) -> tuple[dict[str, Any] | None, str]:
+    def _outcome(self, *, trust_time: bool) -> tuple[R | None, str]:
         for _ in range(3):
-            result, problem = self._sound(records.Result, "result.json")
+            result, problem = self._sound(self.result_type, "result.json")
             if result is not None:
-                problem = self._mismatch(result["files"], result["status"] == "done", trust_time)
+                problem = self._mismatch(result.files, result.done, trust_time)
             # Where a run replaces the result meanwhile, its files are not the ones that were named.
-            if not problem or self.record == result:
+            if not problem or self.recorded == result:
                 break
         return (None, problem) if problem else (result, "")
 
-    def _sound(self, kind: type[records.Result | records.Trial], name: str) -> tuple[dict[str, Any] | None, str]:
-        """A record of this trial, or what is wrong with it."""
+    def _sound(self, kind: type[K], name: str) -> tuple[K | None, str]:
+        """A record of this training, or what is wrong with it."""
         content, problem = inspect_json(self.path / name)
         if content is None:
             return None, problem
-        if wrong := records.problem(kind, content):
-            return None, f"{name}: {wrong}"
-        if self.identifier not in {None, content["id"]}:
-            return None, f"{name} is of {content['id']}"
-        return content, ""
+        found, problem = record.parse(kind, content, str(self.path / name))
+        if problem:
+            return None, f"{name}: {problem}"
+        identifier = content.get("id", content.get("key"))
+        if self.identifier not in {None, identifier}:
+            return None, f"{name} is of {identifier}"
+        return found, ""
 
-    def _mismatch(self, files: Mapping[str, Any], has_weights: bool, trust_time: bool) -> str:
+    def _mismatch(self, files: Mapping[str, Stamp], has_weights: bool, trust_time: bool) -> str:
         """What is wrong with the files that a result names."""
         if has_weights and self.weights.name not in files:
             return f"result.json does not name {self.weights.name}"
         for name, known in files.items():
             trusted = trust_time and name == self.weights.name
-            if found := mismatch(self.path / name, known, trust_time=trusted):
+            if found := mismatch(self.path / name, known.model_dump(), trust_time=trusted):
                 return found
         return ""
 
     @property
-    def error(self) -> dict[str, Any] | None:
+    def error(self) -> Failure | None:
         """Why the last attempt failed."""
-        return read_json(self.path / "error.json")
+        return self._sound(Failure, "error.json")[0]
 
     @property
-    def epochs(self) -> list[dict[str, Any]]:
+    def epochs(self) -> list[EpochRecord]:
         """The records of ``epochs.jsonl`` up to the first that is truncated or damaged."""
-        found: list[dict[str, Any]] = []
-        content = read_bytes(self.path / "epochs.jsonl")[0] or b""
-        for line in content.splitlines():
+        found: list[EpochRecord] = []
+        place = self.path / "epochs.jsonl"
+        for line in (read_bytes(place)[0] or b"").splitlines():
             try:
-                record = _with_numbers(json.loads(line))
+                content = _with_numbers(json.loads(line))
             except (ValueError, RecursionError):
                 break
-            if records.problem(records.Epoch, record):
+            epoch = record.parse(EpochRecord, content, str(place))[0] if isinstance(content, Mapping) else None
+            if epoch is None:
                 break
-            found.append(record)
+            found.append(epoch)
         return found
 
-    def write_epochs(self, records: list[dict[str, Any]]) -> None:
+    def write_epochs(self, epochs: Sequence[EpochRecord]) -> None:
         """Replace ``epochs.jsonl``."""
-        write_text(self.path / "epochs.jsonl", "".join(_line(record) for record in records))
+        write_text(self.path / "epochs.jsonl", "".join(map(_line, epochs)))
 
-    def append_epoch(self, record: Mapping[str, Any]) -> None:
+    def append_epoch(self, epoch: EpochRecord) -> None:
         """Add one line to ``epochs.jsonl``."""
         try:
             with (self.path / "epochs.jsonl").open("a", encoding="utf-8") as file:
-                file.write(_line(record))
+                file.write(_line(epoch))
         except OSError as error:
             raise ResultsError(f"{self.path / 'epochs.jsonl'}: cannot be written: {error.strerror}") from error
 
-    def finish(self, result: Mapping[str, Any]) -> None:
-        """Write the outcome, with the checksums of the other files; from here on the trial counts as done.
+    def finish(self, **fields: Any) -> R:
+        """Write the outcome, with the checksums of the other files, and return it; the training is then finished.
+
+        ``fields`` are those of the folder's type of result; ``files`` is set here.
 
         Raises:
             ResultsError: the folder was removed meanwhile.
             TrialError: the outcome is none that can be read back.
         """
-        descriptions = (self.path / "trial.json", self.path / "teacher.json")
-        if not any(path.is_file() for path in descriptions):
+        place = self.path / "result.json"
+        description = self.path / self.description_name
+        if not description.is_file():
             raise ResultsError(f"{self.path}: the folder was removed during the training; run the suite again")
-        truth = (*descriptions, self.path / "epochs.jsonl", self.weights)
-        content = {**result, "files": {path.name: stamp(path) for path in truth if path.is_file()}}
-        if wrong := records.problem(records.Result, content):
-            raise TrialError(f"{self.path / 'result.json'}: would be no result: {wrong}")
-        write_json(self.path / "result.json", content)
+        named = (description, self.path / "epochs.jsonl", self.weights)
+        files = {path.name: Stamp(**stamp(path)) for path in named if path.is_file()}
+        try:
+            result = self.result_type(**{**fields, "files": files})
+        except ValidationError as error:
+            raise TrialError(f"{place}: cannot be written: {record.first_problem(error)}") from error
+        write_json(place, result.to_json())
         self.checkpoint.unlink(missing_ok=True)
+        return result
 
-    def fail(self, error: Mapping[str, Any]) -> None:
-        """Write why the trial failed; it stays undone."""
-        write_json(self.path / "error.json", error)
+    def fail(self, failure: Failure) -> None:
+        """Write why the training failed; it stays undone."""
+        write_json(self.path / "error.json", failure.to_json())
+
+
+class TrialFolder(Folder[TrialRecord, TrialResult]):
+    """``runs/<suite>/<trial id>``."""
+
+    description_name = "trial.json"
+    weights_name = "student.safetensors"
+    description_type = TrialRecord
+    result_type = TrialResult
+
+
+class TeacherFolder(Folder[TeacherRecord, TeacherResult]):
+    """``runs/_teachers/<key>``."""
+
+    description_name = "teacher.json"
+    weights_name = "teacher.safetensors"
+    description_type = TeacherRecord
+    result_type = TeacherResult
+
+
+AnyFolder = TrialFolder | TeacherFolder
 
 
 class SuiteFolder:
@@ -196,11 +251,11 @@ class SuiteFolder:
 
     def trial(self, identifier: str) -> TrialFolder:
         """One trial's folder."""
-        return TrialFolder(self.path / identifier, identifier=identifier)
+        return TrialFolder(self.path / identifier, identifier)
 
-    def teacher(self, key: str) -> TrialFolder:
+    def teacher(self, key: str) -> TeacherFolder:
         """One teacher's folder, shared by all suites of the same output folder."""
-        return TrialFolder(self.output / TEACHERS / key, "teacher.safetensors", key)
+        return TeacherFolder(self.output / TEACHERS / key, key)
 
     def remove_leftovers(self) -> list[Path]:
         """Remove what dead processes left half written, here and in the teachers' folders; the paths removed."""
@@ -211,17 +266,18 @@ class SuiteFolder:
         return [path for folder in folders for path in remove_leftovers(folder)]
 
     @property
-    def plan(self) -> dict[str, Any] | None:
+    def plan(self) -> PlanRecord | None:
         """The suite and its trials as last planned; None if missing or damaged."""
-        content = read_json(self.path / "plan.json")
-        return None if content is None or records.problem(records.Plan, content) else content
+        path = self.path / "plan.json"
+        content = inspect_json(path)[0]
+        return None if content is None else record.parse(PlanRecord, content, str(path))[0]
 
-    def write_plan(self, content: Mapping[str, Any]) -> None:
+    def write_plan(self, plan: PlanRecord) -> None:
         """Remember the suite and its trials."""
         path = self.path / "plan.json"
         if not path.is_file():
             remove(path)
-        write_json(path, {"protocol": PROTOCOL, **content})
+        write_json(path, plan.to_json())
 
     def check_protocol(self) -> None:
         """Refuse a folder that another protocol version wrote."""

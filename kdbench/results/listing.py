@@ -10,6 +10,8 @@ from typing import Any
 
 from kdbench.errors import ResultsError
 from kdbench.results.folder import TEACHERS, SuiteFolder, TrialFolder
+from kdbench.results.record import TrialRecord, TrialResult
+from kdbench.status import Status
 
 Defaults = Callable[[str], Mapping[str, Any]]
 """A method's default settings, as far as they are known."""
@@ -34,47 +36,48 @@ def list_trials(
     rows = []
     for name in suites or known:
         folder = SuiteFolder(output, name)
-        ids = planned if planned is not None else {row["id"] for row in (folder.plan or {}).get("trials", ())}
+        plan = folder.plan
+        ids = planned if planned is not None else {row.id for row in plan.trials} if plan else set()
         found = [_row(folder, place, trial, defaults, ids) for place, trial in _trials(folder)]
         rows += sorted(found, key=lambda row: (row["date"], row["id"]))
     return rows
 
 
-def _trials(folder: SuiteFolder) -> Iterator[tuple[TrialFolder, dict[str, Any]]]:
+def _trials(folder: SuiteFolder) -> Iterator[tuple[TrialFolder, TrialRecord]]:
     for place in folder:
-        trial = place.trial
+        trial = place.description
         if trial is not None:
             yield place, trial
 
 
 def _row(
-    folder: SuiteFolder, place: TrialFolder, trial: Mapping[str, Any], defaults: Defaults, planned: Collection[str]
+    folder: SuiteFolder, place: TrialFolder, trial: TrialRecord, defaults: Defaults, planned: Collection[str]
 ) -> dict[str, Any]:
-    usual = {key: _plain(value) for key, value in defaults(str(trial.get("method"))).items()}
+    usual = {key: _plain(value) for key, value in defaults(trial.method).items()}
     result = place.result
     written = datetime.fromtimestamp(_stat(place.path / "trial.json")[1], UTC)
     return {
         "id": place.path.name,
         "suite": folder.path.name,
-        "label": trial.get("label"),
+        "label": trial.label,
         "status": _status(folder, place, trial, result),
-        "top1": (result or {}).get("top1"),
-        "date": str((result or {}).get("finished") or written.isoformat(timespec="seconds")),
-        "settings": {k: v for k, v in (trial.get("settings") or {}).items() if k not in usual or usual[k] != v},
-        "source": trial.get("fingerprint"),
+        "top1": result.top1 if result else None,
+        "date": result.finished if result else written.isoformat(timespec="seconds"),
+        "settings": {k: v for k, v in trial.settings.items() if k not in usual or usual[k] != v},
+        "source": trial.fingerprint,
         "bytes": sum(_stat(path)[0] for path in place.path.rglob("*")),
         "planned": place.path.name in planned,
     }
 
 
-def _status(folder: SuiteFolder, place: TrialFolder, trial: Mapping[str, Any], result: Mapping[str, Any] | None) -> str:
+def _status(folder: SuiteFolder, place: TrialFolder, trial: TrialRecord, result: TrialResult | None) -> str:
     if result is None:
         if place.damage():
             return "damaged"
-        return "failed" if place.error is not None else "unfinished" if place.epochs else "pending"
-    teacher = folder.teacher(str(trial.get("teacher_key"))).result or {}
-    made_with = (result.get("teacher") or {}).get("sha256")
-    return "stale" if teacher.get("sha256") not in (None, made_with) else str(result["status"])
+        return Status.FAILED if place.error is not None else "unfinished" if place.epochs else Status.PENDING
+    teacher = folder.teacher(trial.teacher_key).result
+    made_with = result.teacher.sha256 if result.teacher else None
+    return Status.STALE if teacher and teacher.sha256 not in (None, made_with) else result.status
 
 
 def _stat(path: Path) -> tuple[int, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,11 +25,12 @@ from kdbench.opening import open_suite
 from kdbench.plugins import Local
 from kdbench.report import frame, made_from, naming
 from kdbench.resolve import Filters, with_results
-from kdbench.results import SuiteFolder
+from kdbench.results import PlanRecord, SuiteFolder
 from kdbench.run.context import Context
 from kdbench.run.students import Students
 from kdbench.run.teachers import Teachers
 from kdbench.session import default_observers, only_one_run, registered, stop_at_signals
+from kdbench.status import UNFINISHED, Status
 from kdbench.suite.plan import Plan, Trial, count
 
 if TYPE_CHECKING:
@@ -47,19 +48,19 @@ class Results:
     interrupted: bool = False
     stopped_by: int | None = None
     """The number of the signal that interrupted the run."""
-    record: Mapping[str, Any] | None = None
+    record: PlanRecord | None = None
     """What reports read of the plan; without it, that of the last run in the folder."""
 
     @property
     def failed(self) -> list[Trial]:
         """Trials whose last attempt failed."""
-        return [trial for trial in self.plan.trials if trial.status == "failed"]
+        return [trial for trial in self.plan.trials if trial.status is Status.FAILED]
 
     @property
     def missing(self) -> list[Trial]:
         """Trials that were asked for and have no outcome."""
         asked = (trial for trial in self.plan.trials if self.filters.match(trial))
-        return [trial for trial in asked if trial.status in {"failed", "pending"}]
+        return [trial for trial in asked if trial.status in UNFINISHED]
 
     def to_frame(self) -> pd.DataFrame:
         """One row a trial of those asked for; accuracies in percent, times in seconds."""
@@ -161,12 +162,12 @@ class _Invocation:
         self.context.notify("kdbench_suite_started", plan=plan, run=self.context.info)
         self._check_finished_teachers(plan, chosen)
         for trial in plan.trials:
-            if trial.status == "skipped" and trial.id in chosen:
+            if trial.status is Status.SKIPPED and trial.id in chosen:
                 self.context.notify("kdbench_trial_skipped", trial=trial, reason=trial.reason, run=self.context.info)
         try:
-            self._train_all(plan, chosen, {"pending", "failed"})
+            self._train_all(plan, chosen, UNFINISHED)
             # Results of earlier cohorts are stale where their teacher had to be trained again.
-            self._train_all(with_results(self.context.opened.plan, self.context.folder), chosen, {"pending"})
+            self._train_all(with_results(self.context.opened.plan, self.context.folder), chosen, [Status.PENDING])
         except Interrupted:
             return self._end(filters, interrupted=True)
         except Exception:
@@ -177,15 +178,15 @@ class _Invocation:
     def _check_finished_teachers(self, plan: Plan, chosen: frozenset[str]) -> None:
         """Warn where nothing is to be trained with a teacher that is not what the suite expects now."""
         asked = [trial for trial in plan.trials if trial.id in chosen]
-        needed = {trial.teacher.key for trial in asked if trial.status in {"pending", "failed"}}
+        needed = {trial.teacher.key for trial in asked if trial.status in UNFINISHED}
         for teacher in plan.teachers:
             result = self.context.folder.teacher(teacher.key).result
             if result is None or teacher.key in needed or teacher.key not in {trial.teacher.key for trial in asked}:
                 continue
-            if message := teacher.mismatch(float(result["top1"])):
+            if message := teacher.mismatch(result.top1 or 0.0):
                 self.context.warn(f"{message}; its students are trained already; correct teachers.{teacher.name}")
 
-    def _train_all(self, plan: Plan, chosen: frozenset[str], states: set[str]) -> None:
+    def _train_all(self, plan: Plan, chosen: frozenset[str], states: Collection[Status]) -> None:
         for cohort in plan.cohorts:
             trials = [trial for trial in cohort.trials if trial.id in chosen and trial.status in states]
             if trials and self.context.stop.asked():
@@ -203,14 +204,12 @@ class _Invocation:
         return Results(plan, self.context.folder, self.context.info.report, filters, interrupted, stopped_by, record)
 
     def _remember(self, plan: Plan) -> None:
-        self.context.folder.write_plan(
-            {
-                **self.context.opened.record(plan),
-                "report": self.context.opened.report_name,
-                "environment": dict(self.context.info.environment),
-                "updated": now(),
-            }
-        )
+        last_run = {
+            "report": self.context.opened.report_name,
+            "environment": dict(self.context.info.environment),
+            "updated": now(),
+        }
+        self.context.folder.write_plan(self.context.opened.record(plan).model_copy(update=last_run))
 
 
 def _shown(filters: Filters) -> frame.Filters:
@@ -221,7 +220,7 @@ def write_report(
     folder: SuiteFolder,
     report: Path,
     warn: Callable[[str], None],
-    plan: Mapping[str, Any] | None = None,
+    plan: PlanRecord | None = None,
     filters: frame.Filters | None = None,
 ) -> None:
     """Render the report of the results so far, unless it is up to date; a failure to do so loses no result."""

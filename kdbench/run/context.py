@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 
@@ -21,7 +20,7 @@ from kdbench.observers.notify import Notifier
 from kdbench.opening import Opened
 from kdbench.recipe import Recipe
 from kdbench.resolve import Resolver
-from kdbench.results import SuiteFolder
+from kdbench.results import DataUsed, Environment, SuiteFolder
 from kdbench.session import Stop
 
 
@@ -72,22 +71,24 @@ class Context:
             device=self.device,
         )
 
-    def facts(self, recipe: Recipe) -> dict[str, Any]:
-        """``data`` and ``environment`` of the results."""
+    @cached_property
+    def data(self) -> DataUsed:
+        """The images, as results name them."""
+        arrays, sizes = self.arrays, self.resolver.facts
+        mean, std = channel_statistics(sizes, arrays)
+        return DataUsed(
+            name=self.opened.suite.data.name,
+            fingerprint=arrays.fingerprint,
+            corrupt=arrays.corrupt,
+            classes=sizes.classes,
+            image_shape=sizes.image_shape,
+            mean=tuple(mean),
+            std=tuple(std),
+            n_train=len(arrays.train.labels),
+            n_test=len(arrays.test.labels),
+        )
+
+    def environment(self, recipe: Recipe) -> Environment:
+        """Where a recipe's trainings are computed, as results name it."""
         precision = Precision.choose(recipe.precision, self.device).name
-        data, facts = self.arrays, self.resolver.facts
-        mean, std = channel_statistics(facts, data)
-        return {
-            "data": {
-                "name": self.opened.suite.data.name,
-                "fingerprint": data.fingerprint,
-                "corrupt": data.corrupt,
-                "classes": facts.classes,
-                "image_shape": list(facts.image_shape),
-                "mean": list(mean),
-                "std": list(std),
-                "n_train": len(data.train.labels),
-                "n_test": len(data.test.labels),
-            },
-            "environment": {**self.info.environment, "precision": precision},
-        }
+        return Environment(**{**self.info.environment, "precision": precision})

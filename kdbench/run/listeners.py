@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from kdbench.engine import teacher as teachers
 from kdbench.hookspecs import RunInfo
 from kdbench.observers.notify import Notifier
+from kdbench.results import EpochRecord, Failure, TeacherRecord, TeacherResult, TrialResult
+from kdbench.status import Status
 from kdbench.suite.plan import TeacherPlan, Trial
 
 
@@ -17,18 +17,18 @@ class TrialListener:
     def __init__(self, trials: Mapping[str, Trial], notify: Notifier, info: RunInfo) -> None:
         self.trials, self.notify, self.info = trials, notify, info
 
-    def epoch(self, identifier: str, record: Mapping[str, Any]) -> None:
+    def epoch(self, identifier: str, record: EpochRecord) -> None:
         """An epoch ended."""
         self.notify("kdbench_epoch_finished", trial=self.trials[identifier], record=record, run=self.info)
 
-    def finished(self, identifier: str, result: Mapping[str, Any]) -> None:
+    def finished(self, identifier: str, result: TrialResult | TeacherResult) -> None:
         """A trial is done, or diverged."""
-        trial = self.trials[identifier].with_status(str(result["status"]))
+        trial = self.trials[identifier].with_status(result.status)
         self.notify("kdbench_trial_finished", trial=trial, result=result, run=self.info)
 
-    def failed(self, identifier: str, error: Mapping[str, Any]) -> None:
+    def failed(self, identifier: str, error: Failure) -> None:
         """A trial failed."""
-        trial = self.trials[identifier].with_status("failed", str(error["why"]))
+        trial = self.trials[identifier].with_status(Status.FAILED, error.reason)
         self.notify("kdbench_trial_failed", trial=trial, error=error, run=self.info)
 
 
@@ -36,14 +36,14 @@ class TeacherListener:
     """The same for a teacher, whose failure and end the run itself tells."""
 
     def __init__(self, plan: TeacherPlan, notify: Notifier, info: RunInfo) -> None:
-        self.described, self.notify, self.info = teachers.describe(plan), notify, info
+        self.described, self.notify, self.info = TeacherRecord.of(plan), notify, info
 
-    def epoch(self, identifier: str, record: Mapping[str, Any]) -> None:
+    def epoch(self, identifier: str, record: EpochRecord) -> None:
         """An epoch ended."""
         self.notify("kdbench_teacher_epoch_finished", teacher=self.described, record=record, run=self.info)
 
-    def finished(self, identifier: str, result: Mapping[str, Any]) -> None:
+    def finished(self, identifier: str, result: TrialResult | TeacherResult) -> None:
         """Told by ``kdbench_teacher_finished``, once the weights are read back."""
 
-    def failed(self, identifier: str, error: Mapping[str, Any]) -> None:
+    def failed(self, identifier: str, error: Failure) -> None:
         """Told by the failure of the trials that wait for this teacher."""

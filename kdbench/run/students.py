@@ -16,7 +16,7 @@ from kdbench.errors import DataError, ResultsError, TeacherMismatchError, in_wor
 from kdbench.isolation import Originals, contained
 from kdbench.method import DataSignature, set_up
 from kdbench.models.base import signature
-from kdbench.results import store_code
+from kdbench.results import TrialRecord, store_code
 from kdbench.run.context import Context
 from kdbench.run.listeners import TrialListener
 from kdbench.run.teachers import Teachers
@@ -58,7 +58,8 @@ class Students:
                 feed,
                 teacher,
                 TrialListener(names, self.context.notify, self.context.info),
-                facts=self.context.facts(recipe),
+                data=self.context.data,
+                environment=self.context.environment(recipe),
                 checkpoint_every=self.context.opened.suite.checkpoint_every,
                 stop=self.context.stop.asked,
                 overdue=self.context.stop.overdue,
@@ -80,8 +81,8 @@ class Students:
         result = self.context.folder.trial(trial.id).result
         if result is None or trial.id not in (self.context.info.chosen or ()):
             return False
-        made_with = (result.get("teacher") or {}).get("sha256"), (result.get("data") or {}).get("fingerprint")
-        return made_with != (teacher.facts["sha256"], self.context.arrays.fingerprint)
+        made_with = result.teacher.sha256 if result.teacher else None, result.data.fingerprint
+        return made_with != (teacher.used.sha256, self.context.arrays.fingerprint)
 
     def _learner(self, trial: Trial, teacher: Teacher, feed: Feed) -> Learner | None:
         """The trial's student and method, ready to train; None where that fails."""
@@ -89,7 +90,7 @@ class Students:
         learner = self._new_learner(trial, teacher, feed)
         if learner is None:
             return None
-        place.begin(trial.to_json())
+        place.begin(TrialRecord.of(trial))
         store_code(place.path, self.context.resolver.code(trial))
         if place.checkpoint.exists() and not _resumed(learner):
             self.context.warn(f"{trial.id}: its checkpoint does not fit or cannot be read; training restarts")
@@ -138,7 +139,7 @@ class Students:
             steps_per_epoch=feed.steps_per_epoch,
             settings=trial.settings,
             made_with={
-                "teacher": teacher.facts["sha256"],
+                "teacher": teacher.used.sha256,
                 "data": self.context.arrays.fingerprint,
                 "precision": Precision.choose(trial.recipe.precision, self.context.device).name,
             },
@@ -149,7 +150,7 @@ class Students:
     def _could_not_begin(self, trial: Trial, error: BaseException) -> None:
         record = failure(trial.id, error, "setup", 0)
         place = self.context.folder.trial(trial.id)
-        place.begin(trial.to_json())
+        place.begin(TrialRecord.of(trial))
         store_code(place.path, self.context.resolver.code(trial))
         place.fail(record)
         self.context.notify("kdbench_trial_failed", trial=trial, error=record, run=self.context.info)

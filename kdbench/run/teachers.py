@@ -11,7 +11,7 @@ from kdbench.engine.device import Precision
 from kdbench.errors import TeacherMismatchError, TrialError
 from kdbench.isolation import contained
 from kdbench.models.base import TappedModel
-from kdbench.results import TrialFolder
+from kdbench.results import TeacherFolder, TeacherRecord
 from kdbench.run.context import Context
 from kdbench.run.listeners import TeacherListener
 from kdbench.session import alone_with
@@ -63,20 +63,21 @@ class Teachers:
         if teacher is None:
             raise TrialError(f"{folder.path} cannot be read back; remove it and run again")
         self._compare(plan, teacher)
-        described = teachers.describe(plan)
-        self.context.notify(
-            "kdbench_teacher_finished", teacher=described, result=dict(folder.result or {}), run=self.context.info
-        )
+        record, result = TeacherRecord.of(plan), folder.result
+        self.context.notify("kdbench_teacher_finished", teacher=record, result=result, run=self.context.info)
         return teacher
 
-    def _obtain(self, plan: TeacherPlan, build: Callable[[], TappedModel], folder: TrialFolder, foreign: bool) -> None:
+    def _obtain(
+        self, plan: TeacherPlan, build: Callable[[], TappedModel], folder: TeacherFolder, foreign: bool
+    ) -> None:
         recipe = plan.recipe or self.context.opened.suite.recipe
         feed = self.context.feed(recipe, plan.seed)
-        self.context.notify("kdbench_teacher_started", teacher=teachers.describe(plan), run=self.context.info)
+        self.context.notify("kdbench_teacher_started", teacher=TeacherRecord.of(plan), run=self.context.info)
         if plan.recipe is None:
             network = self.context.network(plan.model, weights=plan.weights)
             precision = Precision.choose(recipe.precision, self.context.device)
-            teachers.measure_given(plan, network, feed, folder, precision, self.context.facts(recipe))
+            data, environment = self.context.data, self.context.environment(recipe)
+            teachers.measure_given(plan, network, feed, folder, precision, data, environment)
             return
         teachers.train(
             plan,
@@ -87,7 +88,8 @@ class Teachers:
             folder,
             self.context.device,
             TeacherListener(plan, self.context.notify, self.context.info),
-            facts=self.context.facts(plan.recipe),
+            data=self.context.data,
+            environment=self.context.environment(plan.recipe),
             checkpoint_every=self.context.opened.suite.checkpoint_every,
             stop=self.context.stop.asked,
             overdue=self.context.stop.overdue,
@@ -96,7 +98,7 @@ class Teachers:
 
     def _compare(self, plan: TeacherPlan, teacher: Teacher) -> None:
         """Stop before spending on students of a teacher that is not what the suite expects."""
-        message = plan.mismatch(teacher.facts["top1"])
+        message = plan.mismatch(teacher.used.top1)
         if not message:
             return
         if not self.allow_mismatch:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from statistics import mean
-from typing import Any
 
 from kdbench.recipe import batch_sizes
 from kdbench.results import SuiteFolder
@@ -23,18 +22,17 @@ def hours(trials: Iterable[Trial], earlier: Iterable[Trial], folder: SuiteFolder
     what its method did on the pair, or else what the pair's methods did. None where a pair has no result.
     """
     results = [(trial, result) for trial in earlier if (result := folder.trial(trial.id).result)]
-    done = [(trial, result) for trial, result in results if result["status"] == "done"]
+    done = [(trial, result) for trial, result in results if result.done]
     if not done:
         return None
-    device = _device(max((result for _, result in done), key=lambda result: str(result["finished"])))
+    device = max((result for _, result in done), key=lambda result: result.finished).environment.device
     # Seconds an epoch, and epochs of stages before the main one.
     measured: dict[tuple[str, str], list[tuple[float, int]]] = {}
     for trial, result in done:
-        if _device(result) != device:
+        if result.environment.device != device:
             continue
-        cost: Mapping[str, float] = result["cost"]
-        extra = int(cost["extra_epochs"])
-        seconds = (cost["seconds"] + cost["teacher_seconds"]) / (trial.recipe.epochs + extra)
+        extra = result.cost.extra_epochs
+        seconds = (result.cost.seconds + result.cost.teacher_seconds) / (trial.recipe.epochs + extra)
         for key in ((trial.pair, trial.method), (trial.pair, "")):
             measured.setdefault(key, []).append((seconds, extra))
     total = 0.0
@@ -44,7 +42,3 @@ def hours(trials: Iterable[Trial], earlier: Iterable[Trial], folder: SuiteFolder
             return None
         total += mean(seconds * (trial.recipe.epochs + extra) for seconds, extra in known)
     return total / 3600, device
-
-
-def _device(result: Mapping[str, Any]) -> str:
-    return str(result["environment"]["device"])

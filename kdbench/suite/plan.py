@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from kdbench.recipe import Recipe
+from kdbench.status import Status
 from kdbench.suite.schema import Suite
 
 # Raised whenever a change of kdbench changes what a trial computes: old results are then refused, never mixed.
@@ -92,8 +93,7 @@ class Trial:
     origin: Origin
     student_source: str = ""
     """Fingerprint of the code of a student that a plugin brings."""
-    status: str = "pending"
-    """``pending``, ``done``, ``diverged``, ``failed`` or ``skipped``."""
+    status: Status = Status.PENDING
     reason: str = ""
 
     @property
@@ -126,7 +126,7 @@ class Trial:
         slug = slug.encode()[:200].decode(errors="ignore")
         return f"{slug}-{content_hash(self.identity, 10)}"
 
-    def with_status(self, status: str, reason: str = "") -> Trial:
+    def with_status(self, status: Status, reason: str = "") -> Trial:
         """The same trial in another state."""
         return replace(self, status=status, reason=reason)
 
@@ -141,19 +141,6 @@ class Trial:
             "seed": self.seed,
             "status": self.status,
             "reason": self.reason,
-        }
-
-    def to_json(self) -> dict[str, Any]:
-        """``trial.json``: the identity, and the names that the suite used; a later plan may use others."""
-        return {
-            **self.identity,
-            "id": self.id,
-            "suite": self.suite,
-            "teacher": self.teacher.name,
-            "teacher_key": self.teacher.key,
-            "teacher_model": self.teacher.model,
-            "label": self.label,
-            "plugin": {"distribution": self.origin.distribution, "version": self.origin.version},
         }
 
 
@@ -217,7 +204,7 @@ class Plan:
         """The trials that were not skipped, grouped by feed."""
         groups: dict[str, list[Trial]] = {}
         for trial in self.trials:
-            if trial.status != "skipped":
+            if trial.status is not Status.SKIPPED:
                 groups.setdefault(feed_key(trial), []).append(trial)
         return tuple(
             Cohort(first.teacher, first.seed, first.recipe.epochs, first.recipe.batch_size, tuple(group))
@@ -229,27 +216,6 @@ class Plan:
         """The same plan with trials in other states."""
         return replace(self, trials=tuple(trials))
 
-    def record(
-        self,
-        path: str | None,
-        overrides: Sequence[str] = (),
-        plugins: Sequence[str] = (),
-        classes: Sequence[str] = (),
-    ) -> dict[str, Any]:
-        """What a report reads of a plan, as ``plan.json`` keeps it: the suite, where it comes from, its trials.
-
-        ``path`` is None for a suite that was given from Python; ``classes`` are methods that were.
-        """
-        return {
-            "suite": self.suite.model_dump(mode="json"),
-            "path": path,
-            "overrides": list(overrides),
-            "plugins": list(plugins),
-            "classes": list(classes),
-            "trials": [trial.describe() for trial in self.trials],
-            "teachers": [{"name": t.name, "key": t.key, "model": t.model} for t in self.teachers],
-        }
-
     def describe(self) -> dict[str, Any]:
         """``kdbench plan --json``."""
         return {
@@ -259,9 +225,9 @@ class Plan:
         }
 
 
-def count(trials: Sequence[Trial]) -> dict[str, int]:
+def count(trials: Sequence[Trial]) -> dict[Status, int]:
     """How many trials are in each state."""
-    states: dict[str, int] = {}
+    states: dict[Status, int] = {}
     for trial in trials:
         states[trial.status] = states.get(trial.status, 0) + 1
     return states

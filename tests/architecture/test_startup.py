@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kdbench.results import SuiteFolder, write_json
+from kdbench.results import PlanRecord, SuiteFolder, write_json
+from kdbench.suite.plan import PROTOCOL
 
 TORCH = {"torch", "torchvision", "timm", "torchmetrics"}
 HEAVY = TORCH | {"mlflow", "matplotlib", "pandas", "scipy", "sklearn"}
@@ -63,7 +64,7 @@ def test_looking_loads_nothing_heavy(tmp_path: Path, arguments: list[str], says:
 
 
 def test_reporting_the_last_plan_loads_no_torch(tmp_path: Path) -> None:
-    SuiteFolder(tmp_path / "runs", "last").write_plan({"trials": []})
+    SuiteFolder(tmp_path / "runs", "last").write_plan(PlanRecord(protocol=PROTOCOL, path="last"))
     code, modules, printed = run(["report", "last"], tmp_path)
     assert code == 2
     assert "as last planned from last" in printed

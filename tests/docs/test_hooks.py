@@ -12,6 +12,7 @@ import pytest
 
 from kdbench import hookspecs
 from kdbench.plugins import discover
+from kdbench.results import EpochRecord
 
 PAGE = "hooks.md"
 HOOKS = {name: item for name, item in vars(hookspecs).items() if name.startswith("kdbench_")}
@@ -74,7 +75,7 @@ def test_the_example_listens(examples, tmp_path):
     registry = discover(examples)
     registry.manager.hook.kdbench_epoch_finished(
         trial=SimpleNamespace(id="a-b-kd-seed0"),
-        record={"stage": "main", "epoch": 1, "top1": 50.0},
+        record=EpochRecord(stage="main", epoch=1, train_loss=1.0, seconds=1.0, metrics={"top1": 50.0}),
         run=SimpleNamespace(output=tmp_path),
     )
     with (tmp_path / "accuracy.csv").open(newline="") as file:

@@ -50,11 +50,11 @@ class Watch:
 
     @hookimpl
     def kdbench_teacher_started(self, teacher):
-        self.heard.append(("teacher started", teacher["name"]))
+        self.heard.append(("teacher started", teacher.name))
 
     @hookimpl
     def kdbench_teacher_finished(self, teacher, result):
-        self.heard.append(("teacher finished", teacher["name"]))
+        self.heard.append(("teacher finished", teacher.name))
 
     @hookimpl
     def kdbench_trial_skipped(self, trial, reason):
@@ -66,7 +66,7 @@ class Watch:
 
     @hookimpl
     def kdbench_epoch_finished(self, trial, record):
-        self.epochs.append((trial.label, record["epoch"]))
+        self.epochs.append((trial.label, record.epoch))
 
     @hookimpl
     def kdbench_trial_finished(self, trial, result):

@@ -68,7 +68,7 @@ def test_killed_in_the_middle_and_started_again_it_ends_with_the_same_bits(write
     for name in whole:
         assert all(torch.equal(killed[name][key], whole[name][key]) for key in whole[name])
         records = TrialFolder(tmp_path / "killed/tiny" / name).epochs
-        assert [record["epoch"] for record in records] == list(range(1, 13))
+        assert [record.epoch for record in records] == list(range(1, 13))
 
 
 def test_control_c_finishes_the_epoch_and_says_how_to_go_on(write_suite, kdbench, begin, tmp_path):

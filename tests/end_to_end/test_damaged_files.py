@@ -21,7 +21,7 @@ import pytest
 
 from kdbench.cli import main
 from kdbench.hookspecs import hookimpl
-from kdbench.results import TrialFolder
+from kdbench.results import Failure, TrialFolder
 from kdbench.run import run_suite
 
 
@@ -111,7 +111,7 @@ class Midway:
     @hookimpl
     def kdbench_epoch_finished(self, trial, record, run):
         place = run.output / trial.id
-        if record["epoch"] == 2:
+        if record.epoch == 2:
             shutil.copytree(place, self.to / trial.id)
 
 
@@ -253,7 +253,8 @@ def test_of_interrupted_students(finished, copy, kdbench, name):
 def test_of_failed_students(finished, copy, kdbench):
     for damage, place in finished.students.items():
         (copy / place / "result.json").unlink()
-        TrialFolder(copy / place).fail({"id": place.name, "status": "failed", "why": "no memory left"})
+        failure = Failure(id=place.name, stage="main", epoch=1, type="MemoryError", message="no memory left")
+        TrialFolder(copy / place).fail(failure)
         DAMAGES[damage](copy / place / "error.json")
     assert kdbench("plan", "tiny.toml")[0] == 0
     assert report(copy, kdbench) == {}

@@ -67,7 +67,7 @@ def test_a_results_folder_removed_during_the_run(write_suite, run, tmp_path, whe
 
         @hookimpl
         def kdbench_epoch_finished(self, trial, record, run):
-            if when == "kdbench_epoch_finished" and record["epoch"] == 3:
+            if when == "kdbench_epoch_finished" and record.epoch == 3:
                 shutil.rmtree(tmp_path / "runs" / "tiny")
 
     with pytest.raises(ResultsError, match=r"tiny/\w+.*(removed during the training|No such file)"):

@@ -324,8 +324,8 @@ NETWORKS = {
     "images through numpy": "images.numpy()[:] = 0",
 }
 OBSERVERS = {
-    "record": ("epoch", "record.update(train_loss=0.0, top1=100.0); record['terms'].clear()"),
-    "result": ("finished", "result.update(top1=100.0); result['data'].clear()"),
+    "record": ("epoch", "record.__dict__['train_loss'] = 0.0; record.metrics.update(top1=100.0); record.terms.clear()"),
+    "result": ("finished", "result.metrics.update(top1=100.0); result.data.__dict__['fingerprint'] = ''"),
     "settings": ("started", "[t.settings.update(temperature=9.0) for t in plan.trials if 'temperature' in t.settings]"),
     "data identity": ("started", "[t.data.update(name='mine') for t in plan.trials]"),
     "environment": ("started", "run.environment.update(torch='9')"),

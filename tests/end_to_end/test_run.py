@@ -14,7 +14,9 @@ from kdbench import run_suite
 from kdbench.engine import checkpoint
 from kdbench.errors import DataError, KdbenchError, ResultsError, SuiteError
 from kdbench.resolve import with_results
-from kdbench.results import SuiteFolder, TrialFolder, read_json, stored_code, write_json
+from kdbench.results import SuiteFolder, TeacherFolder, stored_code, write_json
+from kdbench.results.files import read_json
+from kdbench.status import Status
 
 
 def students(tmp_path, output="runs"):
@@ -28,8 +30,8 @@ def replace_teacher(tmp_path):
     (weights,) = (tmp_path / "runs/_teachers").glob("*/teacher.safetensors")
     state = load_file(weights)
     save_file({key: value + 0.01 if value.is_floating_point() else value for key, value in state.items()}, weights)
-    folder = TrialFolder(weights.parent, weights.name)
-    folder.finish({**read_json(weights.parent / "result.json"), "sha256": None})
+    folder = TeacherFolder(weights.parent)
+    folder.finish(**{**dict(folder.recorded), "sha256": None})
 
 
 def equal(a, b):
@@ -43,7 +45,7 @@ def test_a_suite_is_trained_recorded_and_reported_and_not_trained_again(write_su
     assert watch.heard[:3] == [("suite started",), ("teacher started", "resnet8"), ("teacher finished", "resnet8")]
     assert watch.heard[-1] == ("suite finished", "False")
     assert watch.epochs.count(("ab", 1)) == 2  # of the boundary stage and of the main one
-    assert watch.results["ab"]["cost"]["extra_epochs"] == 2
+    assert watch.results["ab"].cost.extra_epochs == 2
 
     for trial in results.plan.trials:
         folder = results.folder.trial(trial.id)
@@ -51,19 +53,19 @@ def test_a_suite_is_trained_recorded_and_reported_and_not_trained_again(write_su
         assert {p.name for p in folder.path.iterdir()} - {"source"} == {
             "trial.json", "epochs.jsonl", "result.json", "student.safetensors"
         }  # fmt: skip
-        main = [record for record in folder.epochs if record["stage"] == "main"]
-        assert [record["epoch"] for record in main] == [1, 2, 3]
-        assert folder.result["top1"] == main[-1]["top1"]
-        assert folder.result["teacher"]["sha256"] == watch.results["kd"]["teacher"]["sha256"]
+        main = [record for record in folder.epochs if record.in_main]
+        assert [record.epoch for record in main] == [1, 2, 3]
+        assert folder.result.top1 == main[-1].top1
+        assert folder.result.teacher.sha256 == watch.results["kd"].teacher.sha256
     kd = next(trial for trial in results.plan.trials if trial.label == "kd")
-    terms = results.folder.trial(kd.id).epochs[0]["terms"]
+    terms = results.folder.trial(kd.id).epochs[0].terms
     assert set(terms) == {"ce", "kd"}
 
     table = pd.read_csv(tmp_path / "reports/tiny/leaderboard.csv")
     wanted = "teacher student method n diverged top1_mean top1_std gain_over_none seconds"
     assert set(wanted.split()) <= set(table.columns)
     assert dict(zip(table.method, table.top1_mean, strict=True)) == pytest.approx(
-        {label: result["top1"] for label, result in watch.results.items()}, rel=1e-4
+        {label: result.top1 for label, result in watch.results.items()}, rel=1e-4
     )
     frame = results.to_frame()
     assert sorted(frame.method) == ["ab", "kd", "none"]
@@ -148,9 +150,9 @@ def test_plugins_that_fail_or_diverge_cost_no_other_trial(write_suite, run, watc
         "fails-in-setup": "failed",
         "diverges": "diverged",
     }
-    assert watch.errors["fails-in-forward"]["message"] == "no good"
-    assert watch.errors["fails-in-setup"]["message"] == "not set up"
-    assert (watch.results["diverges"]["status"], watch.results["diverges"]["epoch"]) == ("diverged", 2)
+    assert watch.errors["fails-in-forward"].message == "no good"
+    assert watch.errors["fails-in-setup"].message == "not set up"
+    assert (watch.results["diverges"].status, watch.results["diverges"].epoch) == (Status.DIVERGED, 2)
     assert [trial.label for trial in results.failed] == ["fails-in-forward", "fails-in-setup"]
     table = pd.read_csv(tmp_path / "reports/tiny/leaderboard.csv").set_index("method")
     assert table.loc["diverges", "diverged"] == 1
@@ -167,7 +169,7 @@ def test_plugins_that_fail_or_diverge_cost_no_other_trial(write_suite, run, watc
         FAULTY.replace('raise ValueError("no good")', 'return {"zero": (student.logits.sum() * 0, 1.0)}')
     )
     results = run(suite, methods=["fails-in-forward"])
-    assert watch.results["fails-in-forward"]["status"] == "done"
+    assert watch.results["fails-in-forward"].done
 
 
 def test_a_damaged_result_or_checkpoint_is_made_anew(write_suite, run, watch, tmp_path):
@@ -215,7 +217,7 @@ def test_a_teachers_checkpoint_that_does_not_fit_is_not_resumed(write_suite, run
     first = run(suite)
     (weights,) = (tmp_path / "runs/_teachers").glob("*/teacher.safetensors")
     before = weights.read_bytes()
-    data = first.folder.teacher(weights.parent.name).result["data"]["fingerprint"]
+    data = first.folder.teacher(weights.parent.name).result.data.fingerprint
     for made in weights.parent.glob("*.json*"):
         made.unlink()
     state = {"made_with": {"data": data, "precision": "float32"}, "phase_index": 0, "modules": {}}
@@ -228,11 +230,11 @@ def test_a_teachers_checkpoint_that_does_not_fit_is_not_resumed(write_suite, run
 def test_results_under_another_teacher_are_never_mixed(write_suite, run, watch, tmp_path):
     suite = write_suite("none", "kd")
     run(suite, methods=["none"])
-    before = watch.results["none"]["teacher"]["sha256"]
+    before = watch.results["none"].teacher.sha256
     replace_teacher(tmp_path)
     second = run(suite)
     assert {label for label, _ in watch.epochs} == {"none", "kd"}
-    made_with = {second.folder.trial(t.id).result["teacher"]["sha256"] for t in second.plan.trials}
+    made_with = {second.folder.trial(t.id).result.teacher.sha256 for t in second.plan.trials}
     assert len(made_with) == 1
     assert before not in made_with
 
@@ -265,9 +267,9 @@ def test_given_weights_are_measured_and_used(write_suite, run, watch, tmp_path):
     (tmp_path / "given.safetensors").write_bytes(weights.read_bytes())
     suite = write_suite("kd", more='[teachers.resnet8]\nweights = "given.safetensors"\n')
     second = run(suite, "other")
-    trained, given = first.folder.teacher(key).result, watch.results["kd"]["teacher"]
-    assert given["sha256"] == trained["sha256"]
-    assert given["top1"] == trained["top1"]
+    trained, given = first.folder.teacher(key).result, watch.results["kd"].teacher
+    assert given.sha256 == trained.sha256
+    assert given.top1 == trained.top1
     assert second.plan.teachers[0].weights_sha256 is not None
     with pytest.raises(SuiteError, match=r"teachers\.resnet8\.weights: .*missing\.pth: no such file$"):
         run(write_suite("kd", more='[teachers.resnet8]\nweights = "missing.pth"\n'))
@@ -341,7 +343,7 @@ def test_the_plan_remembers_all_trials_and_the_report_how_to_make_them(write_sui
     suite = write_suite("none", "kd")
     run(suite, methods=["kd"], overrides=["recipe.epochs=1", "recipe.lr=0.1"])
     plan = SuiteFolder(tmp_path / "runs", "tiny").plan
-    assert [(row["label"], row["status"]) for row in plan["trials"]] == [("none", "pending"), ("kd", "done")]
+    assert [(row.label, row.status) for row in plan.trials] == [("none", "pending"), ("kd", "done")]
     report = tmp_path / "reports/tiny--recipe.epochs=1--recipe.lr=0.1--method=kd"
     page = (report / "leaderboard.md").read_text()
     assert f"kdbench run {suite} --method=kd --set=recipe.epochs=1 --set=recipe.lr=0.1" in page
@@ -356,7 +358,7 @@ def test_when_a_teacher_is_made_anew_earlier_cohorts_are_too(write_suite, run, w
         path.unlink()
     results = run(suite, overrides=["seeds=[0, 1]"])
     assert [trial.status for trial in results.plan.trials] == ["done", "done"]
-    assert len({results.folder.trial(t.id).result["teacher"]["sha256"] for t in results.plan.trials}) == 1
+    assert len({results.folder.trial(t.id).result.teacher.sha256 for t in results.plan.trials}) == 1
     assert len(watch.epochs) == 6
     assert results.missing == []
 
@@ -370,8 +372,8 @@ def test_a_checkpoint_that_does_not_fit_is_left_and_said(write_suite, run, watch
     from kdbench.engine import checkpoint
 
     made_with = {
-        "teacher": watch.results["kd"]["teacher"]["sha256"],
-        "data": watch.results["kd"]["data"]["fingerprint"],
+        "teacher": watch.results["kd"].teacher.sha256,
+        "data": watch.results["kd"].data.fingerprint,
         "precision": "float32",
     }
     checkpoint.save(place.checkpoint, trial.id, {"phase_index": 0, "modules": {}, "made_with": made_with})
@@ -389,10 +391,10 @@ def test_a_checkpoint_names_the_teacher_the_data_and_the_precision(write_suite, 
     saved = {}
     monkeypatch.setattr(checkpoint, "save", lambda path, name, state: saved.update({name: state["made_with"]}))
     run(write_suite("kd"), overrides=[f"recipe.precision={precision}"])
-    made_of, teacher = watch.results["kd"]["data"]["fingerprint"], watch.results["kd"]["teacher"]
-    (trial,) = (name for name in saved if name != teacher["key"])
-    assert saved[trial] == {"teacher": teacher["sha256"], "data": made_of, "precision": precision}
-    assert saved[teacher["key"]] == {"data": made_of, "precision": precision}
+    made_of, teacher = watch.results["kd"].data.fingerprint, watch.results["kd"].teacher
+    (trial,) = (name for name in saved if name != teacher.key)
+    assert saved[trial] == {"teacher": teacher.sha256, "data": made_of, "precision": precision}
+    assert saved[teacher.key] == {"data": made_of, "precision": precision}
 
 
 def test_another_folder_of_images_is_other_data(write_suite, run, watch, tmp_path, monkeypatch):

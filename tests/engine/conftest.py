@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,7 +18,16 @@ from kdbench.method import Batch, DataSignature, Method, Output, Terms
 from kdbench.models.base import TappedModel, signature
 from kdbench.models.resnet import resnet
 from kdbench.recipe import Recipe, Shift
-from kdbench.results import TrialFolder
+from kdbench.results import (
+    DataUsed,
+    Environment,
+    EpochRecord,
+    Failure,
+    TeacherUsed,
+    TrialFolder,
+    TrialRecord,
+    TrialResult,
+)
 from kdbench.seeding import derive
 
 CPU = torch.device("cpu")
@@ -41,16 +50,16 @@ class Heard:
 
     def __init__(self) -> None:
         self.epochs: list[tuple[str, str, int]] = []
-        self.results: dict[str, Mapping[str, Any]] = {}
-        self.errors: dict[str, Mapping[str, Any]] = {}
+        self.results: dict[str, TrialResult] = {}
+        self.errors: dict[str, Failure] = {}
 
-    def epoch(self, identifier: str, record: Mapping[str, Any]) -> None:
-        self.epochs.append((identifier, record["stage"], record["epoch"]))
+    def epoch(self, identifier: str, record: EpochRecord) -> None:
+        self.epochs.append((identifier, record.stage, record.epoch))
 
-    def finished(self, identifier: str, result: Mapping[str, Any]) -> None:
+    def finished(self, identifier: str, result: TrialResult) -> None:
         self.results[identifier] = result
 
-    def failed(self, identifier: str, error: Mapping[str, Any]) -> None:
+    def failed(self, identifier: str, error: Failure) -> None:
         self.errors[identifier] = error
 
 
@@ -77,7 +86,7 @@ def teacher() -> Teacher:
     network = build_seeded(build, 0, "teacher").requires_grad_(False)
     known = signature(network, "resnet8", (1, 8, 8))
     network.eval()
-    return Teacher(network, known, {"key": "k", "sha256": "s", "top1": 50.0, "seconds": 1.0})
+    return Teacher(network, known, TeacherUsed(key="k", sha256="s", top1=50.0, seconds=1.0))
 
 
 @pytest.fixture
@@ -92,7 +101,7 @@ def learner(tmp_path, feed, teacher) -> Callable[..., Learner]:
             torch.manual_seed(derive(seed, "adapters"))
             method.setup(known, teacher.signature, DataSignature(10, feed.n_train))
         place = TrialFolder(tmp_path / (folder or name))
-        place.begin({"id": name})
+        place.begin(TrialRecord(id=name, teacher="t", student="s", method="m", label="m", seed=seed))
         return Learner(
             identifier=name,
             network=network,
@@ -110,14 +119,20 @@ def learner(tmp_path, feed, teacher) -> Callable[..., Learner]:
     return make
 
 
+@pytest.fixture(scope="session")
+def made_with() -> dict[str, Any]:
+    """What a cohort's results say of data and environment."""
+    return {"data": DataUsed(name="digits", fingerprint="f"), "environment": Environment(device="cpu")}
+
+
 @pytest.fixture
-def train(feed, teacher, heard) -> Callable[..., None]:
+def train(feed, teacher, heard, made_with) -> Callable[..., None]:
     """``train(*learners, stop=..., checkpoint_every=1)`` in lockstep to the end."""
 
     def run(*learners: Learner, **options: Any) -> None:
         options = {
             "checkpoint_every": 1,
-            "facts": {"data": {"name": "digits", "fingerprint": "f"}, "environment": {"device": "cpu"}},
+            **made_with,
             **options,
         }
         Lockstep(learners, feed, teacher, heard, **options).run()

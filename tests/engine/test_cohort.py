@@ -12,6 +12,7 @@ from torch import nn
 from kdbench.engine.cohort import Interrupted, Lockstep
 from kdbench.errors import KdbenchError
 from kdbench.method import Batch, Method, Output, Stage, Terms
+from kdbench.status import Status
 
 
 class Labels(Method):
@@ -107,7 +108,7 @@ def test_stopped_after_any_epoch_and_resumed_it_ends_with_the_same_bits(learner,
     assert len(again.records) == epochs_before
     train(again)
     assert equal(weights(tmp_path, "whole"), weights(tmp_path, "halved"))
-    assert [(r["stage"], r["epoch"]) for r in again.records] == [
+    assert [(r.stage, r.epoch) for r in again.records] == [
         ("hints", 1), ("hints", 2), ("main", 1), ("main", 2), ("main", 3)
     ]  # fmt: skip
 
@@ -151,7 +152,7 @@ def test_one_that_fails_leaves_and_the_others_keep_their_bits(learner, train, tm
     train(failing, learner(Labels(), "a"))
     assert equal(weights(tmp_path, "alone"), weights(tmp_path, "a"))
     error = heard.errors["f"]
-    assert (error["type"], error["message"], error["stage"], error["epoch"]) == (
+    assert (error.type, error.message, error.stage, error.epoch) == (
         "ZeroDivisionError", "by a plugin", "main", 2
     )  # fmt: skip
     assert failing.folder.result is None
@@ -168,9 +169,9 @@ def test_a_loss_that_is_not_finite_is_a_finished_outcome(learner, train, tmp_pat
     train(learner(Labels(), "a", "alone", epochs=3))
     train(learner(Diverges(), "x", epochs=3), learner(Labels(), "a", epochs=3))
     result = heard.results["x"]
-    assert (result["status"], result["epoch"]) == ("diverged", 2)
-    assert "top1" not in result
-    assert result["best_on_test"]["epoch"] == 1
+    assert (result.status, result.epoch) == (Status.DIVERGED, 2)
+    assert result.metrics == {}
+    assert result.best_on_test.epoch == 1
     assert equal(weights(tmp_path, "alone"), weights(tmp_path, "a"))
 
 
@@ -182,12 +183,12 @@ def test_the_headline_is_the_last_epoch_or_the_best_on_validation_never_on_test(
     )
     train(last, chosen)
     result = heard.results["last"]
-    assert result["epoch"] == 6
-    assert result["top1"] == last.records[-1]["top1"]
-    assert result["best_on_test"]["top1"] == max(r["top1"] for r in last.records)
+    assert result.epoch == 6
+    assert result.top1 == last.records[-1].top1
+    assert result.best_on_test.top1 == max(r.top1 for r in last.records)
     result = heard.results["chosen"]
-    best = max(chosen.records, key=lambda r: r["validation_top1"])
-    assert (result["epoch"], result["top1"]) == (best["epoch"], best["top1"])
+    best = max(chosen.records, key=lambda r: r.validation_top1)
+    assert (result.epoch, result.top1) == (best.epoch, best.top1)
 
 
 def test_weights_chosen_on_validation_are_those_that_are_saved(learner, train, tmp_path, feed, heard):
@@ -197,7 +198,7 @@ def test_weights_chosen_on_validation_are_those_that_are_saved(learner, train, t
     chosen.network.eval()
     with chosen.evaluated():
         right = sum((chosen.predict(x).argmax(1) == y).sum().item() for x, y in feed.evaluate("test"))
-    assert right == pytest.approx(heard.results["a"]["top1"])  # of 100 images
+    assert right == pytest.approx(heard.results["a"].top1)  # of 100 images
 
 
 def test_mixed_labels_reach_the_loss(learner, feed, teacher):
@@ -211,7 +212,7 @@ def test_mixed_labels_reach_the_loss(learner, feed, teacher):
     logits = reference.network(mixed.images)["logits"]
     soft = 0.25 * nn.functional.one_hot(mixed.labels, 10) + 0.75 * nn.functional.one_hot(mixed.labels.roll(1), 10)
     expected = -(soft * logits.log_softmax(1)).sum(1).mean()
-    assert one.end_epoch(0.0, 0.0)["train_loss"] == pytest.approx(expected.item(), rel=1e-6)
+    assert one.end_epoch(0.0, 0.0).train_loss == pytest.approx(expected.item(), rel=1e-6)
 
 
 class Writes(Labels):
@@ -230,7 +231,7 @@ def test_one_that_writes_into_what_all_share_leaves_and_the_others_keep_their_bi
 
     train(learner(Distils(), "a", "alone"))
     train(learner(Writes(), "w", foreign=()), learner(Distils(), "a", "company"))
-    assert heard.errors["w"]["message"].startswith("it wrote into the teacher's outputs or the batch")
+    assert heard.errors["w"].message.startswith("it wrote into the teacher's outputs or the batch")
     assert equal(weights(tmp_path, "alone"), weights(tmp_path, "company"))
 
 
@@ -249,20 +250,17 @@ class Mixed:
 
 
 @pytest.mark.parametrize("what", ["mixed_labels", "mix"])
-def test_the_mixture_is_shared_too(learner, feed, teacher, tmp_path, heard, what):
+def test_the_mixture_is_shared_too(learner, feed, teacher, tmp_path, heard, made_with, what):
     class WritesMixture(Labels):
         def forward(self, student, teacher, batch):
             getattr(batch, what).fill_(1)
             return super().forward(student, teacher, batch)
 
-    options = {
-        "checkpoint_every": 1,
-        "facts": {"data": {"name": "digits", "fingerprint": "f"}, "environment": {"device": "cpu"}},
-    }
+    options = {"checkpoint_every": 1, **made_with}
     Lockstep([learner(Labels(), "a", "alone")], Mixed(feed), teacher, heard, **options).run()
     writes = learner(WritesMixture(), "w", foreign=())
     Lockstep([writes, learner(Labels(), "a", "b")], Mixed(feed), teacher, heard, **options).run()
-    assert heard.errors["w"]["message"].startswith("it wrote into the teacher's outputs or the batch")
+    assert heard.errors["w"].message.startswith("it wrote into the teacher's outputs or the batch")
     assert equal(weights(tmp_path, "alone"), weights(tmp_path, "b"))
 
 
@@ -273,8 +271,8 @@ class Asserts(Labels):
 
 def test_a_device_that_works_was_not_stopped_by_who_says_so(learner, train, heard):
     train(learner(Asserts(), "x"), learner(Labels(), "a"))
-    assert heard.errors["x"]["type"] == "AcceleratorError"
-    assert heard.results["a"]["status"] == "done"
+    assert heard.errors["x"].type == "AcceleratorError"
+    assert heard.results["a"].status == "done"
 
 
 def test_a_device_that_stops_working_ends_the_run_and_is_said(learner, train, heard, monkeypatch):
@@ -282,7 +280,7 @@ def test_a_device_that_stops_working_ends_the_run_and_is_said(learner, train, he
     monkeypatch.setattr("kdbench.engine.cohort.responds", lambda device: False)
     with pytest.raises(KdbenchError, match="cpu stopped working while x was trained: device-side assert"):
         train(learner(Asserts(), "x"), learner(Labels(), "a"))
-    assert heard.errors["x"]["type"] == "AcceleratorError"
+    assert heard.errors["x"].type == "AcceleratorError"
     assert heard.results == {}
 
 
@@ -304,7 +302,7 @@ def test_a_stage_is_not_shared_across_settings_or_smoothing(learner, train, feed
 def test_sharers_of_a_stage_share_its_cost(learner, train, heard):
     a, b = learner(Encoder(), "a"), learner(Encoder(), "b", lr=0.05)
     train(a, b)
-    first = [[r["seconds"] for r in x.records if r["stage"] == "encode"] for x in (a, b)]
+    first = [[r.seconds for r in x.records if r.stage == "encode"] for x in (a, b)]
     assert first[0] == first[1]
     assert min(first[0]) > 0
 
@@ -354,7 +352,7 @@ def test_what_a_method_froze_stays_frozen_through_later_stages(learner, train):
 @pytest.mark.parametrize("recipe", [{"ema_decay": 0.9}, {"selection": "validation", "lr": 1.0}])
 def test_averages_and_selection_resume_to_the_same_bits(learner, train, tmp_path, heard, recipe):
     train(learner(Hints(), "a", "whole", epochs=4, **recipe))
-    whole = heard.results["a"]["top1"]
+    whole = heard.results["a"].top1
     count = iter(range(1, 99))
     with pytest.raises(Interrupted):
         train(learner(Hints(), "a", "halved", epochs=4, **recipe), stop=lambda: next(count) >= 4)
@@ -362,7 +360,7 @@ def test_averages_and_selection_resume_to_the_same_bits(learner, train, tmp_path
     assert again.resume()
     train(again)
     assert equal(weights(tmp_path, "whole"), weights(tmp_path, "halved"))
-    assert heard.results["a"]["top1"] == whole
+    assert heard.results["a"].top1 == whole
 
 
 def test_a_plugin_that_exits_is_a_failed_trial_and_a_changed_set_of_terms_too(learner, train, heard):
@@ -378,9 +376,9 @@ def test_a_plugin_that_exits_is_a_failed_trial_and_a_changed_set_of_terms_too(le
             return {f"ce{self.steps}": (batch.cross_entropy(student.logits), 1.0)}
 
     train(learner(Exits(), "x"), learner(Renames(), "r"), learner(Labels(), "a"))
-    assert heard.errors["x"]["type"] == "SystemExit"
-    assert heard.errors["r"]["message"] == "terms changed within an epoch from ['ce1'] to ['ce2']"
-    assert heard.results["a"]["status"] == "done"
+    assert heard.errors["x"].type == "SystemExit"
+    assert heard.errors["r"].message == "terms changed within an epoch from ['ce1'] to ['ce2']"
+    assert heard.results["a"].status == "done"
 
 
 def test_one_that_cannot_predict_fails_alone(learner, train, heard):
@@ -389,11 +387,11 @@ def test_one_that_cannot_predict_fails_alone(learner, train, heard):
             raise ValueError("no words")
 
     train(learner(Speechless(), "s"), learner(Labels(), "a"))
-    assert heard.errors["s"]["message"] == "no words"
-    assert heard.results["a"]["status"] == "done"
+    assert heard.errors["s"].message == "no words"
+    assert heard.results["a"].status == "done"
 
 
-def test_without_need_of_a_teacher_none_is_run_or_charged(learner, feed, heard, teacher, monkeypatch):
+def test_without_need_of_a_teacher_none_is_run_or_charged(learner, feed, heard, teacher, made_with, monkeypatch):
     class Alone(Labels):
         needs_teacher = False
 
@@ -404,9 +402,9 @@ def test_without_need_of_a_teacher_none_is_run_or_charged(learner, feed, heard, 
         feed,
         teacher,
         heard,
-        facts={"data": {"name": "digits", "fingerprint": "f"}, "environment": {"device": "cpu"}},
+        **made_with,
         checkpoint_every=1,
     )
     lockstep._teacher_logits = torch.zeros(100, 10)  # agreement is measured with it all the same
     lockstep.run()
-    assert heard.results["a"]["cost"]["teacher_seconds"] == 0
+    assert heard.results["a"].cost.teacher_seconds == 0

@@ -9,7 +9,8 @@ from scipy.special import softmax
 from scipy.stats import entropy
 from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 
-from kdbench.engine.evaluate import CALIBRATION_BINS, collect, measure
+from kdbench.engine.evaluate import collect, measure
+from kdbench.engine.measures import CALIBRATION_BINS
 
 
 @pytest.fixture

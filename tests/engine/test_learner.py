@@ -47,9 +47,9 @@ def test_a_first_stage_trains_what_it_names_and_nothing_else(learner, train):
     assert not one.method.bystander.training
     train(one)
     after = one.modules.state_dict()
-    assert [r["stage"] for r in one.records] == ["first", "first", "main"]
-    assert [r["epoch"] for r in one.records] == [1, 2, 1]
-    assert [r["lr"] for r in one.records[:2]] == [0.01, 0.01]
+    assert [r.stage for r in one.records] == ["first", "first", "main"]
+    assert [r.epoch for r in one.records] == [1, 2, 1]
+    assert [r.lr for r in one.records[:2]] == [0.01, 0.01]
     assert all(set(taps) == {"stage3"} for taps in one.method.seen)
     assert torch.equal(after["method.bystander.weight"], before["method.bystander.weight"])
     assert not torch.equal(after["method.adapter.weight"], before["method.adapter.weight"])
@@ -64,7 +64,7 @@ def test_a_first_stage_of_no_epochs_is_over_at_once(learner, train):
     assert one.in_main
     assert not one.method.adapter.weight.requires_grad
     train(one)
-    assert [r["stage"] for r in one.records] == ["main"]
+    assert [r.stage for r in one.records] == ["main"]
 
 
 def test_in_a_body_stage_the_heads_keep_every_bit(learner, train):
@@ -106,7 +106,7 @@ class Strange(Method):
 )
 def test_wrong_terms_fail_the_trial_with_a_reason(learner, train, heard, returned, message):
     train(learner(Strange(returned)))
-    assert heard.errors["a"]["message"] == message
+    assert heard.errors["a"].message == message
     assert heard.results == {}
 
 
@@ -159,12 +159,12 @@ def test_adapters_are_trained_counted_and_the_students_own_head_is_not_an_adapte
 
     one = learner(Head())
     train(one)
-    cost = heard.results["a"]["cost"]
+    cost = heard.results["a"].cost
     own = sum(p.numel() for p in one.network.parameters())
-    assert cost["student_parameters"] == own + 650
-    assert cost["adapter_parameters"] == 455 + 8
+    assert cost.student_parameters == own + 650
+    assert cost.adapter_parameters == 455 + 8
     # The network's own head is left out of this loss.
-    assert cost["trained_parameters"] == own - 650 + 650 + 455
+    assert cost.trained_parameters == own - 650 + 650 + 455
     assert {k for k in one.student_state() if k.startswith("method.")} == {"method.second.weight", "method.second.bias"}
 
 
@@ -177,4 +177,4 @@ def test_an_averaged_student_is_evaluated_and_saved(learner, train, heard):
     )
     saved = averaged.student_state()
     assert any(not torch.equal(saved[key], value) for key, value in averaged.network.state_dict().items())
-    assert heard.results["a"]["nll"] != heard.results["b"]["nll"]
+    assert heard.results["a"].metrics["nll"] != heard.results["b"].metrics["nll"]

@@ -15,7 +15,7 @@ from kdbench.models.resnet import resnet
 from kdbench.models.timm import build as timm_network
 from kdbench.models.torchvision import build as torchvision_network
 from kdbench.recipe import Recipe
-from kdbench.results import TrialFolder
+from kdbench.results import TrialFolder, TrialRecord
 
 
 def test_adamw_spares_biases_norms_and_what_is_named_and_sgd_does_not():
@@ -47,7 +47,7 @@ def groups(tmp_path):
         method = Adapted()
         method.setup(known, known, DataSignature(10, 4))
         folder = TrialFolder(tmp_path)
-        folder.begin({"id": "a"})
+        folder.begin(TrialRecord(id="a", teacher="t", student="s", method="m", label="m", seed=0))
         learner = Learner(
             identifier="a",
             network=network,

@@ -45,14 +45,16 @@ def test_a_tensor_that_two_learners_train_costs_both_and_no_other(learner, train
 
     train(learner(Labels(), "a", "alone"))
     train(learner(Shares(), "x"), learner(Shares(), "y"), learner(Labels(), "a"))
-    assert heard.errors["x"]["message"] == (
+    assert heard.errors["x"].message == (
         "its 'method.adapter.weight' is the very tensor that y trains; make one for each instance"
     )
     assert set(heard.errors) == {"x", "y"}
     assert equal(weights(tmp_path, "alone"), weights(tmp_path, "a"))
 
 
-def test_who_replaces_a_function_within_an_epoch_is_found_by_a_watchful_cohort(learner, feed, teacher, heard, tmp_path):
+def test_who_replaces_a_function_within_an_epoch_is_found_by_a_watchful_cohort(
+    learner, feed, teacher, heard, tmp_path, made_with
+):
     original = nn.functional.cross_entropy
 
     class Replaces(Labels):
@@ -64,8 +66,7 @@ def test_who_replaces_a_function_within_an_epoch_is_found_by_a_watchful_cohort(l
                 nn.functional.cross_entropy = lambda *a, **k: original(*a, **k) * 1.5
             return super().forward(student, teacher, batch)
 
-    facts = {"data": {"name": "digits", "fingerprint": "f"}, "environment": {"device": "cpu"}}
-    options = {"checkpoint_every": 1, "facts": facts}
+    options = {"checkpoint_every": 1, **made_with}
     Lockstep([learner(Labels(), "a", "alone")], feed, teacher, heard, **options).run()
     first = Lockstep([learner(Replaces(), "r"), learner(Labels(), "a")], feed, teacher, heard, **options)
     first.run()
@@ -75,7 +76,7 @@ def test_who_replaces_a_function_within_an_epoch_is_found_by_a_watchful_cohort(l
     second = [learner(Replaces(), "r"), learner(Labels(), "a")]
     Lockstep(second, feed, teacher, heard, watchful=True, **options).run()
     assert nn.functional.cross_entropy is original
-    assert heard.errors["r"]["message"] == (
+    assert heard.errors["r"].message == (
         "its method or its network left changed: torch.nn.functional.cross_entropy; "
         "a plugin must restore what it changes"
     )
@@ -93,8 +94,8 @@ def test_a_forged_write_error_is_its_own_and_a_true_one_ends_the_run(learner, tr
             pass
 
     train(learner(Forges(), "f"), learner(Labels(), "a"))
-    assert heard.errors["f"]["message"] == "no disk"
-    assert heard.results["a"]["status"] == "done"
+    assert heard.errors["f"].message == "no disk"
+    assert heard.results["a"].done
     stuck = learner(Labels(), "s")
     (tmp_path / "s" / "epochs.jsonl").mkdir()
     with pytest.raises(ResultsError, match=r"epochs\.jsonl"):
@@ -143,13 +144,12 @@ class Foreign(nn.Module):
 
 
 @pytest.fixture
-def run_with(feed, teacher, heard):
+def run_with(feed, teacher, heard, made_with):
     """``run_with(what, *learners)`` behind a teacher of a third party that does ``what``; gives the cohort."""
 
     def run(what, *learners, **options):
-        facts = {"data": {"name": "digits", "fingerprint": "f"}, "environment": {"device": "cpu"}}
         behind = replace(teacher, network=Foreign(teacher.network, what), foreign=True)
-        lockstep = Lockstep(learners, feed, behind, heard, checkpoint_every=1, facts=facts, **options)
+        lockstep = Lockstep(learners, feed, behind, heard, checkpoint_every=1, **made_with, **options)
         lockstep.run()
         return lockstep
 
@@ -158,10 +158,10 @@ def run_with(feed, teacher, heard):
 
 def test_a_teacher_that_draws_random_numbers_shows_a_student_the_same_beside_others(learner, run_with, heard, tmp_path):
     run_with(nn.functional.dropout, learner(Distils(), "a", "alone"))
-    alone = heard.results["a"]["kl_to_teacher"]
+    alone = heard.results["a"].metrics["kl_to_teacher"]
     run_with(nn.functional.dropout, learner(Distils(), "a", "beside"), learner(Careless(), "c", lr=0.01))
     assert equal(weights(tmp_path, "alone"), weights(tmp_path, "beside"))
-    assert heard.results["a"]["kl_to_teacher"] == alone
+    assert heard.results["a"].metrics["kl_to_teacher"] == alone
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -184,7 +184,7 @@ def test_a_teacher_that_replaces_a_function_is_blamed_and_no_student(learner, ru
         calls.clear()
         run_with(replaces, learner(Labels(), "a", **options), watchful=True)
     assert nn.functional.cross_entropy is original
-    assert heard.errors["a"]["message"] == (
+    assert heard.errors["a"].message == (
         "its teacher failed: the teacher's network left changed: torch.nn.functional.cross_entropy; "
         "a plugin must restore what it changes"
     )
@@ -222,8 +222,8 @@ def test_who_writes_into_the_images_fails_and_those_that_would_read_them_after_i
 
     writes.network.register_forward_pre_hook(write)
     train(learner(Labels(), "a", foreign=()), writes, learner(Labels(), "b", foreign=()))
-    assert heard.errors["w"]["message"].startswith("it wrote into the teacher's outputs or the batch")
-    assert heard.errors["b"]["message"] == "w wrote into the images of a batch before they reached this student"
+    assert heard.errors["w"].message.startswith("it wrote into the teacher's outputs or the batch")
+    assert heard.errors["b"].message == "w wrote into the images of a batch before they reached this student"
     assert equal(weights(tmp_path, "alone"), weights(tmp_path, "a"))
 
 

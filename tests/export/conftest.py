@@ -18,6 +18,7 @@ from kdbench.data.splits import limit
 from kdbench.export import Exported, export_trial, load_student
 from kdbench.results import TrialFolder
 from kdbench.run import run_suite
+from kdbench.status import Status
 
 SUITE = """
 name = "small"
@@ -111,7 +112,7 @@ def trained(tmp_path_factory) -> Trained:
     trials = {
         f"{trial.student} {trial.label}": results.folder.trial(trial.id)
         for trial in results.plan.trials
-        if trial.status != "skipped"
+        if trial.status is not Status.SKIPPED
     }
     return Trained(suite, plugin, output, trials)
 

@@ -8,7 +8,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from kdbench.export import export_trial
-from kdbench.results import read_json, write_json
+from kdbench.results import write_json
+from kdbench.results.files import read_json
 
 
 @pytest.fixture
@@ -35,28 +36,28 @@ def test_the_front_matter_is_the_hubs(card, trained):
     assert data.tags == ["knowledge-distillation", "deit"]
     (accuracy,) = data.eval_results
     assert (accuracy.dataset_name, accuracy.dataset_split) == ("digits", "test")
-    assert accuracy.metric_value == result["top1"]
+    assert accuracy.metric_value == result.top1
 
 
 def test_accuracy_teacher_data_and_recipe_are_told(card, trained):
     folder = trained.trials["resnet8 deit"]
-    text, result, trial = card("resnet8 deit"), folder.result, folder.trial
+    text, result, trial = card("resnet8 deit"), folder.result, folder.description
     told = cells(text)
-    assert told["top-1 accuracy"] == f"{result['top1']:.2f} %"
-    assert told["teacher"] == f"resnet14 (`resnet14`), {result['teacher']['top1']:.2f} % top-1"
-    assert told["the teacher's weights"] == f"SHA-256 `{result['teacher']['sha256']}`"
+    assert told["top-1"] == f"{result.top1:.2f} %"
+    assert told["teacher"] == f"resnet14 (`resnet14`), {result.teacher.top1:.2f} % top-1"
+    assert told["the teacher's weights"] == f"SHA-256 `{result.teacher.sha256}`"
     assert told["data"] == "digits, 66 training images"
-    assert told["the data's fingerprint"] == f"SHA-256 `{result['data']['fingerprint']}`"
+    assert told["the data's fingerprint"] == f"SHA-256 `{result.data.fingerprint}`"
     assert told["seed"] == "0"
-    assert told["method"] == f"`deit` of {trial['plugin']['distribution']} {trial['plugin']['version']}"
+    assert told["method"] == f"`deit` of {trial.plugin.distribution} {trial.plugin.version}"
     assert told["paper"] == "Touvron et al., ICML 2021, https://arxiv.org/abs/2012.12877"
     assert told["`alpha`"] == "`0.5`"
     assert told["`distillation`"] == "`hard`"
-    assert {f"`{key}`" for key in trial["recipe"]} <= told.keys()
+    assert {f"`{key}`" for key in trial.recipe} <= told.keys()
     assert told["`label_smoothing`"] == "`0.1`"
     assert (told["mean"], told["std"]) == ("0.30476", "0.37582")
     assert "(batch, 1, 8, 8)" in text
-    assert f"best on the validation split ({result['validation_top1']:.2f} % there)" in text
+    assert f"best on the validation split ({result.validation_top1:.2f} % there)" in text
     assert "None" not in text
 
 

@@ -18,7 +18,8 @@ from kdbench.errors import ExportError, PluginError, ResultsError
 from kdbench.export import export_trial, formats, load_student
 from kdbench.models.resnet import resnet
 from kdbench.models.weights import load_weights, weights_sha256
-from kdbench.results import TrialFolder, read_json, write_json
+from kdbench.results import TrialFolder, write_json
+from kdbench.results.files import read_json
 
 FORMS = ("safetensors", "torch", "onnx")
 LOGITS_TOLERANCE = 1e-4
@@ -33,12 +34,13 @@ def test_the_file_reproduces_the_measured_accuracy_and_likelihood(
 ):
     result = trained.trials[name].result
     images, labels = test_images
-    mean, std = (np.array(result["data"][key], np.float32).reshape(1, -1, 1, 1) for key in ("mean", "std"))
+    mean, std = (np.array(getattr(result.data, key), np.float32).reshape(1, -1, 1, 1) for key in ("mean", "std"))
     logits = predict(exported(name, form).file)((images - mean) / std)
     assert logits.dtype == np.float32
     nll = -scipy.special.log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels].mean()
-    assert (logits.argmax(1) == labels).mean() * 100 == pytest.approx(result["top1"])
-    assert nll == pytest.approx(result["nll"], rel=tolerance[torch.float32] if form != "onnx" else LOGITS_TOLERANCE)
+    assert (logits.argmax(1) == labels).mean() * 100 == pytest.approx(result.top1)
+    allowed = tolerance[torch.float32] if form != "onnx" else LOGITS_TOLERANCE
+    assert nll == pytest.approx(result.metrics["nll"], rel=allowed)
 
 
 @pytest.mark.parametrize("name", ["resnet8 vid", "deit_micro deit"])
@@ -66,11 +68,11 @@ def test_adapters_stay_behind(trained, exported):
     result = trained.trials["resnet8 vid"].result
     weights = load_file(file)
     network = resnet(depth=8, classes=10, image_shape=(1, 8, 8))
-    assert result["cost"]["adapter_parameters"] > 0
+    assert result.cost.adapter_parameters > 0
     assert weights.keys() == network.state_dict().keys()
     own = {name for name, _ in network.named_parameters()}
-    assert sum(weights[name].numel() for name in own) == result["cost"]["student_parameters"]
-    assert sum(p.numel() for p in load_student(file).parameters()) == result["cost"]["student_parameters"]
+    assert sum(weights[name].numel() for name in own) == result.cost.student_parameters
+    assert sum(p.numel() for p in load_student(file).parameters()) == result.cost.student_parameters
 
 
 def test_the_second_head_comes_along_and_predicts_by_half(trained, exported):
@@ -85,7 +87,7 @@ def test_the_second_head_comes_along_and_predicts_by_half(trained, exported):
         second = out["embedding"] @ added["method.dist_head.weight"].T + added["method.dist_head.bias"]
     torch.testing.assert_close(load_student(file)(images), (out["logits"] + second) / 2)
     result = trained.trials["resnet8 deit"].result
-    assert sum(p.numel() for p in load_student(file).parameters()) == result["cost"]["student_parameters"]
+    assert sum(p.numel() for p in load_student(file).parameters()) == result.cost.student_parameters
 
 
 @pytest.mark.parametrize("form", ["safetensors", "torch"])
@@ -177,8 +179,8 @@ def test_a_method_whose_settings_changed_is_told(copied, tmp_path):
     _, _, halves = copied
     folder = TrialFolder(halves)
     result = folder.result
-    folder.begin(folder.trial | {"settings": {"share": 0.5}})
-    folder.finish(result)
+    folder.begin(folder.description.model_copy(update={"settings": {"share": 0.5}}))
+    folder.finish(**dict(result))
     with pytest.raises(PluginError) as error:
         export_trial(halves, "torch", tmp_path)
     assert str(error.value) == (
@@ -231,7 +233,7 @@ def test_weights_of_another_student_are_refused(copied, trained, tmp_path):
     output, _, _ = copied
     place = output / "small" / trained.path("resnet8 vid").name
     shutil.copy(trained.path("deit_micro deit") / "student.safetensors", place)
-    TrialFolder(place).finish(read_json(place / "result.json"))
+    TrialFolder(place).finish(**dict(TrialFolder(place).recorded))
     with pytest.raises(ExportError) as error:
         export_trial(place, "torch", tmp_path)
     start = f"{place / 'student.safetensors'}: the weights are not those of this student: Error(s) in loading"

@@ -8,7 +8,8 @@ import pytest
 
 from kdbench.errors import ResultsError
 from kdbench.export.find import find_trial
-from kdbench.results import read_json, write_json
+from kdbench.results import Failure, write_json
+from kdbench.results.files import read_json
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def test_by_id_by_its_beginning_and_by_its_folder(trained):
     for name in (path.name, f"small/{path.name}", "resnet14-deit_micro-deit-", path, str(path)):
         found = find_trial(name, trained.output)
         assert (found.id, found.path.resolve()) == (path.name, path)
-        assert found.result["status"] == "done"
+        assert found.result.done
     assert find_trial(path, trained.output / "nowhere").id == path.name
 
 
@@ -121,7 +122,8 @@ def test_one_that_is_not_finished(refused, runs, trained):
     assert refused(path.name) == f"{path}: is not finished (epochs done: 1 of 1); {goes_on} continues it"
     (path / "epochs.jsonl").write_text("")
     assert refused(path.name) == f"{path}: is not finished (epochs done: 0 of 1); {goes_on} continues it"
-    write_json(path / "error.json", {"message": "no memory left"})
+    error = Failure(id=path.name, stage="main", epoch=1, type="MemoryError", message="no memory left")
+    write_json(path / "error.json", error.to_json())
     assert refused(path.name) == f"{path}: failed: no memory left; {goes_on} tries again"
 
 

@@ -23,7 +23,8 @@ import kdbench.hookspecs
 from kdbench.hookspecs import RunInfo
 from kdbench.observers.mirror import Run, Value
 from kdbench.recipe import Recipe
-from kdbench.results import SuiteFolder
+from kdbench.results import EpochRecord, Failure, PlanRecord, SuiteFolder, TrialRecord
+from kdbench.status import Status
 from kdbench.suite.plan import Origin, Plan, TeacherPlan, Trial
 from kdbench.suite.schema import Suite
 
@@ -55,7 +56,7 @@ def make_trial(
         settings={"temperature": 4.0, "taps": ["stage1", "stage2"]},
         recipe=recipe,
         origin=Origin("kdbench", "0.1.0", "kdbench 0.1.0"),
-        status=status,
+        status=Status(status),
     )
 
 
@@ -95,7 +96,7 @@ class PretendedRun:
         self.hook = manager.hook
 
     def start(self) -> None:
-        self.folder.write_plan({"suite": self.plan.suite.model_dump(mode="json")})
+        self.folder.write_plan(PlanRecord.of(self.plan, "tiny.toml").model_copy(update={"trials": ()}))
         self.hook.kdbench_suite_started(plan=self.plan, run=self.info)
 
     def begin(self, trial: Trial, kept: int = 0, fresh: bool = False) -> None:
@@ -104,12 +105,12 @@ class PretendedRun:
         if fresh:
             place.clear()
         (place.path / "result.json").unlink(missing_ok=True)
-        place.begin(trial.to_json())
+        place.begin(TrialRecord.of(trial))
         place.write_epochs(place.epochs[:kept])
         self.hook.kdbench_trial_started(trial=trial, run=self.info)
 
     def epoch(self, trial: Trial, epoch: int, stage: str = "main", **other: Any) -> None:
-        record: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "epoch": epoch,
             "stage": stage,
             "lr": 0.05,
@@ -118,19 +119,21 @@ class PretendedRun:
             "seconds": 2.0,
         }
         if stage == "main":
-            record |= {"top1": 90.0 + epoch, "nll": 0.1 + 0.1 / epoch, "ece": 0.02}
-        record |= other
+            fields["metrics"] = {"top1": min(99.0, 90.0 + epoch), "nll": 0.1 + 0.1 / epoch, "ece": 0.02} | other.pop(
+                "metrics", {}
+            )
+        record = EpochRecord(**fields | other)
         self.folder.trial(trial.id).append_epoch(record)
         self.hook.kdbench_epoch_finished(trial=trial, record=record, run=self.info)
 
     def finish(self, trial: Trial, finished: str = "2026-01-01T00:01:00+00:00", **other: Any) -> None:
         place = self.folder.trial(trial.id)
-        result = {
+        fields: dict[str, Any] = {
             "id": trial.id,
-            "status": "done",
+            "status": Status.DONE,
             "epoch": trial.recipe.epochs,
             "selection": "last",
-            "top1": 94.0,
+            "metrics": {"top1": 94.0},
             "best_on_test": {"epoch": 3, "top1": 95.0},
             "teacher": {"key": trial.teacher.key, "sha256": "0" * 64, "top1": 98.5, "seconds": 12.0},
             "cost": {
@@ -146,11 +149,11 @@ class PretendedRun:
             "finished": finished,
         } | other
         place.weights.write_bytes(b"weights")
-        place.finish(result)
+        result = place.finish(**fields)
         self.hook.kdbench_trial_finished(trial=trial, result=result, run=self.info)
 
     def fail(self, trial: Trial, message: str = "the loss went wrong") -> None:
-        error = {"id": trial.id, "status": "failed", "stage": "main", "epoch": 2, "message": message}
+        error = Failure(id=trial.id, stage="main", epoch=2, type="RuntimeError", message=message, why=message)
         self.folder.trial(trial.id).fail(error)
         self.hook.kdbench_trial_failed(trial=trial, error=error, run=self.info)
 

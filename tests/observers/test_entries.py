@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
@@ -14,21 +15,25 @@ from kdbench.observers.entries import (
     points,
     trial_tags,
 )
+from kdbench.results import EpochRecord, TrialRecord, TrialResult
+from kdbench.status import Status
 
-TRIAL = {
-    "protocol": 2,
-    "id": "resnet20-resnet8-kd_T4-seed0-0123456789",
-    "suite": "tiny",
-    "data": {"name": "digits", "train_limit": None},
-    "teacher": "resnet20",
-    "student": "resnet8",
-    "method": "kd",
-    "label": "kd T4",
-    "settings": {"temperature": 4.0, "taps": ["stage1", "stage2"], "warm": {"epochs": 2}},
-    "seed": 0,
-    "recipe": {"epochs": 30, "nesterov": False, "augmentation": [{"name": "flip", "p": 0.5}]},
-    "plugin": {"distribution": "kdbench", "version": "0.1.0"},
-}
+TRIAL = TrialRecord.model_validate(
+    {
+        "protocol": 2,
+        "id": "resnet20-resnet8-kd_T4-seed0-0123456789",
+        "suite": "tiny",
+        "data": {"name": "digits", "train_limit": None},
+        "teacher": "resnet20",
+        "student": "resnet8",
+        "method": "kd",
+        "label": "kd T4",
+        "settings": {"temperature": 4.0, "taps": ["stage1", "stage2"], "warm": {"epochs": 2}},
+        "seed": 0,
+        "recipe": {"epochs": 30, "nesterov": False, "augmentation": [{"name": "flip", "p": 0.5}]},
+        "plugin": {"distribution": "kdbench", "version": "0.1.0"},
+    }
+)
 
 
 def test_parameters_are_flat_and_complete() -> None:
@@ -75,62 +80,89 @@ def test_commit_is_where_mlflow_shows_it() -> None:
 
 def test_steps_go_on_from_stage_to_stage() -> None:
     records = [
-        {"epoch": 1, "stage": "boundary", "train_loss": 3.0, "terms": {"margin": 3.0}, "seconds": 1.5},
-        {"epoch": 2, "stage": "boundary", "train_loss": 2.5, "terms": {"margin": 2.5}, "seconds": 1.5},
-        {
-            "epoch": 1,
-            "stage": "main",
-            "train_loss": 1.0,
-            "terms": {"ce": 1.0},
-            "seconds": 2.0,
-            "top1": 91.0,
-            "validation_top1": 88.0,
-        },
+        EpochRecord(epoch=1, stage="boundary", lr=0.1, train_loss=3.0, terms={"margin": 3.0}, seconds=1.5),
+        EpochRecord(epoch=2, stage="boundary", lr=0.1, train_loss=2.5, terms={"margin": 2.5}, seconds=1.5),
+        EpochRecord(
+            epoch=1,
+            stage="main",
+            lr=0.05,
+            train_loss=1.0,
+            terms={"ce": 1.0},
+            seconds=2.0,
+            metrics={"top1": 91.0},
+            validation={"top1": 88.0},
+        ),
     ]
     assert set(points(records, None)) == {
         Point("boundary/train_loss", 1, 3.0, 1.5),
         Point("boundary/terms/margin", 1, 3.0, 1.5),
         Point("boundary/seconds", 1, 1.5, 1.5),
+        Point("boundary/lr", 1, 0.1, 1.5),
         Point("boundary/train_loss", 2, 2.5, 3.0),
         Point("boundary/terms/margin", 2, 2.5, 3.0),
         Point("boundary/seconds", 2, 1.5, 3.0),
+        Point("boundary/lr", 2, 0.1, 3.0),
         Point("train_loss", 3, 1.0, 5.0),
         Point("terms/ce", 3, 1.0, 5.0),
         Point("seconds", 3, 2.0, 5.0),
+        Point("lr", 3, 0.05, 5.0),
         Point("test/top1", 3, 91.0, 5.0),
         Point("validation/top1", 3, 88.0, 5.0),
     }
 
 
-def test_the_result_stands_at_the_last_step() -> None:
-    result = {
-        "id": "x",
-        "status": "done",
-        "epoch": 1,
-        "top1": 94.0,
-        "validation_top1": 92.0,
-        "agreement": None,
-        "best_on_test": {"epoch": 1, "top1": 95.0},
-        "teacher": {"sha256": "00", "top1": 98.5},
-        "cost": {"seconds": 8.5, "peak_memory_bytes": None},
-        "data": {"corrupt": 0},
-        "environment": {"python": "3.11"},
-    }
-    assert set(points([{"epoch": 1, "stage": "main", "seconds": 4.0}], result)) == {
+def result(**fields: Any) -> TrialResult:
+    return TrialResult(
+        **{
+            "id": "x",
+            "status": Status.DONE,
+            "epoch": 1,
+            "metrics": {"top1": 94.0},
+            "cost": {"seconds": 8.5, "teacher_seconds": 0.5, "extra_epochs": 0, "peak_memory_bytes": None},
+            "data": {"name": "digits", "fingerprint": "f", "corrupt": 0},
+            "environment": {"device": "cpu", "python": "3.11"},
+            "finished": "2026-01-01T00:00:00+00:00",
+            **fields,
+        }
+    )
+
+
+COST = {
+    Point("cost/seconds", 1, 8.5, 4.0),
+    Point("cost/teacher_seconds", 1, 0.5, 4.0),
+    Point("cost/extra_epochs", 1, 0.0, 4.0),
+    Point("cost/student_parameters", 1, 0.0, 4.0),
+    Point("cost/trained_parameters", 1, 0.0, 4.0),
+    Point("cost/adapter_parameters", 1, 0.0, 4.0),
+}
+
+
+def test_the_result_has_the_last_step() -> None:
+    done = result(
+        validation={"top1": 92.0},
+        best_on_test={"epoch": 1, "top1": 95.0},
+        teacher={"key": "k", "sha256": "00", "top1": 98.5, "seconds": 3.0},
+    )
+    epoch = EpochRecord(epoch=1, stage="main", lr=0.1, train_loss=1.0, seconds=4.0)
+    assert set(points([epoch], done)) == {
         Point("seconds", 1, 4.0, 4.0),
+        Point("lr", 1, 0.1, 4.0),
+        Point("train_loss", 1, 1.0, 4.0),
         Point("result/epoch", 1, 1.0, 4.0),
         Point("result/test/top1", 1, 94.0, 4.0),
         Point("result/validation/top1", 1, 92.0, 4.0),
         Point("result/best_on_test.epoch", 1, 1.0, 4.0),
         Point("result/best_on_test.top1", 1, 95.0, 4.0),
         Point("teacher/test/top1", 1, 98.5, 4.0),
-        Point("cost/seconds", 1, 8.5, 4.0),
+        Point("teacher/seconds", 1, 3.0, 4.0),
+        *COST,
     }
 
 
 def test_a_result_without_teacher_or_best_epoch() -> None:
-    result = {"status": "diverged", "best_on_test": None, "teacher": None, "cost": None}
-    assert points([], result) == []
+    diverged = result(status=Status.DIVERGED, metrics={})
+    names = {point.name for point in points([], diverged)}
+    assert names == {"result/epoch", *(point.name for point in COST)}
 
 
 def test_what_is_not_finite_becomes_a_tag_of_its_first_step() -> None:

@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 
 from kdbench.observers.estimate import TimeLeft
+from kdbench.results import EpochRecord
 
 
-def record(stage: str, epoch: int, seconds: float) -> dict[str, Any]:
-    return {"stage": stage, "epoch": epoch, "seconds": seconds}
+def record(stage: str, epoch: int, seconds: float) -> EpochRecord:
+    return EpochRecord(stage=stage, epoch=epoch, seconds=seconds, train_loss=1.0)
 
 
 def test_nothing_is_known_before_the_first_round(trial: Any, clock: Any) -> None:
@@ -73,12 +74,3 @@ def test_time_between_cohorts_is_not_training(trial: Any, clock: Any) -> None:
     left.epoch("kd", kd, record("main", 1, 2.0))
     left.end_round()
     assert left.of({"kd": kd}) == pytest.approx(4.0)
-
-
-def test_a_time_that_is_not_finite_is_left_out(trial: Any, clock: Any) -> None:
-    kd = trial("kd", epochs=3)
-    left = TimeLeft(clock)
-    clock.advance(2.0)
-    left.epoch("kd", kd, record("main", 1, float("nan")))
-    left.end_round()
-    assert left.of({"kd": kd}) is None

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from kdbench.observers.mirror import Mirror, report_files
-from kdbench.results import store_code
+from kdbench.results import TrialRecord, store_code
+from kdbench.status import Status
 
 PARENT = "mlflow.parentRunId"
 
@@ -17,7 +18,7 @@ def mirror_all(run: Any, store: Any, invocation: str = "sync") -> Mirror:
     """What a replay does: a mirror that knows only what the store says, over the whole folder."""
     mirror = Mirror(store, "tiny")
     for folder in run.folder:
-        mirror.mirror(folder, folder.trial, {}, lambda: mirror.open_parent(invocation, {}))
+        mirror.mirror(folder, folder.description, {}, lambda: mirror.open_parent(invocation, {}))
     mirror.close_parents(report_files(run.folder.path, run.info.report))
     return mirror
 
@@ -26,7 +27,7 @@ def mirror_live(run: Any, store: Any, interrupted: bool = False) -> None:
     """What an observer does until the end of its run, failed trials included."""
     mirror = Mirror(store, "tiny")
     for folder in run.folder:
-        mirror.mirror(folder, folder.trial, {}, lambda: mirror.open_parent(run.info.invocation, {}))
+        mirror.mirror(folder, folder.description, {}, lambda: mirror.open_parent(run.info.invocation, {}))
     mirror.close_parents([], interrupted=interrupted)
 
 
@@ -90,7 +91,7 @@ def test_a_renamed_trial_is_renamed_and_not_sent_again(pretend: Any, trial: Any,
     sent, uploaded = len(store.logged), {key: list(names) for key, names in store.files.items()}
     renamed = replace(none, label="baseline", teacher=replace(none.teacher, name="big"))
     mirror = Mirror(store, "tiny")
-    mirror.mirror(run.folder.trial(none.id), renamed.to_json(), {}, lambda: mirror.open_parent("sync", {}))
+    mirror.mirror(run.folder.trial(none.id), TrialRecord.of(renamed), {}, lambda: mirror.open_parent("sync", {}))
     (child,) = store.of_trial(none)
     assert child.tags["mlflow.runName"] == "baseline big:resnet8 seed 0"
     assert (child.tags["label"], child.tags["pair"]) == ("baseline", "big:resnet8")
@@ -144,7 +145,7 @@ def test_epoch_by_epoch_sends_each_once(pretend: Any, trial: Any, store: Any) ->
     mirror = Mirror(store, "tiny")
 
     def look() -> None:
-        mirror.mirror(run.folder.trial(kd.id), kd.to_json(), {}, lambda: mirror.open_parent("now", {}))
+        mirror.mirror(run.folder.trial(kd.id), TrialRecord.of(kd), {}, lambda: mirror.open_parent("now", {}))
 
     run.begin(kd)
     look()
@@ -242,7 +243,7 @@ def test_two_runs_of_one_result_leave_one(pretend: Any, trial: Any, store: Any) 
     run.finish(kd)
     late = Mirror(store, "tiny")
     mirror_all(run, store)
-    late.mirror(run.folder.trial(kd.id), kd.to_json(), {}, lambda: late.open_parent("late", {}))
+    late.mirror(run.folder.trial(kd.id), TrialRecord.of(kd), {}, lambda: late.open_parent("late", {}))
     mirror_all(run, store)
     first, second = store.of_trial(kd)
     assert "kdbench.superseded" not in first.tags
@@ -277,8 +278,8 @@ def test_divergence_is_a_failed_run_with_a_tag(pretend: Any, trial: Any, store: 
     run = pretend([kd])
     run.begin(kd)
     run.epoch(kd, 1)
-    run.epoch(kd, 2, train_loss=math.inf, nll=math.nan)
-    run.finish(kd, status="diverged", epoch=2)
+    run.epoch(kd, 2, train_loss=math.inf, metrics={"nll": math.nan})
+    run.finish(kd, status=Status.DIVERGED, epoch=2)
     mirror_all(run, store)
     (child,) = store.of_trial(kd)
     assert train_loss(store, child) == [("train_loss", 1, 2.0)]
@@ -298,7 +299,7 @@ def end_with(pretend: Any, trial: Any, **outcomes: str) -> Any:
             run.fail(one)
         else:
             run.epoch(one, 1)
-            run.finish(one, status=outcome)
+            run.finish(one, status=Status(outcome))
     return run
 
 

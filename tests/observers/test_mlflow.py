@@ -20,6 +20,8 @@ import pytest
 
 from kdbench.errors import TrackingError
 from kdbench.observers.mlflow import MlflowObserver, MlflowStore, connect, store_uri, sync, without_password
+from kdbench.results import PlannedTrial, PlanRecord
+from kdbench.status import Status
 
 DEADLINE_SECONDS = 180.0
 
@@ -104,8 +106,8 @@ def test_the_default_store_is_a_local_file(
     assert everything(database) == before
     assert (report.finished, report.unchanged, report.values) == (2, 2, 0)
     # The current plan names runs, not the one that they were trained under.
-    rows = [{**ab.describe(), "label": "boundaries", "teacher": "big"}]
-    run.folder.write_plan({"suite": run.plan.suite.model_dump(mode="json"), "trials": rows})
+    row = PlannedTrial.of(ab).model_copy(update={"label": "boundaries", "teacher": "big"})
+    run.folder.write_plan(PlanRecord.of(run.plan, "tiny.toml").model_copy(update={"trials": (row,)}))
     assert sync(run.folder, "tiny", None, run.info.report).unchanged == 2
     assert read(database, "SELECT name FROM runs WHERE run_uuid = ?", run_ab) == [("boundaries big:resnet8 seed 0",)]
     # MLflow and Alembic announce tables and links, if they are let; old migrations print as they like.
@@ -296,7 +298,7 @@ def test_a_run_that_trains_nothing_needs_no_mlflow(pretend: Any, trial: Any) -> 
     def refuse(uri: str) -> Any:
         raise AssertionError("connected for nothing")
 
-    run = pretend([trial("kd", status="done")], MlflowObserver("http://tracking.example", pytest.fail, refuse))
+    run = pretend([trial("kd", status=Status.DONE)], MlflowObserver("http://tracking.example", pytest.fail, refuse))
     run.start()
     run.end()
 

@@ -11,6 +11,8 @@ from rich.console import Console
 
 from kdbench.hookspecs import hookimpl
 from kdbench.observers.progress import ProgressObserver, duration, in_columns, time_left
+from kdbench.results import Cost, DataUsed, Environment, EpochRecord, TeacherRecord, TeacherResult
+from kdbench.status import Status
 
 METHODS_30 = [f"method_{number:02}" for number in range(30)]
 
@@ -37,7 +39,7 @@ def train(run: Any, trials: list[Any], epochs: int, clock: Any, seconds: float =
     for epoch in range(1, epochs + 1):
         clock.advance(seconds)
         for one in trials:
-            run.epoch(one, epoch, seconds=seconds / len(trials), top1=80.0 + epoch)
+            run.epoch(one, epoch, seconds=seconds / len(trials), metrics={"top1": min(99.0, 80.0 + epoch)})
             if epoch == epochs:
                 run.finish(one)
 
@@ -183,8 +185,8 @@ def test_failure_and_divergence_are_shown_and_nobody_waits_for_them(pretend: Any
     for one in trials:
         run.begin(one)
     run.epoch(none, 1)
-    run.epoch(kd, 1, train_loss=math.inf, top1=math.nan)
-    run.finish(kd, status="diverged")
+    run.epoch(kd, 1, train_loss=math.inf, metrics={"top1": math.nan})
+    run.finish(kd, status=Status.DIVERGED)
     run.fail(rkd, "no tap [bold]'x'[/bold]\nat all")
     run.epoch(none, 2)
     assert output(console) == [
@@ -235,13 +237,23 @@ def test_skipped_is_said_once_for_all_seeds(pretend: Any, trial: Any, clock: Any
 
 
 def teach(run: Any, clock: Any, epochs: int) -> None:
-    teacher = {"name": "resnet20", "key": "k", "model": "resnet20", "epochs": epochs}
+    teacher = TeacherRecord(name="resnet20", key="k", model="resnet20", epochs=epochs)
     run.hook.kdbench_teacher_started(teacher=teacher, run=run.info)
     for epoch in range(1, epochs + 1):
         clock.advance(3.0)
-        record = {"epoch": epoch, "stage": "main", "top1": 90.0 + epoch, "seconds": 3.0}
+        record = EpochRecord(epoch=epoch, stage="main", train_loss=1.0, metrics={"top1": 90.0 + epoch}, seconds=3.0)
         run.hook.kdbench_teacher_epoch_finished(teacher=teacher, record=record, run=run.info)
-    run.hook.kdbench_teacher_finished(teacher=teacher, result={"top1": 98.25}, run=run.info)
+    result = TeacherResult(
+        id="k",
+        status=Status.DONE,
+        epoch=epochs,
+        metrics={"top1": 98.25},
+        cost=Cost(seconds=3.0, teacher_seconds=0.0, extra_epochs=0),
+        data=DataUsed(name="digits", fingerprint="f"),
+        environment=Environment(device="cpu"),
+        finished="2026-01-01T00:00:00+00:00",
+    )
+    run.hook.kdbench_teacher_finished(teacher=teacher, result=result, run=run.info)
 
 
 def test_a_teacher(pretend: Any, trial: Any, clock: Any) -> None:
@@ -262,8 +274,10 @@ def test_validation_accuracy_alone_is_shown_where_it_selects(pretend: Any, trial
     run = pretend(trials, ProgressObserver(console, clock))
     run.start()
     for epoch in (1, 2):
-        teacher = {"name": "resnet20", "key": "k", "epochs": 2, "recipe": trials[0].recipe.model_dump(mode="json")}
-        record = {"epoch": epoch, "stage": "main", "top1": 95.0, "validation_top1": 70.0 + epoch, "seconds": 3.0}
+        recipe = trials[0].recipe.model_dump(mode="json")
+        teacher = TeacherRecord(name="resnet20", key="k", model="resnet20", epochs=2, recipe=recipe)
+        accuracy = {"metrics": {"top1": 95.0}, "validation": {"top1": 70.0 + epoch}}
+        record = EpochRecord(epoch=epoch, stage="main", train_loss=1.0, seconds=3.0, **accuracy)
         if epoch == 1:
             run.hook.kdbench_teacher_started(teacher=teacher, run=run.info)
         run.hook.kdbench_teacher_epoch_finished(teacher=teacher, record=record, run=run.info)
@@ -271,7 +285,7 @@ def test_validation_accuracy_alone_is_shown_where_it_selects(pretend: Any, trial
         run.begin(one)
     for epoch in (1, 2):
         for one in trials:
-            run.epoch(one, epoch, top1=95.0, validation_top1=80.0 + epoch)
+            run.epoch(one, epoch, metrics={"top1": 95.0}, validation={"top1": 80.0 + epoch})
     assert output(console) == [
         "teacher resnet20  1/2  00:00 left  71.0",
         "teacher resnet20  2/2  00:00 left  72.0",
@@ -284,13 +298,13 @@ def test_after_a_resume_validation_accuracy_alone_is_shown(pretend: Any, trial: 
     kd, none = validated(trial("kd", epochs=3)), validated(trial("none", epochs=3))
     first = pretend([kd])
     first.begin(kd)
-    first.epoch(kd, 1, top1=95.0, validation_top1=81.0)
+    first.epoch(kd, 1, metrics={"top1": 95.0}, validation={"top1": 81.0})
     console = plain(width=120)
     run = pretend([kd, none], ProgressObserver(console, clock))
     run.start()
     run.begin(kd, kept=1)
     run.begin(none)
-    run.epoch(none, 1, top1=96.0, validation_top1=82.0)
+    run.epoch(none, 1, metrics={"top1": 96.0}, validation={"top1": 82.0})
     assert [line.partition("left  ")[2] for line in output(console)] == ["kd 81.0  none 82.0"]
 
 
@@ -311,14 +325,14 @@ def test_interruption_is_said(pretend: Any, trial: Any, clock: Any) -> None:
 
 def test_what_was_trained_now_is_told_from_what_stood(pretend: Any, trial: Any, clock: Any) -> None:
     console = plain()
-    before, now = trial("kd", status="done"), trial("vid", epochs=1)
+    before, now = trial("kd", status=Status.DONE), trial("vid", epochs=1)
     run = pretend([before, now], ProgressObserver(console, clock))
     run.start()
     run.begin(now)
     clock.advance(3)
     run.epoch(now, 1)
     run.finish(now)
-    run.plan = run.plan.with_trials([before, now.with_status("done")])
+    run.plan = run.plan.with_trials([before, now.with_status(Status.DONE)])
     run.end()
     assert output(console)[-1] == "tiny: 2 done; 1 trained now in 00:03"
 

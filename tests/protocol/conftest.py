@@ -31,7 +31,16 @@ from kdbench.method import DataSignature, Method
 from kdbench.models.base import TappedModel, signature
 from kdbench.plugins import Registry, discover
 from kdbench.recipe import Recipe
-from kdbench.results import TrialFolder
+from kdbench.results import (
+    DataUsed,
+    Environment,
+    EpochRecord,
+    Failure,
+    TeacherUsed,
+    TrialFolder,
+    TrialRecord,
+    TrialResult,
+)
 
 CPU = torch.device("cpu")
 TOLERANCE = 1e-9
@@ -65,14 +74,14 @@ class SmallFeed:
 
 
 class Silent:
-    def epoch(self, identifier: str, record: Mapping[str, Any]) -> None:
+    def epoch(self, identifier: str, record: EpochRecord) -> None:
         pass
 
-    def finished(self, identifier: str, result: Mapping[str, Any]) -> None:
+    def finished(self, identifier: str, result: TrialResult) -> None:
         pass
 
-    def failed(self, identifier: str, error: Mapping[str, Any]) -> None:
-        pytest.fail(error["traceback"])
+    def failed(self, identifier: str, error: Failure) -> None:
+        pytest.fail(error.traceback)
 
 
 @dataclass
@@ -318,7 +327,7 @@ def agrees(registry: Registry, tmp_path: Path) -> Callable[..., None]:
         found = Course()
         record_terms(method, found, world)
         folder = TrialFolder(tmp_path)
-        folder.begin({"id": "one"})
+        folder.begin(TrialRecord(id="one", teacher="t", student="s", method=name, label=name, seed=3))
         learner = Learner(
             identifier="one",
             network=networks["student"],
@@ -341,12 +350,12 @@ def agrees(registry: Registry, tmp_path: Path) -> Callable[..., None]:
             device=CPU,
             steps_per_epoch=feed.steps_per_epoch,
         )
-        facts = {"key": "k", "sha256": "s", "top1": 0.0, "seconds": 0.0}
-        taught = Teacher(networks["teacher"].eval().requires_grad_(False), known["teacher"], facts)
-        made_with = {"data": {"name": "d", "fingerprint": "f"}, "environment": {"device": "cpu"}}
-        Lockstep([learner], feed, taught, Silent(), facts=made_with, checkpoint_every=100).run()
-        found.rates = [record["lr"] for record in learner.records]
-        found.nll = [record["nll"] for record in learner.records if "nll" in record]
+        used = TeacherUsed(key="k", sha256="s", top1=0.0, seconds=0.0)
+        taught = Teacher(networks["teacher"].eval().requires_grad_(False), known["teacher"], used)
+        made_with = {"data": DataUsed(name="d", fingerprint="f"), "environment": Environment(device="cpu")}
+        Lockstep([learner], feed, taught, Silent(), **made_with, checkpoint_every=100).run()
+        found.rates = [record.lr for record in learner.records]
+        found.nll = [record.metrics["nll"] for record in learner.records if record.metrics]
         expected = train_plainly(world, reference(world), feed, optimizer(world))
         found.state = {f"network.{key}": value for key, value in learner.network.state_dict().items()}
         for path in world.adapters:

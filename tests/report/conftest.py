@@ -6,9 +6,17 @@ from typing import Any
 
 import pytest
 
-from kdbench.engine import teacher as teachers
 from kdbench.recipe import Recipe
-from kdbench.results import SuiteFolder
+from kdbench.results import (
+    EpochRecord,
+    Failure,
+    PlanRecord,
+    SuiteFolder,
+    TeacherRecord,
+    TeacherUsed,
+    TrialRecord,
+)
+from kdbench.status import Status
 from kdbench.suite.plan import Origin, Plan, TeacherPlan, Trial
 from kdbench.suite.schema import Suite
 
@@ -17,7 +25,6 @@ ENVIRONMENT = {
     "git_commit": "0123abc",
 }  # fmt: skip
 SHA = "a" * 64
-MEASURED = ("top1", "top5", "nll", "ece", "agreement", "kl_to_teacher")
 RECIPE = {
     "epochs": 3, "batch_size": 64, "lr": 0.05, "drops": [2], "augmentation": [{"name": "shift", "pixels": 1}],
 }  # fmt: skip
@@ -28,17 +35,14 @@ DATA = {
 
 
 class Runs:
-    """Writes a results folder through the classes by which the engine does.
-
-    Where these take a plain dictionary, ``test_fixture.py`` compares its keys with those of a real run.
-    """
+    """Writes a results folder through the records and folders by which the engine does."""
 
     def __init__(self, output: Path, suite: str, data: str = "digits", **recipe: Any) -> None:
         self.folder = SuiteFolder(output, suite)
         self.data = data
         self.recipe = Recipe.model_validate({**RECIPE, **recipe})
         self.trials: list[Trial] = []
-        self.teachers: dict[str, tuple[TeacherPlan, dict[str, Any]]] = {}
+        self.teachers: dict[str, tuple[TeacherPlan, TeacherUsed]] = {}
         self.tables: dict[str, Any] = {}
         """Further keys of the suite's file: ``teachers``, ``question``."""
         self.suite = suite
@@ -47,20 +51,18 @@ class Runs:
         recipe = self.recipe.model_copy(update={"epochs": epochs}).resolved()
         plan = TeacherPlan(name, name, {"name": self.data}, recipe, None, None, 0)
         folder = self.folder.teacher(plan.key)
-        folder.begin(teachers.describe(plan), "teacher.json")
-        result = self._result(plan.key, top1, cost={"seconds": seconds})
-        folder.finish({**result, "sha256": sha256, "teacher": None})
-        facts = {"key": plan.key, "sha256": sha256, "top1": top1, "seconds": seconds}
-        self.teachers[name] = plan, facts
+        folder.begin(TeacherRecord.of(plan))
+        folder.finish(**self._result(plan.key, top1, cost={"seconds": seconds}), sha256=sha256)
+        self.teachers[name] = plan, TeacherUsed(key=plan.key, sha256=sha256, top1=top1, seconds=seconds)
 
     def plan_trial(
-        self, teacher: str, student: str, label: str, seed: int, *, method: str = "", status: str = "pending",
+        self, teacher: str, student: str, label: str, seed: int, *, method: str = "", status: Status = Status.PENDING,
         reason: str = "",
     ) -> Trial:  # fmt: skip
         trial = Trial(
             suite=self.suite, data={"name": self.data}, teacher=self.teachers[teacher][0], student=student,
             method=method or label, label=label, seed=seed, settings={"weight": 1.0}, recipe=self.recipe,
-            origin=Origin("kdbench", "0.1.0", "0.1.0"), status=status, reason=reason,
+            origin=Origin("kdbench", "0.1.0", "0.1.0"), status=Status(status), reason=reason,
         )  # fmt: skip
         self.trials.append(trial)
         return trial
@@ -73,39 +75,37 @@ class Runs:
         """``curve``: top-1 by epoch; ``stages``: the first stages, of two epochs each."""
         trial = self.plan_trial(teacher, student, label, seed, method=method)
         folder = self.folder.trial(trial.id)
-        folder.begin(trial.to_json())
+        folder.begin(TrialRecord.of(trial))
         curve = curve or [top1 - 20, top1 - 5, top1]
         for stage in stages:
             for epoch in (1, 2):
                 folder.append_epoch(self._epoch(epoch, stage, [stage]))
         for epoch, value in enumerate(curve, 1):
             measured = {"top1": value, "nll": 1.0, "ece": 0.05, "agreement": value - 1, "kl_to_teacher": 0.2}
-            folder.append_epoch(self._epoch(epoch, "main", terms) | measured)
-        facts = self.teachers[teacher][1]
+            folder.append_epoch(self._epoch(epoch, "main", terms).model_copy(update={"metrics": measured}))
+        used = self.teachers[teacher][1]
         cost = {"seconds": 10.0 + seed, "teacher_seconds": 1.0, **changes.pop("cost", {})}
-        result = self._result(trial.id, top1, cost=cost) | {
-            "agreement": top1 - 1, "kl_to_teacher": 0.2,
+        fields = self._result(trial.id, top1, cost=cost) | {
             "best_on_test": {"epoch": 2, "top1": max(value for value in (top1, *curve) if value == value)},
-            "teacher": {**facts, "sha256": sha256 or facts["sha256"]},
+            "teacher": used.model_copy(update={"sha256": sha256 or used.sha256}),
             "finished": f"2025-01-01T00:0{seed}:00+00:00",
         }  # fmt: skip
         folder.weights.write_bytes(b"")
-        result |= changes
-        if result["status"] == "diverged":
-            result = {key: value for key, value in result.items() if key not in MEASURED}
-        folder.finish(result)
+        fields["metrics"] |= {"agreement": top1 - 1, "kl_to_teacher": 0.2, **changes.pop("metrics", {})}
+        fields |= changes
+        if fields["status"] is Status.DIVERGED:
+            fields["metrics"] = {}
+        folder.finish(**fields)
         return trial
 
-    def _epoch(self, epoch: int, stage: str, terms: Sequence[str]) -> dict[str, Any]:
-        return {
-            "epoch": epoch, "stage": stage, "lr": 0.05, "train_loss": 2.0 / epoch,
-            "terms": {name: (index + 1) / epoch for index, name in enumerate(terms)}, "seconds": 1.0,
-        }  # fmt: skip
+    def _epoch(self, epoch: int, stage: str, terms: Sequence[str]) -> EpochRecord:
+        values = {name: (index + 1) / epoch for index, name in enumerate(terms)}
+        return EpochRecord(epoch=epoch, stage=stage, lr=0.05, train_loss=2.0 / epoch, terms=values, seconds=1.0)
 
     def _result(self, identifier: str, top1: float, *, cost: dict[str, Any]) -> dict[str, Any]:
         return {
-            "id": identifier, "status": "done", "stage": "main", "epoch": 3, "selection": self.recipe.selection,
-            "top1": top1, "top5": min(100.0, top1 + 4), "nll": 1.0 - top1 / 200, "ece": 0.05,
+            "id": identifier, "status": Status.DONE, "stage": "main", "epoch": 3, "selection": self.recipe.selection,
+            "metrics": {"top1": top1, "top5": min(100.0, top1 + 4), "nll": 1.0 - top1 / 200, "ece": 0.05},
             "best_on_test": {"epoch": 3, "top1": top1},
             "cost": {
                 "seconds_per_step": 0.004, "images_per_second": 5e3, "teacher_seconds": 0.0,
@@ -117,18 +117,18 @@ class Runs:
         }  # fmt: skip
 
     def diverged(self, teacher: str, student: str, label: str, seed: int, epoch: int, **keys: Any) -> None:
-        self.done(teacher, student, label, seed, float("nan"), status="diverged", epoch=epoch, curve=[10.0], **keys)
+        keys = {"status": Status.DIVERGED, "epoch": epoch, "curve": [10.0], **keys}
+        self.done(teacher, student, label, seed, float("nan"), **keys)
 
     def failed(self, teacher: str, student: str, label: str, seed: int, message: str, method: str = "") -> None:
         trial = self.plan_trial(teacher, student, label, seed, method=method)
         folder = self.folder.trial(trial.id)
-        folder.begin(trial.to_json())
+        folder.begin(TrialRecord.of(trial))
         folder.fail(
-            {
-                "id": trial.id, "status": "failed", "stage": "main", "epoch": 2, "type": "RuntimeError",
-                "message": message, "why": f"RuntimeError: {message}", "traceback": "",
-                "when": "2025-01-01T00:00:00+00:00",
-            }
+            Failure(
+                id=trial.id, stage="main", epoch=2, type="RuntimeError", message=message,
+                why=f"RuntimeError: {message}", when="2025-01-01T00:00:00+00:00",
+            )
         )  # fmt: skip
 
     @property
@@ -146,14 +146,14 @@ class Runs:
         return Plan(Suite.model_validate(suite), tuple(self.trials))
 
     @property
-    def record(self) -> dict[str, Any]:
+    def record(self) -> PlanRecord:
         """What a report reads of the plan."""
-        return self.plan.record(f"suites/{self.suite}.toml")
+        return PlanRecord.of(self.plan, f"suites/{self.suite}.toml")
 
     def write(self, **changes: Any) -> SuiteFolder:
         """Write ``plan.json``; the folder."""
         updated = {"environment": ENVIRONMENT, "updated": "2025-01-01T01:00:00+00:00"}
-        self.folder.write_plan({**self.record, **updated, **changes})
+        self.folder.write_plan(self.record.model_copy(update=updated | changes))
         return self.folder
 
 
@@ -190,9 +190,8 @@ def write_study(suite: Runs) -> SuiteFolder:
     suite.diverged("resnet20", "resnet8", "pkt", 1, epoch=1)
     suite.done("resnet20", "resnet8", "pkt", 2, 76.0)
     for seed in range(3):
-        suite.plan_trial(
-            "resnet20", "resnet8", "ab", seed, status="skipped", reason="ab needs pre-activation taps; resnet8 has none"
-        )
+        reason = "ab needs pre-activation taps; resnet8 has none"
+        suite.plan_trial("resnet20", "resnet8", "ab", seed, status=Status.SKIPPED, reason=reason)
     suite.done("resnet20", "resnet8", "ft", 0, 71.0)
     suite.done("resnet20", "resnet8", "ft", 1, 72.0)
     suite.failed("resnet20", "resnet8", "ft", 2, "out of memory | twice")

@@ -16,7 +16,7 @@ from kdbench.report.figures import canvas
 from kdbench.report.figures.cost import _front
 from kdbench.report.figures.labels import place_labels
 from kdbench.report.study import Study, read_study
-from kdbench.results import SuiteFolder
+from kdbench.results import EpochRecord, SuiteFolder
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +219,7 @@ def test_losses_that_are_not_finite_are_left_out(runs: Callable[..., Any]) -> No
     suite.teacher("resnet20", 80.0)
     trial = suite.done("resnet20", "resnet8", "none", 0, 70.0)
     suite.folder.trial(trial.id).append_epoch(
-        {"epoch": 4, "stage": "main", "train_loss": float("nan"), "terms": {"ce": float("inf")}}
+        EpochRecord(epoch=4, stage="main", train_loss=float("nan"), terms={"ce": float("inf")}, seconds=1.0)
     )
     made = figures.terms(read_study(suite.write()))
     assert made is not None

@@ -9,7 +9,7 @@ import pytest
 
 from kdbench.errors import ResultsError
 from kdbench.report.frame import COLUMNS, Filters, method_order, pair_order, read_curves, read_trials
-from kdbench.results import SuiteFolder, read_json, write_json
+from kdbench.results import SuiteFolder, TrialFolder, write_json
 
 
 def one(trials: pd.DataFrame, label: str, seed: int, pair: str = "resnet20:resnet8") -> pd.Series:
@@ -87,7 +87,7 @@ def test_a_truncated_result_is_no_result(study: SuiteFolder) -> None:
 def test_infinite_metrics_are_read(runs: Callable[..., Any]) -> None:
     suite = runs()
     suite.teacher("resnet20", 80.0)
-    suite.done("resnet20", "resnet8", "kd", 0, 70.0, nll=math.inf, kl_to_teacher=math.nan)
+    suite.done("resnet20", "resnet8", "kd", 0, 70.0, metrics={"nll": math.inf, "kl_to_teacher": math.nan})
     row = one(read_trials(suite.write()), "kd", 0)
     assert row["nll"] == math.inf
     assert math.isnan(row["kl_to_teacher"])
@@ -171,7 +171,7 @@ def test_nothing_was_run(tmp_path: Any) -> None:
 
 def test_another_protocol_is_refused(study: SuiteFolder) -> None:
     plan = study.path / "plan.json"
-    write_json(plan, {**study.plan, "protocol": 0})
+    write_json(plan, study.plan.model_copy(update={"protocol": 0}).to_json())
     with pytest.raises(ResultsError, match="written under protocol 0"):
         read_trials(study)
 
@@ -190,8 +190,10 @@ def test_a_lost_plan_does_not_mix_versions_of_a_trial(runs: Callable[..., Any]) 
     folder = suite.write()
     folder.path.joinpath(first.id).rename(folder.path / "older")
     older = folder.trial("older")
-    write_json(older.path / "trial.json", {**read_json(older.path / "trial.json"), "id": "older"})
-    older.finish({**read_json(older.path / "result.json"), "id": "older"})
+    found = TrialFolder(older.path)
+    trial, result = found.description, found.recorded
+    older.begin(trial.model_copy(update={"id": "older"}))
+    older.finish(**{**dict(result), "id": "older"})
     suite.done("resnet20", "resnet8", "kd", 0, 72.0, finished="2025-02-01T00:00:00+00:00")
     folder.path.joinpath("plan.json").unlink()
     trials = read_trials(folder)

@@ -8,7 +8,10 @@ import pytest
 
 from kdbench.report.made_from import digest, is_current
 from kdbench.report.render import render
-from kdbench.results import TEACHERS, SuiteFolder, read_json, write_json
+from kdbench.results import TEACHERS, EpochRecord, SuiteFolder, write_json
+from kdbench.results.files import read_json
+
+EPOCH = EpochRecord(epoch=4, stage="main", train_loss=1.0, seconds=1.0)
 
 
 def first(folder: SuiteFolder) -> Path:
@@ -26,8 +29,8 @@ def change_plan(folder: SuiteFolder) -> None:
 
 
 CHANGES: dict[str, Callable[[SuiteFolder], object]] = {
-    "a result": lambda folder: change(first(folder) / "result.json", "top1", 12.5),
-    "an epoch": lambda folder: folder.trial(first(folder).name).append_epoch({"epoch": 4}),
+    "a result": lambda folder: change(first(folder) / "result.json", "epoch", 2),
+    "an epoch": lambda folder: folder.trial(first(folder).name).append_epoch(EPOCH),
     "a failure": lambda folder: (first(folder) / "error.json").write_text("{}"),
     "weights that are gone": lambda folder: (first(folder) / "student.safetensors").unlink(),
     "a trial that is gone": lambda folder: shutil.rmtree(first(folder)),

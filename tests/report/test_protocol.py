@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from kdbench.report.frame import teacher_description
 from kdbench.report.protocol import paragraphs, teacher_recipe
 from kdbench.report.study import read_study
 
@@ -32,7 +31,7 @@ def test_a_teacher_trained_as_the_students_is_shown_so_where_drops_are_fractions
         suite.done(teacher, "resnet8", "none", 0, 70.0)
     study = read_study(suite.write())
     shown = {
-        name: teacher_recipe(study, teacher_description(study.folder, plan.key))
+        name: teacher_recipe(study, study.folder.teacher(plan.key).description)
         for name, (plan, _) in suite.teachers.items()
     }
     assert shown == {"resnet56": "as the students'", "resnet110": "epochs 120, drops 75; 90; 105"}

@@ -14,7 +14,7 @@ import pytest
 
 from kdbench.errors import ResultsError
 from kdbench.report.render import render
-from kdbench.results import SuiteFolder, write_json
+from kdbench.results import SuiteFolder
 from kdbench.suite.load import shipped
 
 VOID = {"meta", "br", "hr", "img", "input", "link", "col", "wbr"}
@@ -195,8 +195,10 @@ def test_old_plots_do_not_outlive_their_results(study: SuiteFolder, tmp_path: Pa
     report = tmp_path / "report"
     (report / "plots").mkdir(parents=True)
     (report / "plots" / "accuracy.svg").write_text("of an earlier run")
-    trials = [{**row, "id": row["id"].replace("resnet8-", "elsewhere-")} for row in study.plan["trials"]]
-    write_json(study.path / "plan.json", {**study.plan, "trials": trials})
+    plan = study.plan
+    assert plan is not None
+    trials = tuple(row.model_copy(update={"id": row.id.replace("resnet8-", "elsewhere-")}) for row in plan.trials)
+    study.write_plan(plan.model_copy(update={"trials": trials}))
     render(study, report, pairs=["resnet20:resnet8"])
     assert not list(report.glob("plots/accuracy.*"))
 
@@ -237,7 +239,7 @@ def test_ab_shows_its_extra_epochs(runs: Callable[..., Any], tmp_path: Path) -> 
 def test_validation_selected_results_say_so(runs: Callable[..., Any], tmp_path: Path) -> None:
     suite = runs(selection="validation")
     suite.teacher("resnet20", 80.0)
-    suite.done("resnet20", "resnet8", "none", 0, 70.0, validation_top1=68.25)
+    suite.done("resnet20", "resnet8", "none", 0, 70.0, validation={"top1": 68.25})
     words = Page(render(suite.write(), tmp_path / "report", plots=False).read_text(encoding="utf-8")).words
     assert "68.25" in words
     assert "at the epoch that is best on a validation split" in words
@@ -319,8 +321,8 @@ def test_the_validation_accuracy_that_selects_is_in_every_table(runs: Callable[.
     suite = runs(selection="validation")
     suite.teacher("resnet20", 80.0)
     suite.tables["data"] = {"name": "digits", "validation": 0.1}
-    suite.done("resnet20", "resnet8", "none", 0, 70.0, validation_top1=68.25)
-    suite.done("resnet20", "resnet8", "kd", 0, 71.0, validation_top1=69.5)
+    suite.done("resnet20", "resnet8", "none", 0, 70.0, validation={"top1": 68.25})
+    suite.done("resnet20", "resnet8", "kd", 0, 71.0, validation={"top1": 69.5})
     path = render(suite.write(), tmp_path / "report", plots=False)
     board = (path.parent / "leaderboard.md").read_text(encoding="utf-8")
     assert "| diverged | validation, % | time |\n|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|\n" in board

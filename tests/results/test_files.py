@@ -16,7 +16,16 @@ import torch
 from kdbench.engine import checkpoint
 from kdbench.errors import ResultsError
 from kdbench.models.weights import write_weights
-from kdbench.results import TrialFolder, read_json, remove_leftovers, write_atomically, write_json
+from kdbench.results import (
+    EpochRecord,
+    Failure,
+    TrialFolder,
+    TrialRecord,
+    remove_leftovers,
+    write_atomically,
+    write_json,
+)
+from kdbench.results.files import read_json
 
 HOST = re.sub(r"[^A-Za-z0-9-]", "_", platform.node())
 
@@ -56,9 +65,9 @@ def umask(request):
 
 def test_every_file_of_a_trial_follows_the_umask(umask, tmp_path):
     folder = TrialFolder(tmp_path / "suite" / "a")
-    folder.begin({"id": "a"})
-    folder.fail({"message": "no good"})
-    folder.write_epochs([{"epoch": 1}])
+    folder.begin(TrialRecord(id="a", teacher="t", student="s", method="m", label="m", seed=0))
+    folder.fail(Failure(id="a", stage="main", epoch=1, type="ValueError", message="no good"))
+    folder.write_epochs([EpochRecord(epoch=1, stage="main", train_loss=1.0, seconds=1.0)])
     write_weights(folder.weights, {"weight": torch.zeros(3)})
     checkpoint.save(folder.checkpoint, "a", {"weight": torch.zeros(3)})
     modes = {path.name: path.stat().st_mode & 0o777 for path in folder.path.iterdir()}

@@ -8,77 +8,82 @@ import os
 
 import pytest
 
-from kdbench.results import SuiteFolder, TrialFolder
+from kdbench.results import EpochRecord, Failure, PlanRecord, SuiteFolder, TrialFolder, TrialRecord, TrialResult
+from kdbench.status import Status
+from kdbench.suite.plan import PROTOCOL
 
 DONE = {
-    "id": "a", "status": "done", "epoch": 3, "top1": 90.0, "finished": "2026-01-01T00:01:00+00:00",
+    "id": "a", "status": Status.DONE, "epoch": 3, "metrics": {"top1": 90.0}, "finished": "2026-01-01T00:01:00+00:00",
     "cost": {"seconds": 8.5, "teacher_seconds": 1.5, "extra_epochs": 0},
     "data": {"name": "digits", "fingerprint": "f"}, "environment": {"device": "cpu"},
 }  # fmt: skip
-DIVERGED = {key: value for key, value in DONE.items() if key != "top1"} | {"status": "diverged"}
-EPOCH = {"epoch": 1, "stage": "main", "train_loss": 2.0, "seconds": 1.5}
+DIVERGED = DONE | {"status": Status.DIVERGED, "metrics": {}}
+EPOCH = EpochRecord(epoch=1, stage="main", train_loss=2.0, seconds=1.5)
+TRIAL = TrialRecord(id="a", teacher="t", student="s", method="m", label="m", seed=0)
 
 
 @pytest.fixture
 def trial(tmp_path) -> TrialFolder:
     folder = TrialFolder(tmp_path / "suite" / "a")
-    folder.begin({"id": "a"})
+    folder.begin(TRIAL)
     return folder
 
 
 def test_done_means_a_result_and_weights(trial):
     assert (trial.result, trial.damage()) == (None, "")
-    trial.finish(DONE)
+    trial.finish(**DONE)
     assert (trial.result, trial.damage()) == (None, "result.json does not name student.safetensors")
     trial.weights.write_bytes(b"weights")
-    trial.finish(DONE)
-    assert {key: value for key, value in trial.result.items() if key != "files"} == DONE
+    trial.finish(**DONE)
+    assert trial.result == TrialResult(**DONE, files=trial.result.files)
+    assert trial.result.files.keys() == {"trial.json", "student.safetensors"}
     assert trial.damage() == trial.damage(thorough=True) == ""
 
 
 def test_diverged_needs_no_weights(trial):
-    trial.finish(DIVERGED)
-    assert trial.result["epoch"] == 3
+    trial.finish(**DIVERGED)
+    assert trial.result.epoch == 3
 
 
 def test_an_attempt_clears_the_last_error_and_an_end_the_checkpoint(trial):
-    trial.fail({"message": "no good"})
-    assert trial.error == {"message": "no good"}
-    trial.begin({"id": "a"})
+    failure = Failure(id="a", stage="main", epoch=2, type="ValueError", message="no good")
+    trial.fail(failure)
+    assert trial.error == failure
+    trial.begin(TRIAL)
     assert trial.error is None
     trial.checkpoint.write_bytes(b"state")
-    trial.finish(DONE)
+    trial.finish(**DONE)
     assert not trial.checkpoint.exists()
 
 
 def test_epochs_end_at_a_truncated_line(trial):
     assert trial.epochs == []
     trial.write_epochs([EPOCH])
-    trial.append_epoch({**EPOCH, "epoch": 2, "train_loss": float("nan")})
+    trial.append_epoch(EPOCH.model_copy(update={"epoch": 2, "train_loss": float("nan")}))
     with (trial.path / "epochs.jsonl").open("a") as file:
         file.write('{"epoch": 3, "tr')
-    assert [record["epoch"] for record in trial.epochs] == [1, 2]
+    assert [record.epoch for record in trial.epochs] == [1, 2]
 
 
 def test_what_is_not_finite_is_kept_in_strict_json(trial):
     def refuse(constant):
         raise AssertionError(constant)
 
-    trial.append_epoch({**EPOCH, "train_loss": float("nan"), "terms": {"kd": float("-inf")}})
+    trial.append_epoch(EPOCH.model_copy(update={"train_loss": math.nan, "terms": {"kd": -math.inf}}))
     text = (trial.path / "epochs.jsonl").read_text()
     assert json.loads(text, parse_constant=refuse) == {
-        "epoch": 1, "stage": "main", "train_loss": "NaN", "terms": {"kd": "-Infinity"}, "seconds": 1.5
+        "format": 2, "epoch": 1, "stage": "main", "train_loss": "NaN", "terms": {"kd": "-Infinity"}, "seconds": 1.5
     }  # fmt: skip
     (record,) = trial.epochs
-    assert math.isnan(record["train_loss"])
-    assert (record["stage"], record["terms"]) == ("main", {"kd": -math.inf})
+    assert math.isnan(record.train_loss)
+    assert (record.stage, record.terms) == ("main", {"kd": -math.inf})
     trial.write_epochs([record])
     assert (trial.path / "epochs.jsonl").read_text() == text
 
 
 def test_a_suite_folder_lists_trials_and_nothing_else(tmp_path, trial):
     folder = SuiteFolder(tmp_path, "suite")
-    folder.write_plan({"trials": []})
+    folder.write_plan(PlanRecord(protocol=PROTOCOL))
     (folder.path / "notes").mkdir()
     assert [found.path.name for found in folder] == ["a"]
     assert folder.teacher("k").weights == tmp_path / "_teachers/k/teacher.safetensors"

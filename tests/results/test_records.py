@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from kdbench.errors import TrialError
-from kdbench.results import SuiteFolder, TrialFolder, read_json, write_json
+from kdbench.errors import ResultsError, TrialError
+from kdbench.results import EpochRecord, PlanRecord, SuiteFolder, TrialFolder, TrialRecord, write_json
+from kdbench.results.files import read_json
+from kdbench.status import Status
+from kdbench.suite.plan import PROTOCOL
 
 RESULT: dict[str, Any] = {
-    "id": "a", "status": "done", "epoch": 3, "top1": 90.0, "nll": 0.3, "finished": "2026-01-01T00:01:00+00:00",
+    "id": "a", "status": "done", "epoch": 3, "metrics": {"top1": 90.0, "nll": 0.3},
+    "finished": "2026-01-01T00:01:00+00:00",
     "cost": {"seconds": 8.5, "teacher_seconds": 1.5, "extra_epochs": 0},
-    "data": {"name": "digits", "fingerprint": "f"}, "environment": {"device": "cpu"},
+    "validation": {"top1": 80.0}, "data": {"name": "digits", "fingerprint": "f"}, "environment": {"device": "cpu"},
 }  # fmt: skip
-EPOCH: dict[str, Any] = {"epoch": 1, "stage": "main", "train_loss": 2.0, "seconds": 1.5, "top1": 11.0}
+EPOCH: dict[str, Any] = {
+    "format": 2, "epoch": 1, "stage": "main", "train_loss": 2.0, "seconds": 1.5, "metrics": {"top1": 11.0},
+}  # fmt: skip
+TRIAL = TrialRecord(id="a", teacher="t", student="s", method="kd", label="kd", seed=0)
 MISSING = object()
 DEEP: list[Any] = []
 for _ in range(90):
@@ -34,12 +43,16 @@ def changed(record: dict[str, Any], where: str, value: object) -> dict[str, Any]
     return record
 
 
+def as_given(content: dict[str, Any]) -> dict[str, Any]:
+    return {**content, "status": Status(content["status"])}
+
+
 @pytest.fixture
 def finished(tmp_path) -> TrialFolder:
     place = SuiteFolder(tmp_path, "suite").trial("a")
-    place.begin({"id": "a", "teacher": "t", "student": "s", "method": "kd", "label": "kd", "seed": 0})
+    place.begin(TRIAL)
     place.weights.write_bytes(b"weights")
-    place.finish(RESULT)
+    place.finish(**as_given(RESULT))
     assert place.result is not None
     return place
 
@@ -54,12 +67,12 @@ def finished(tmp_path) -> TrialFolder:
         ("cost.extra_epochs", 1.5),
         ("cost", [1]),
         ("cost", MISSING),
-        ("top1", 1e9),
-        ("top1", -1.0),
-        ("top1", math.nan),
-        ("top1", "high"),
-        ("top1", True),
-        ("nll", -5.0),
+        ("metrics.top1", 1e9),
+        ("metrics.top1", -1.0),
+        ("metrics.top1", math.nan),
+        ("metrics.top1", "high"),
+        ("metrics.top1", True),
+        ("metrics.nll", -5.0),
         ("epoch", -3),
         ("epoch", 10**30),
         ("epoch", MISSING),
@@ -67,7 +80,9 @@ def finished(tmp_path) -> TrialFolder:
         ("status", ["done"]),
         ("data.fingerprint", MISSING),
         ("data", None),
+        ("metrics", DEEP),
         ("environment", DEEP),
+        ("validation.top1", 101.0),
         ("finished", 7),
         ("finished", "yesterday"),
         ("finished", "2026-01-01T00:01:00"),
@@ -91,7 +106,7 @@ def test_a_result_that_cannot_be_true_is_damaged(finished, where, value):
 
 
 def test_a_result_of_another_trial_is_damaged(finished):
-    finished.finish({**RESULT, "id": "b"})
+    finished.finish(**as_given({**RESULT, "id": "b"}))
     assert (finished.result, finished.damage()) == (None, "result.json is of b")
 
 
@@ -99,16 +114,16 @@ def test_a_result_without_an_accuracy_is_damaged_unless_it_diverged(finished):
     path = finished.path / "result.json"
     record = read_json(path)
     assert record is not None
-    write_json(path, changed(record, "top1", MISSING))
-    assert finished.damage() == "result.json: top1: is missing"
-    write_json(path, {**changed(record, "top1", MISSING), "status": "diverged"})
-    assert (finished.damage(), finished.result["status"]) == ("", "diverged")
+    write_json(path, changed(record, "metrics.top1", MISSING))
+    assert finished.damage() == "result.json: metrics: top1 is missing"
+    write_json(path, {**changed(record, "metrics.top1", MISSING), "status": "diverged"})
+    assert (finished.damage(), finished.result.status) == ("", Status.DIVERGED)
 
 
 def test_what_cannot_be_read_back_is_not_written(finished):
     before = finished.result
-    with pytest.raises(TrialError, match=r"a/result\.json: would be no result: top1: Input should be less than"):
-        finished.finish({**RESULT, "top1": 1e9})
+    with pytest.raises(TrialError, match=r"a/result\.json: cannot be written: metrics: top1: must be between 0"):
+        finished.finish(**as_given({**RESULT, "metrics": {"top1": 1e9}}))
     assert finished.result == before
 
 
@@ -119,29 +134,82 @@ def test_what_cannot_be_read_back_is_not_written(finished):
         ("epoch", math.nan),
         ("seconds", -1.0),
         ("seconds", MISSING),
-        ("top1", 1e9),
+        ("metrics.top1", 1e9),
         ("stage", 5),
         ("train_loss", MISSING),
         ("train_loss", "low"),
     ],
 )
 def test_epochs_end_at_one_that_cannot_be_true(finished, where, value):
-    finished.write_epochs([EPOCH, changed({**EPOCH, "epoch": 2}, where, value), {**EPOCH, "epoch": 3}])
-    assert [record["epoch"] for record in finished.epochs] == [1]
+    lines = [EPOCH, changed({**EPOCH, "epoch": 2}, where, value), {**EPOCH, "epoch": 3}]
+    (finished.path / "epochs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert [record.epoch for record in finished.epochs] == [1]
 
 
 def test_a_loss_that_is_not_finite_is_no_damage(finished):
-    finished.write_epochs([{**EPOCH, "train_loss": math.nan, "nll": math.inf, "terms": {"kd": -math.inf}}])
-    finished.finish({**RESULT, "nll": math.inf, "kl_to_teacher": math.nan})
+    epoch = EpochRecord(
+        epoch=1, stage="main", train_loss=math.nan, seconds=1.0, metrics={"nll": math.inf}, terms={"kd": -math.inf}
+    )
+    finished.write_epochs([epoch])
+    metrics = {"top1": 90.0, "nll": math.inf, "kl_to_teacher": math.nan}
+    finished.finish(**as_given({**RESULT, "metrics": metrics}))
     assert len(finished.epochs) == 1
     assert finished.damage(thorough=True) == ""
-    assert finished.result["nll"] == math.inf
+    assert finished.result.metrics["nll"] == math.inf
+
+
+FORMAT_1 = {
+    "id": "a", "status": "done", "epoch": 2, "stage": "main", "selection": "validation", "top1": 90.0, "top5": 99.0,
+    "nll": 0.3, "ece": 0.02, "agreement": 91.0, "kl_to_teacher": 0.1, "validation_top1": 88.0,
+    "best_on_test": {"epoch": 1, "top1": 90.5}, "cost": RESULT["cost"], "data": RESULT["data"],
+    "environment": RESULT["environment"], "finished": RESULT["finished"],
+}  # fmt: skip
+"""As kdbench wrote it before files named their format."""
+
+
+def test_a_folder_of_the_first_format_is_read(finished):
+    files = read_json(finished.path / "result.json")["files"]
+    write_json(finished.path / "result.json", {**FORMAT_1, "files": files})
+    result = finished.result
+    assert finished.damage() == ""
+    assert result.metrics == {
+        "top1": 90.0, "top5": 99.0, "nll": 0.3, "ece": 0.02, "agreement": 91.0, "kl_to_teacher": 0.1
+    }  # fmt: skip
+    assert (result.validation, result.best_on_test.top1) == ({"top1": 88.0}, 90.5)
+    line = {"epoch": 1, "stage": "main", "train_loss": 2.0, "seconds": 1.0, "top1": 50.0, "validation_top1": None}
+    (finished.path / "epochs.jsonl").write_text(json.dumps(line) + "\n")
+    assert [(epoch.metrics, epoch.validation) for epoch in finished.epochs] == [({"top1": 50.0}, {})]
+
+
+@pytest.mark.parametrize("name", ["trial.json", "result.json", "error.json", "epochs.jsonl", "plan.json"])
+def test_a_file_of_a_later_format_is_refused_by_name_and_not_taken_for_damaged(finished, name):
+    suite = SuiteFolder(finished.path.parent.parent, "suite")
+    reads = {
+        "trial.json": lambda: finished.description,
+        "result.json": lambda: finished.result,
+        "error.json": lambda: finished.error,
+        "epochs.jsonl": lambda: finished.epochs,
+        "plan.json": lambda: suite.plan,
+    }
+    path = (suite.path if name == "plan.json" else finished.path) / name
+    if name == "epochs.jsonl":
+        path.write_text(json.dumps({**EPOCH, "format": 3}) + "\n")
+    else:
+        write_json(path, {**RESULT, "format": 3})
+    with pytest.raises(ResultsError) as error:
+        reads[name]()
+    assert str(error.value) == f"{path}: has format 3; this kdbench reads formats up to 2; update kdbench"
+
+
+def test_records_cannot_be_changed():
+    with pytest.raises(ValidationError):
+        TRIAL.seed = 1
 
 
 @pytest.mark.parametrize("name", ["trials", "teachers", "suite"])
 def test_a_plan_of_wrong_types_is_none(tmp_path, name):
     folder = SuiteFolder(tmp_path, "suite")
-    folder.write_plan({})
+    folder.write_plan(PlanRecord(protocol=PROTOCOL))
     assert folder.plan is not None
-    folder.write_plan({name: 5})
+    write_json(folder.path / "plan.json", {"protocol": PROTOCOL, name: 5})
     assert folder.plan is None

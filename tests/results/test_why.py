@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from kdbench.recipe import Recipe
-from kdbench.results import SuiteFolder, write_json
+from kdbench.results import SuiteFolder, TeacherRecord, TrialRecord
 from kdbench.results.why import explain
+from kdbench.status import Status
 from kdbench.suite.plan import Origin, Plan, TeacherPlan, Trial
 from kdbench.suite.schema import Suite
 
@@ -50,13 +51,10 @@ def reason(tmp_path: Path) -> Callable[..., str]:
     def go(now: Trial, *stored: Trial) -> str:
         folder = SuiteFolder(tmp_path, "small")
         for trial in stored:
-            folder.trial(trial.id).begin(trial.to_json())
-            teacher = trial.teacher
-            recipe = teacher.recipe.model_dump(mode="json") if teacher.recipe else None
-            described = {"data": dict(teacher.data), "recipe": recipe, "weights": teacher.weights, "seed": teacher.seed}
-            write_json(folder.teacher(teacher.key).path / "teacher.json", described)
+            folder.trial(trial.id).begin(TrialRecord.of(trial))
+            folder.teacher(trial.teacher.key).begin(TeacherRecord.of(trial.teacher))
         (explained,) = explain(Plan(SUITE, (now,)), folder).trials
-        assert explained.status == "pending"
+        assert explained.status is Status.PENDING
         return explained.reason
 
     return go
@@ -110,19 +108,19 @@ def test_the_nearest_trial_counts(reason: Callable[..., str]) -> None:
 
 def test_results_of_another_protocol(reason: Callable[..., str], tmp_path: Path) -> None:
     place = SuiteFolder(tmp_path, "small").trial("old")
-    place.begin({**TRIAL.to_json(), "id": "old", "protocol": 1})
+    place.begin(TrialRecord.of(TRIAL).model_copy(update={"id": "old", "protocol": 1}))
     assert reason(TRIAL) == "trained under protocol 1"
 
 
 def test_an_interrupted_trial_whose_teacher_is_gone(reason: Callable[..., str]) -> None:
-    interrupted = TRIAL.with_status("pending", "interrupted after 3 epochs")
+    interrupted = TRIAL.with_status(Status.PENDING, "interrupted after 3 epochs")
     assert reason(interrupted, TRIAL) == "interrupted after 3 epochs; its teacher is missing"
 
 
 def test_a_method_listed_a_second_time_is_new(tmp_path: Path) -> None:
     """Not the other one with new settings: that one is still planned."""
     folder = SuiteFolder(tmp_path, "small")
-    folder.trial(TRIAL.id).begin(TRIAL.to_json())
+    folder.trial(TRIAL.id).begin(TrialRecord.of(TRIAL))
     second = replace(TRIAL, label="soft", settings={"temperature": 8.0, "weight": 1.0})
-    explained = explain(Plan(SUITE, (TRIAL.with_status("done"), second)), folder)
+    explained = explain(Plan(SUITE, (TRIAL.with_status(Status.DONE), second)), folder)
     assert [(t.status, t.reason) for t in explained.trials] == [("done", ""), ("pending", "new")]

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from kdbench.recipe import Recipe
-from kdbench.results import SuiteFolder
+from kdbench.results import Cost, DataUsed, Environment, SuiteFolder, TrialRecord
+from kdbench.status import Status
 from kdbench.suite.cost import hours, steps
 from kdbench.suite.plan import Origin, TeacherPlan, Trial
 
@@ -23,22 +24,20 @@ def folder(tmp_path: Path) -> SuiteFolder:
 
 
 def finish(
-    folder: SuiteFolder, trial: Trial, *, status: str = "done", device: str = "cpu", day: int = 1, **cost: float
+    folder: SuiteFolder, trial: Trial, *, status: Status = Status.DONE, device: str = "cpu", day: int = 1, **cost: float
 ) -> None:
     place = folder.trial(trial.id)
-    place.begin(trial.to_json())
+    place.begin(TrialRecord.of(trial))
     place.weights.write_bytes(b"")
     place.finish(
-        {
-            "id": trial.id,
-            "status": status,
-            "epoch": 3,
-            **({"top1": 90.0} if status == "done" else {}),
-            "cost": {"extra_epochs": 0, "teacher_seconds": 0.0, **cost},
-            "data": {"name": "digits", "fingerprint": "f"},
-            "environment": {"device": device},
-            "finished": f"2026-01-{day:02}T00:00:00+00:00",
-        }
+        id=trial.id,
+        status=status,
+        epoch=3,
+        metrics={"top1": 90.0} if status is Status.DONE else {},
+        cost=Cost(**{"extra_epochs": 0, "teacher_seconds": 0.0, **cost}),
+        data=DataUsed(name="digits", fingerprint="f"),
+        environment=Environment(device=device),
+        finished=f"2026-01-{day:02}T00:00:00+00:00",
     )
 
 
@@ -91,7 +90,7 @@ def test_epochs_of_earlier_stages_count(folder: SuiteFolder) -> None:
 
 
 def test_what_ended_early_tells_nothing(folder: SuiteFolder) -> None:
-    finish(folder, TRIAL, status="diverged", seconds=1.0)
+    finish(folder, TRIAL, status=Status.DIVERGED, seconds=1.0)
     assert hours([replace(TRIAL, seed=1)], [TRIAL], folder) is None
 
 

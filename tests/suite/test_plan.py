@@ -16,7 +16,9 @@ import pytest
 
 from kdbench.errors import SuiteError
 from kdbench.recipe import Crop, Recipe
+from kdbench.results import TrialRecord
 from kdbench.run import open_suite
+from kdbench.status import Status
 from kdbench.suite.plan import PROTOCOL, Origin, Plan, TeacherPlan, Trial, content_hash, count, feed_key
 from kdbench.suite.schema import Suite
 
@@ -323,8 +325,8 @@ def test_what_splits_a_cohort(changes: dict[str, Any]) -> None:
 def test_cohorts_hold_every_trial_but_the_skipped_once(open_small: Callable[..., Suite]) -> None:
     slow = replace(TRIAL, label="slow", recipe=recipe(lr=0.001))
     large = replace(TRIAL, label="large", recipe=recipe(batch_size=128, epochs=20))
-    skipped = replace(TRIAL, label="no", method="ab").with_status("skipped", "no taps")
-    done = replace(TRIAL, label="done", method="rkd").with_status("done")
+    skipped = replace(TRIAL, label="no", method="ab").with_status(Status.SKIPPED, "no taps")
+    done = replace(TRIAL, label="done", method="rkd").with_status(Status.DONE)
     later = replace(TRIAL, seed=2)
     plan = Plan(open_small(), (TRIAL, later, slow, large, skipped, done))
     assert [[t.label for t in cohort.trials] for cohort in plan.cohorts] == [["kd", "slow", "done"], ["kd"], ["large"]]
@@ -346,11 +348,13 @@ def test_cohorts_of_a_suite_with_a_slower_student(suite_file: Path) -> None:
 
 
 def test_trial_json_tells_identity_and_names() -> None:
-    content = replace(TRIAL, label="soft").to_json()
+    content = TrialRecord.of(replace(TRIAL, label="soft")).to_json()
     assert content["suite"] == "small"
     assert content["teacher"] == "big"
     assert content["teacher_key"] == TEACHER.key
     assert content["label"] == "soft"
     assert content["plugin"] == {"distribution": "kdbench", "version": "1.0"}
     assert content["id"] == replace(TRIAL, label="soft").id
+    assert content["format"] == 2
+    assert content.items() >= json.loads(json.dumps({**TRIAL.identity, "teacher": "big"})).items()
     assert json.loads(json.dumps(content)) == content

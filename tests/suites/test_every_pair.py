@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,11 +17,22 @@ from kdbench.engine.teacher import build_seeded
 from kdbench.method import DataSignature
 from kdbench.models.base import signature
 from kdbench.resolve import Resolver
-from kdbench.results import TrialFolder
+from kdbench.results import (
+    DataUsed,
+    Environment,
+    EpochRecord,
+    Failure,
+    TeacherUsed,
+    TrialFolder,
+    TrialRecord,
+    TrialResult,
+)
 from kdbench.run import Opened, open_suite
+from kdbench.status import Status
 from kdbench.suite.plan import Trial
 
 CPU = torch.device("cpu")
+MADE_WITH = {"data": DataUsed(name="pairs", fingerprint="f"), "environment": Environment(device="cpu")}
 STEPS, BATCH = 2, 4
 PAIRS = (
     "wrn_40_2:wrn_16_2",
@@ -90,7 +99,7 @@ def teacher_of(resolver: Resolver, trial: Trial, feed: Feed) -> Teacher:
     network.train().requires_grad_(False)
     network(next(feed.epoch("statistics", 0)).images)
     network.eval()
-    return Teacher(network, known, {"key": "", "sha256": "", "top1": 1.0, "seconds": 0.0})
+    return Teacher(network, known, TeacherUsed(key="", sha256="", top1=1.0, seconds=0.0))
 
 
 def learner_of(
@@ -102,7 +111,7 @@ def learner_of(
     method = study.resolver.method(trial)
     method.setup(known, teacher.signature, DataSignature(100, feed.n_train))
     place = TrialFolder(folder / trial.label)
-    place.begin(trial.to_json())
+    place.begin(TrialRecord.of(trial))
     return Learner(
         identifier=trial.label,
         network=network,
@@ -123,13 +132,13 @@ class Inspector:
     def __init__(self, learners: list[Learner]) -> None:
         self.learners = {learner.id: learner for learner in learners}
         self.stages: dict[str, list[str]] = {learner.id: [] for learner in learners}
-        self.errors: dict[str, Any] = {}
-        self.finished_ones: dict[str, Mapping[str, Any]] = {}
+        self.errors: dict[str, str] = {}
+        self.finished_ones: dict[str, TrialResult] = {}
 
-    def epoch(self, identifier: str, record: Mapping[str, Any]) -> None:
+    def epoch(self, identifier: str, record: EpochRecord) -> None:
         learner = self.learners[identifier]
-        self.stages[identifier].append(str(record["stage"]))
-        assert np.isfinite(record["train_loss"]), (identifier, record)
+        self.stages[identifier].append(record.stage)
+        assert np.isfinite(record.train_loss), (identifier, record)
         trained = {id(p) for group in learner.optimizer.param_groups for p in group["params"]}
         names = {id(p): name for name, p in learner.modules.named_parameters()}
         student = {id(p) for p in learner.network.parameters()}
@@ -140,7 +149,7 @@ class Inspector:
             assert student & trained == student - head, identifier
         for group in learner.optimizer.param_groups:
             for parameter in group["params"]:
-                where = f"{identifier}, {record['stage']}: {names[id(parameter)]}"
+                where = f"{identifier}, {record.stage}: {names[id(parameter)]}"
                 if learner.in_main and "method.connectors." in where:
                     continue  # they served the boundary stage
                 assert parameter.grad is not None, where
@@ -148,11 +157,11 @@ class Inspector:
                 # What a batch normalisation cancels, and what is behind a dead unit, may get none at all.
                 assert parameter.ndim == 1 or parameter.grad.any(), where
 
-    def finished(self, identifier: str, result: Mapping[str, Any]) -> None:
+    def finished(self, identifier: str, result: TrialResult) -> None:
         self.finished_ones[identifier] = result
 
-    def failed(self, identifier: str, error: Mapping[str, Any]) -> None:
-        self.errors[identifier] = error["traceback"]
+    def failed(self, identifier: str, error: Failure) -> None:
+        self.errors[identifier] = error.traceback
 
 
 def test_these_are_all_pairs(study: Opened) -> None:
@@ -168,13 +177,12 @@ def test_two_steps_with_every_method(study: Opened, feed: Feed, tmp_path: Path, 
     before = {learner.id: [p.detach().clone() for p in learner.network.parameters()] for learner in learners}
     inspector = Inspector(learners)
     assert feed.steps_per_epoch == STEPS
-    facts = {"data": {"name": "pairs", "fingerprint": "f"}, "environment": {"device": "cpu"}}
-    Lockstep(learners, feed, teacher, inspector, facts=facts, checkpoint_every=9).run()
+    Lockstep(learners, feed, teacher, inspector, **MADE_WITH, checkpoint_every=9).run()
     assert inspector.errors == {}
     first = {"ab": ["boundary"], "ft": ["paraphraser"]}
     assert inspector.stages == {trial.label: [*first.get(trial.label, []), "main"] for trial in trials}
-    assert {name: result["status"] for name, result in inspector.finished_ones.items()} == {
-        trial.label: "done" for trial in trials
+    assert {name: result.status for name, result in inspector.finished_ones.items()} == {
+        trial.label: Status.DONE for trial in trials
     }
     for learner in learners:
         moved = [not torch.equal(a, b) for a, b in zip(before[learner.id], learner.network.parameters(), strict=True)]
@@ -186,5 +194,5 @@ def test_the_inspection_can_fail(study: Opened, feed: Feed, tmp_path: Path) -> N
     teacher = teacher_of(study.resolver, trial, feed)
     learner = learner_of(study, trial, teacher, feed, tmp_path, idle=nn.Parameter(torch.zeros(2, 2)))
     inspector = Inspector([learner])
-    Lockstep([learner], feed, teacher, inspector, facts={}, checkpoint_every=9).run()
+    Lockstep([learner], feed, teacher, inspector, **MADE_WITH, checkpoint_every=9).run()
     assert "AssertionError: kd, main: network.idle" in inspector.errors["kd"]

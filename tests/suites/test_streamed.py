@@ -48,8 +48,8 @@ def outcomes(results: Results) -> dict[str, dict[str, Any]]:
     for trial in results.plan.trials:
         result = results.folder.trial(trial.id).result
         if result is not None:
-            assert result["status"] == "done"
-            assert math.isfinite(result["nll"])
+            assert result.done
+            assert math.isfinite(result.metrics["nll"])
             found[trial.label] = result
     return found
 
@@ -92,7 +92,7 @@ def test_the_transformer_trains_by_its_own_recipe(tmp_path: Path, photographs: P
     [deit] = outcomes(results).values()
     epochs = results.folder.trial(deit["id"]).epochs
     # Five epochs of warm-up to 1e-3, one of cosine.
-    assert [record["lr"] for record in epochs] == pytest.approx([1e-3 * (i + 1e-3) / 5 for i in range(5)] + [1e-3])
+    assert [record.lr for record in epochs] == pytest.approx([1e-3 * (i + 1e-3) / 5 for i in range(5)] + [1e-3])
 
 
 def test_pretrained_weights_for_other_classes_are_refused(tmp_path: Path, photographs: Path) -> None:

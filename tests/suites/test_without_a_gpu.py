@@ -27,7 +27,7 @@ from kdbench.engine.learner import Learner
 from kdbench.method import DataSignature, Method
 from kdbench.models.base import TappedModel, signature
 from kdbench.resolve import Resolver
-from kdbench.results import TrialFolder
+from kdbench.results import TeacherUsed, TrialFolder
 from kdbench.run import Opened, open_suite
 
 GPU = torch.device("cuda", 0)
@@ -118,7 +118,7 @@ def network(resolver: Resolver, name: str) -> TappedModel:
 @pytest.fixture
 def teacher(study: Opened, gpu: None) -> Teacher:
     made = network(study.resolver, "resnet20").eval()
-    return Teacher(made, signature(made, "resnet20", (1, 8, 8)), {})
+    return Teacher(made, signature(made, "resnet20", (1, 8, 8)), TeacherUsed(key="", sha256="", top1=1.0, seconds=0.0))
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from kdbench.report import wording
 from kdbench.report.figures.canvas import NARROW, PAPER, SOFT, TEXT, WIDTH, axis_labels, panels
+from kdbench.report.leaderboard import COUNTED
 from kdbench.report.strip import limits
 from kdbench.report.study import Study
 from kdbench.report.styles import NEUTRAL
@@ -56,7 +57,7 @@ def _accuracy_panel(axes: Axes, study: Study, pair: str, labels: Sequence[str]) 
             continue
         style, cell = study.styles[label], cells.loc[label]
         if cell["n"] == 0:
-            states = [s for s in ("diverged", "failed", "skipped", "stale", "pending") if cell[s]]
+            states = [s for s in COUNTED if cell[s]]
             axes.annotate(
                 " and ".join(states),
                 (low, row),

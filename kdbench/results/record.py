@@ -1,0 +1,454 @@
+"""The records of a results folder: frozen, typed, and checked when they are made and when they are read.
+
+Each file names the version of its format. Files without one are of format 1, in which metrics were not grouped by
+split; they are read as well. Those of a later format are refused.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, Self, TypeVar
+
+from annotated_types import Ge, Le
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from kdbench.errors import ResultsError
+from kdbench.metrics import HEADLINE, METRICS, problems
+from kdbench.status import FINISHED, Status
+from kdbench.suite.plan import PROTOCOL, Plan, TeacherPlan, Trial
+
+FORMAT = 2
+MAIN = "main"
+"""The stage in which the student is trained with its method, and after which it is evaluated."""
+
+
+def _moment(value: str) -> str:
+    if datetime.fromisoformat(value).tzinfo is None:
+        raise ValueError("must name a time zone")
+    return value
+
+
+def _name(value: str) -> str:
+    """One that stays below its folder."""
+    if not value or value in {".", ".."} or "/" in value or "\0" in value:
+        raise ValueError("must be a name without '/'")
+    return value
+
+
+def _possible(values: dict[str, float]) -> dict[str, float]:
+    for problem in problems(values):
+        raise ValueError(problem)
+    return values
+
+
+R = TypeVar("R", bound="Record")
+Count = Annotated[int, Ge(0), Le(2**63 - 1)]
+Percent = Annotated[float, Ge(0), Le(100)]
+Seconds = Annotated[float, Ge(0), Le(1e9)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Moment = Annotated[str, AfterValidator(_moment)]
+"""UTC, ISO 8601."""
+FileName = Annotated[str, AfterValidator(_name)]
+Metrics = Annotated[dict[str, float], AfterValidator(_possible)]
+"""Values by metric, of one split (:data:`kdbench.metrics.METRICS`)."""
+AnyStatus = Annotated[Status, Field(strict=False)]
+
+
+class Record(BaseModel):
+    """Base of all records. Types are strict (1 is a float, "1" is none), and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    @classmethod
+    def from_format_1(cls, content: Mapping[str, Any]) -> dict[str, Any]:
+        """The same content as this format has it, without keys that nobody reads."""
+        return {key: value for key, value in content.items() if key in cls.model_fields}
+
+    def to_json(self) -> dict[str, Any]:
+        """What a file holds: the format's version, and what was given when the record was made."""
+        return {"format": FORMAT, **self.model_dump(exclude_unset=True)}
+
+
+class Stamp(Record):
+    """A file that belongs to a result."""
+
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    size: Count
+    """Bytes."""
+    mtime_ns: int
+    """The last change, in nanoseconds since 1970."""
+
+
+class Cost(Record):
+    """What a training took."""
+
+    seconds: Seconds
+    """Of the student's own steps."""
+    teacher_seconds: Seconds
+    """Its share of the teacher's passes."""
+    extra_epochs: Count
+    """In stages before the main one."""
+    seconds_per_step: Seconds | None = None
+    images_per_second: Annotated[float, Ge(0), Le(1e12)] | None = None
+    peak_memory_bytes: Count | None = None
+    student_parameters: Count = 0
+    trained_parameters: Count = 0
+    adapter_parameters: Count = 0
+
+
+class TeacherUsed(Record):
+    """The teacher that a student learned from."""
+
+    key: str
+    sha256: str
+    """Of its weights."""
+    top1: Percent
+    seconds: Seconds
+    """That its training took."""
+
+
+class DataUsed(Record):
+    """The images that a training saw."""
+
+    name: str
+    fingerprint: str
+    corrupt: Count | None = None
+    """Images that could not be decoded."""
+    classes: Count = 0
+    image_shape: Annotated[tuple[Count, Count, Count], Field(strict=False)] | None = None
+    """Channels, height, width."""
+    mean: Annotated[tuple[Finite, ...], Field(strict=False)] = ()
+    std: Annotated[tuple[Finite, ...], Field(strict=False)] = ()
+    n_train: Count = 0
+    n_test: Count = 0
+
+
+class Environment(Record):
+    """Where a result was computed."""
+
+    device: str
+    precision: str | None = None
+    kdbench: str | None = None
+    torch: str | None = None
+    torchvision: str | None = None
+    python: str | None = None
+    platform: str | None = None
+    git_commit: str | None = None
+
+
+class Best(Record):
+    """The epoch that is best on the test set. Never a headline."""
+
+    epoch: Count
+    top1: Percent
+
+
+class _Measured(Record):
+    """What holds metrics."""
+
+    metrics: Metrics = {}
+    """On the test set."""
+    validation: Metrics = {}
+    """On the validation split, where the recipe selects by it."""
+
+    _GROUPED: ClassVar = {name: ("metrics", name) for name in METRICS} | {"validation_top1": ("validation", "top1")}
+
+    @classmethod
+    def from_format_1(cls, content: Mapping[str, Any]) -> dict[str, Any]:
+        """Metrics by split; null was a metric without a value."""
+        rest = super().from_format_1(content)
+        for key, (split, name) in cls._GROUPED.items():
+            if content.get(key) is not None:
+                rest.setdefault(split, {})[name] = content[key]
+        return rest
+
+    @property
+    def top1(self) -> float | None:
+        """The test accuracy in percent."""
+        return self.metrics.get("top1")
+
+    @property
+    def validation_top1(self) -> float | None:
+        """The accuracy on the validation split in percent."""
+        return self.validation.get("top1")
+
+
+class EpochRecord(_Measured):
+    """A line of ``epochs.jsonl``. A loss that diverged is NaN or infinite, and so is what was measured after it."""
+
+    epoch: Annotated[int, Ge(1), Le(10**9)]
+    """Counted from 1 within the stage."""
+    stage: str
+    train_loss: float
+    seconds: Seconds
+    lr: float = 0.0
+    terms: dict[str, float] = {}
+
+    @property
+    def in_main(self) -> bool:
+        """Whether the stage is the main one."""
+        return self.stage == MAIN
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the loss became NaN or infinite, in training or on the test set."""
+        return not (math.isfinite(self.train_loss) and math.isfinite(self.metrics.get("nll", 0.0)))
+
+
+class _Outcome(_Measured):
+    """``result.json``: it exists once a training is done or diverged. Metrics are those of ``epoch``."""
+
+    id: FileName
+    status: AnyStatus
+    epoch: Count
+    stage: str = "main"
+    selection: str = "last"
+    """How ``epoch`` was chosen, as in the recipe."""
+    best_on_test: Best | None = None
+    cost: Cost
+    data: DataUsed
+    environment: Environment
+    started: Moment | None = None
+    finished: Moment
+    files: dict[FileName, Stamp] = {}
+    """Set by the folder that the result is written to."""
+
+    @model_validator(mode="after")
+    def _is_an_outcome(self) -> Self:
+        if self.status not in FINISHED:
+            raise ValueError(f"status: must be done or diverged, got {self.status}")
+        if self.done and not math.isfinite(self.metrics.get(HEADLINE, math.nan)):
+            raise ValueError(f"metrics: {HEADLINE} is missing")
+        return self
+
+    @property
+    def done(self) -> bool:
+        """Whether there is a trained network; else it diverged."""
+        return self.status is Status.DONE
+
+
+class TrialResult(_Outcome):
+    """``result.json`` of a trial."""
+
+    teacher: TeacherUsed | None = None
+
+
+class TeacherResult(_Outcome):
+    """``result.json`` of a teacher."""
+
+    sha256: str | None = None
+    """Of its weights; None until they were read back."""
+
+
+class Failure(Record):
+    """``error.json``: why the last attempt at a trial failed."""
+
+    id: str
+    stage: str
+    epoch: Count
+    """0 is before the first."""
+    type: str
+    """Name of the exception's class."""
+    message: str
+    why: str = ""
+    """For people: the message, and where in a plugin it was raised."""
+    traceback: str = ""
+    """For debugging."""
+    when: Moment | None = None
+
+    @property
+    def reason(self) -> str:
+        """The best that is known of why."""
+        return self.why or f"{self.type}: {self.message}"
+
+
+class PluginUsed(Record):
+    """The distribution that a method came from."""
+
+    distribution: str = ""
+    version: str = ""
+
+
+class TrialRecord(Record):
+    """``trial.json``: what identifies a trial, and what the suite called it when it was trained."""
+
+    id: FileName
+    teacher: str
+    """The suite's name for it."""
+    student: str
+    method: str
+    label: str
+    seed: Count
+    protocol: int = 0
+    suite: str = ""
+    teacher_key: str = ""
+    teacher_model: str = ""
+    student_source: str = ""
+    fingerprint: str = ""
+    """Of the method's source."""
+    settings: dict[str, Any] = {}
+    recipe: dict[str, Any] = {}
+    data: dict[str, Any] = {}
+    plugin: PluginUsed = PluginUsed()
+
+    @classmethod
+    def of(cls, trial: Trial) -> TrialRecord:
+        """The record of a planned trial."""
+        origin = PluginUsed(distribution=trial.origin.distribution, version=trial.origin.version)
+        return cls.model_validate(
+            plain(trial.identity)
+            | {
+                "id": trial.id,
+                "suite": trial.suite,
+                "teacher": trial.teacher.name,
+                "teacher_key": trial.teacher.key,
+                "teacher_model": trial.teacher.model,
+                "label": trial.label,
+                "plugin": origin,
+            }
+        )
+
+    @property
+    def pair(self) -> str:
+        """``teacher:student``."""
+        return f"{self.teacher}:{self.student}"
+
+
+class TeacherRecord(Record):
+    """``teacher.json``: how a teacher came about."""
+
+    key: FileName
+    name: str
+    model: str
+    data: dict[str, Any] = {}
+    recipe: dict[str, Any] | None = None
+    """None for given weights."""
+    epochs: Count = 0
+    weights: str | None = None
+    seed: Count = 0
+
+    @classmethod
+    def of(cls, plan: TeacherPlan) -> TeacherRecord:
+        """The record of a planned teacher."""
+        return cls(
+            key=plan.key,
+            name=plan.name,
+            model=plan.model,
+            data=plain(dict(plan.data)),
+            recipe=plan.recipe.model_dump(mode="json") if plan.recipe else None,
+            epochs=plan.recipe.epochs if plan.recipe else 0,
+            weights=plan.weights,
+            seed=plan.seed,
+        )
+
+    @property
+    def selection(self) -> str:
+        """Which epoch is its result, as in a recipe."""
+        return str((self.recipe or {}).get("selection", "last"))
+
+
+class PlannedTrial(Record):
+    """A row of ``plan.json``'s ``trials``."""
+
+    id: FileName
+    teacher: str
+    student: str
+    method: str
+    label: str
+    seed: Count
+    status: AnyStatus = Status.PENDING
+    reason: str = ""
+
+    @classmethod
+    def of(cls, trial: Trial | TrialRecord) -> PlannedTrial:
+        """The row of a planned trial, or of one that is found in a folder."""
+        row = trial.describe() if isinstance(trial, Trial) else trial.model_dump(include=set(cls.model_fields))
+        return cls.model_validate(row)
+
+    @property
+    def pair(self) -> str:
+        """``teacher:student``."""
+        return f"{self.teacher}:{self.student}"
+
+
+class PlannedTeacher(Record):
+    """A row of ``plan.json``'s ``teachers``."""
+
+    name: str
+    key: FileName
+    model: str = ""
+
+
+class PlanRecord(Record):
+    """``plan.json``: what a report reads of a plan."""
+
+    protocol: int
+    suite: dict[str, Any] = {}
+    """The suite's tables."""
+    path: str | None = ""
+    """Of the suite's file; None for a suite that was given from Python."""
+    overrides: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    plugins: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Files of the command line."""
+    classes: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Methods that were given from Python."""
+    trials: Annotated[tuple[PlannedTrial, ...], Field(strict=False)] = ()
+    teachers: Annotated[tuple[PlannedTeacher, ...], Field(strict=False)] = ()
+    report: str | None = None
+    """The name of the report's folder."""
+    environment: dict[str, Any] = {}
+    updated: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        plan: Plan,
+        path: str | None,
+        overrides: Sequence[str] = (),
+        plugins: Sequence[str] = (),
+        classes: Sequence[str] = (),
+    ) -> PlanRecord:
+        """The record of a plan."""
+        return cls(
+            protocol=PROTOCOL,
+            suite=plan.suite.model_dump(mode="json"),
+            path=path,
+            overrides=tuple(overrides),
+            plugins=tuple(plugins),
+            classes=tuple(classes),
+            trials=tuple(map(PlannedTrial.of, plan.trials)),
+            teachers=tuple(PlannedTeacher(name=t.name, key=t.key, model=t.model) for t in plan.teachers),
+        )
+
+
+def parse(kind: type[R], content: Mapping[str, Any], path: str = "") -> tuple[R | None, str]:
+    """A record from a file's content, or the first thing wrong with it, as ``top1: Input should be ...``.
+
+    Raises:
+        ResultsError: a later kdbench wrote it: the file at ``path`` may be sound.
+    """
+    version = content.get("format", 1)
+    if isinstance(version, int) and version > FORMAT:
+        raise ResultsError(f"{path}: has format {version}; this kdbench reads formats up to {FORMAT}; update kdbench")
+    try:
+        known = {key: value for key, value in content.items() if key != "format"}
+        return kind.model_validate(kind.from_format_1(known) if version == 1 else known), ""
+    except ValidationError as error:
+        return None, first_problem(error)
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first thing wrong with a record, in a line."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    what = str(first["msg"]).removeprefix("Value error, ")
+    return f"{place}: {what}" if place else what
+
+
+def plain(content: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON gives it back: tuples become lists, and keys text."""
+    copied: dict[str, Any] = json.loads(json.dumps(content))
+    return copied
