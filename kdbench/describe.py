@@ -1,10 +1,10 @@
-"""What can be told of a method, model or data set without training anything."""
+"""What is known of anything on offer without training."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from kdbench.hookspecs import DatasetSpec, MethodSpec, ModelSpec
+from kdbench.hookspecs import KINDS, MethodSpec, ModelSpec
 from kdbench.method import DataSignature, Method, Signature
 from kdbench.models.base import TappedModel, signature
 from kdbench.models.shapes import without_draws
@@ -18,8 +18,8 @@ CLASSES, IMAGE_SHAPE = 100, (3, 32, 32)
 
 def describe_offer(offer: Offer[Any], registry: Registry) -> dict[str, Any]:
     """Everything of interest about one offer, as ``kdbench describe --json`` prints it."""
-    kinds = {MethodSpec: "method", ModelSpec: "model", DatasetSpec: "data set"}
-    row = {"kind": kinds[type(offer.spec)], **offer.to_json(), "provided_by": str(offer.provider)}
+    kind = next(kind.name for kind in KINDS if kind.spec is type(offer.spec))
+    row = {"kind": kind, **offer.to_json(), "provided_by": str(offer.provider)}
     if isinstance(offer.spec, MethodSpec):
         row.update(_method(offer, registry))
     elif isinstance(offer.spec, ModelSpec):

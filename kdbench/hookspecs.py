@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pluggy
 
@@ -24,11 +24,12 @@ hookimpl = pluggy.HookimplMarker("kdbench")
 
 
 @dataclass(frozen=True)
-class MethodSpec:
-    """A distillation loss on offer.
+class Spec:
+    """Something on offer.
 
-    ``target`` is ``package.module:Class``, imported only when needed, so that listing stays fast. A named
-    variant is the same class with other settings: ``presets``. ``reference`` overrides the class's ``paper``.
+    ``target`` is ``package.module:name``, imported only when it is used, so that listing stays fast. A named variant
+    is the same target with other settings: ``presets``. Settings are the target's keyword-only arguments, checked
+    against their annotations. ``reference`` is the paper, ``summary`` replaces the first line of the docstring.
     """
 
     name: str
@@ -39,33 +40,107 @@ class MethodSpec:
 
 
 @dataclass(frozen=True)
-class ModelSpec:
-    """A network on offer.
-
-    ``target`` is ``package.module:function``; called with ``classes`` (int) and ``image_shape``
-    ((channels, height, width)) plus ``presets``, it returns a ``kdbench.models.base.TappedModel``.
-    """
-
-    name: str
-    target: str
-    presets: Mapping[str, Any] = field(default_factory=dict)
-    reference: str = ""
-    summary: str = ""
+class MethodSpec(Spec):
+    """A distillation loss: ``target`` is a ``kdbench.method.Method`` class. ``reference`` overrides its ``paper``."""
 
 
 @dataclass(frozen=True)
-class DatasetSpec:
-    """A data set on offer.
-
-    ``target`` is ``package.module:Class``, a ``kdbench.data.base.Dataset``; its keyword-only constructor
-    arguments are the settings of a suite's ``[data]`` table.
+class ModelSpec(Spec):
+    """A network: ``target(classes=int, image_shape=(channels, height, width), ...)`` returns a
+    ``kdbench.models.base.TappedModel``.
     """
 
-    name: str
-    target: str
-    presets: Mapping[str, Any] = field(default_factory=dict)
-    reference: str = ""
-    summary: str = ""
+
+@dataclass(frozen=True)
+class DatasetSpec(Spec):
+    """A data set: ``target`` is a ``kdbench.data.base.Dataset`` class, whose settings are keys of ``[data]``."""
+
+
+@dataclass(frozen=True)
+class OptimizerSpec(Spec):
+    """An optimiser: ``target(groups, *, lr, weight_decay, ...)`` returns a ``torch.optim.Optimizer``.
+
+    ``groups`` are torch's parameter groups, each with its ``weight_decay``; ``lr`` is the first step's rate.
+    """
+
+    decays_all: bool = False
+    """Whether biases, normalisations and what a network exempts decay too, as the field's SGD does."""
+    capturable: bool = False
+    """Whether its step may be captured in a CUDA graph."""
+
+
+@dataclass(frozen=True)
+class ScheduleSpec(Spec):
+    """A learning-rate schedule: ``target(progress, *, epochs, warmup_epochs, lr, ...)`` returns the rate.
+
+    ``progress`` counts epochs of the main stage, with a fraction within an epoch. kdbench itself computes the rates of
+    the warm-up.
+    """
+
+
+@dataclass(frozen=True)
+class AugmentationSpec(Spec):
+    """An augmentation of whole batches on their device; see ``acts_on`` for its arguments and result."""
+
+    acts_on: Literal["pixels", "size", "blanks", "mixes"] = "pixels"
+    """``pixels``: ``target(images, draws, ...)`` maps uint8 images (B, C, H, W) to images of this shape. ``size``: the
+    same, but the images get their size from it, so it comes first. ``blanks``: the same for normalised float32 images.
+    ``mixes``: ``target(images, labels, draws, ...)`` returns a ``kdbench.data.augment.Mixed``.
+
+    ``draws`` is a ``kdbench.data.augment.Draws``, the only source of randomness.
+    """
+    lengths: Sequence[str] = ()
+    """Settings that are lengths in pixels: at most the side of the images."""
+
+
+@dataclass(frozen=True)
+class MetricSpec(Spec):
+    """A metric: ``target(logits, labels)``, of shapes (N, C) and (N,), returns a scalar tensor.
+
+    Where ``needs_teacher``, it is ``target(logits, labels, teacher_logits)``. None is returned where the metric is not
+    defined, as top-5 with five classes or fewer.
+    """
+
+    heading: str = ""
+    """Of a table's column, without the unit; else the name."""
+    unit: str = ""
+    digits: int = 3
+    """After the decimal point."""
+    higher_is_better: bool | None = None
+    """None where neither is."""
+    is_share: bool = False
+    """``target`` gives the share of images for which something holds. It is kept in percent, as a count of images by
+    their number: float32 would make equal counts differ."""
+    needs_teacher: bool = False
+    low: float = float("-inf")
+    """Smaller values are impossible: a file that holds one is damaged."""
+    high: float = float("inf")
+
+    @property
+    def column(self) -> str:
+        """The heading with its unit."""
+        heading = self.heading or self.name
+        return f"{heading}, {self.unit}" if self.unit else heading
+
+
+@dataclass(frozen=True)
+class SectionSpec(Spec):
+    """A section of the report: ``target(study)`` returns HTML (a ``markupsafe.Markup``), or None to be left out.
+
+    ``study`` is a ``kdbench.report.study.Study``.
+    """
+
+    title: str = ""
+    after: str = ""
+    """The section that it follows; else the last."""
+
+
+@dataclass(frozen=True)
+class FigureSpec(Spec):
+    """A figure of the report: ``target(study)`` returns a matplotlib ``Figure`` and its caption, or None."""
+
+    section: str = ""
+    """The section that shows it."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +186,36 @@ def kdbench_models() -> Sequence[ModelSpec]:  # type: ignore[empty-body]
 @hookspec
 def kdbench_datasets() -> Sequence[DatasetSpec]:  # type: ignore[empty-body]
     """Offer data sets."""
+
+
+@hookspec
+def kdbench_optimizers() -> Sequence[OptimizerSpec]:  # type: ignore[empty-body]
+    """Offer optimisers, as values of ``recipe.optimizer``."""
+
+
+@hookspec
+def kdbench_schedules() -> Sequence[ScheduleSpec]:  # type: ignore[empty-body]
+    """Offer learning-rate schedules, as values of ``recipe.schedule``."""
+
+
+@hookspec
+def kdbench_augmentations() -> Sequence[AugmentationSpec]:  # type: ignore[empty-body]
+    """Offer augmentations, as entries of ``recipe.augmentation``."""
+
+
+@hookspec
+def kdbench_metrics() -> Sequence[MetricSpec]:  # type: ignore[empty-body]
+    """Offer metrics, as entries of a suite's ``metrics``."""
+
+
+@hookspec
+def kdbench_report_sections() -> Sequence[SectionSpec]:  # type: ignore[empty-body]
+    """Offer sections of the report, as entries of a suite's ``sections``."""
+
+
+@hookspec
+def kdbench_figures() -> Sequence[FigureSpec]:  # type: ignore[empty-body]
+    """Offer figures of the report, as entries of a suite's ``figures``."""
 
 
 @hookspec
@@ -166,3 +271,29 @@ def kdbench_trial_failed(trial: Trial, error: Failure, run: RunInfo) -> None:
 @hookspec
 def kdbench_suite_finished(plan: Plan, run: RunInfo, interrupted: bool) -> None:
     """The run ended, and the report stands in ``run.report``."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of what plugins offer."""
+
+    name: str
+    """In messages."""
+    plural: str
+    """After ``kdbench list``, and as an attribute of a ``Registry``."""
+    spec: type[Spec]
+    hook: str
+
+
+KINDS = (
+    Kind("method", "methods", MethodSpec, "kdbench_methods"),
+    Kind("model", "models", ModelSpec, "kdbench_models"),
+    Kind("data set", "datasets", DatasetSpec, "kdbench_datasets"),
+    Kind("optimizer", "optimizers", OptimizerSpec, "kdbench_optimizers"),
+    Kind("schedule", "schedules", ScheduleSpec, "kdbench_schedules"),
+    Kind("augmentation", "augmentations", AugmentationSpec, "kdbench_augmentations"),
+    Kind("metric", "metrics", MetricSpec, "kdbench_metrics"),
+    Kind("section", "sections", SectionSpec, "kdbench_report_sections"),
+    Kind("figure", "figures", FigureSpec, "kdbench_figures"),
+)
+"""All kinds: one more needs its spec, its hook and a row here."""

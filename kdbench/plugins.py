@@ -9,7 +9,7 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -23,7 +23,7 @@ import kdbench
 from kdbench import hookspecs
 from kdbench.cells import check_current, read_cell
 from kdbench.errors import PluginError, did_you_mean, nearest, text_of
-from kdbench.hookspecs import DatasetSpec, MethodSpec, ModelSpec
+from kdbench.hookspecs import KINDS, DatasetSpec, MethodSpec, ModelSpec, Spec
 from kdbench.settings import Facts, load_target, read_by_import, read_statically, source_of
 from kdbench.sources import FIRST_PARTY, Source, read_source, recorded_hashes, sources
 from kdbench.words import shown
@@ -34,13 +34,16 @@ SUPPLIED = ("classes", "image_shape")
 """What a network is told by the data set, not by a suite."""
 LOCAL_MODULE = "kdbench_local_"
 """Begins the names under which local files are imported."""
-ADAPTERS = ("torchvision", "timm")
-"""Model libraries whose networks go by ``torchvision:NAME`` and ``timm:NAME``."""
+ADAPTERS: Mapping[tuple[type[Spec], str], tuple[str, str]] = {
+    (ModelSpec, "torchvision"): ("kdbench.models.torchvision:build", "name"),
+    (ModelSpec, "timm"): ("kdbench.models.timm:build", "name"),
+}
+"""Libraries whose parts go by ``library:NAME``: the target, and its setting that takes NAME."""
 
 LOCAL = "local"
 """The version of a local file."""
 
-Spec = TypeVar("Spec", MethodSpec, ModelSpec, DatasetSpec)
+AnySpec = TypeVar("AnySpec", bound=Spec)
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,10 @@ class Provider:
 
 
 @dataclass(frozen=True)
-class Offer(Generic[Spec]):
+class Offer(Generic[AnySpec]):
     """Something on offer, and by whom. ``loaded`` is the class where the plugin handed over itself."""
 
-    spec: Spec
+    spec: AnySpec
     provider: Provider
     loaded: Any = None
     code: Source | None = None
@@ -160,31 +163,51 @@ class Registry:
     """All that the installed plugins offer."""
 
     manager: pluggy.PluginManager
-    methods: list[Offer[MethodSpec]] = field(default_factory=list)
-    models: list[Offer[ModelSpec]] = field(default_factory=list)
-    datasets: list[Offer[DatasetSpec]] = field(default_factory=list)
+    offers: dict[type[Spec], list[Offer[Any]]] = field(default_factory=lambda: {kind.spec: [] for kind in KINDS})
     broken: list[Broken] = field(default_factory=list)
     plugins: list[tuple[str, Provider]] = field(default_factory=list)
     files: set[Path] = field(default_factory=set)
     """The local files loaded."""
 
+    @property
+    def methods(self) -> list[Offer[MethodSpec]]:
+        """All methods, in the order in which their plugins were loaded."""
+        return self.offers[MethodSpec]
+
+    @property
+    def models(self) -> list[Offer[ModelSpec]]:
+        """All networks that are registered."""
+        return self.offers[ModelSpec]
+
+    @property
+    def datasets(self) -> list[Offer[DatasetSpec]]:
+        """All data sets."""
+        return self.offers[DatasetSpec]
+
     def method(self, name: str) -> Offer[MethodSpec]:
         """The method called ``name`` (``distribution:name`` where two share it)."""
-        return self._find("method", name, self.methods)
+        return self.find(MethodSpec, name)
 
     def dataset(self, name: str) -> Offer[DatasetSpec]:
         """The data set called ``name``."""
-        return self._find("data set", name, self.datasets)
+        return self.find(DatasetSpec, name)
 
     def model(self, name: str) -> Offer[ModelSpec]:
         """The network called ``name``; ``torchvision:NAME`` and ``timm:NAME`` need no registration."""
-        library, _, rest = name.partition(":")
-        if library in ADAPTERS and rest:
-            spec = ModelSpec(name, f"kdbench.models.{library}:build", {"name": rest})
-            return Offer(spec, Provider(FIRST_PARTY, kdbench.__version__, hash_source=False))
-        return self._find("model", name, self.models)
+        return self.find(ModelSpec, name)
 
-    def _find(self, kind: str, name: str, offers: Sequence[Offer[Spec]]) -> Offer[Spec]:
+    def find(self, spec: type[AnySpec], name: str) -> Offer[AnySpec]:
+        """What of a kind is called ``name`` (``distribution:name`` where two share it).
+
+        Raises ``PluginError`` where there is none, or several.
+        """
+        kind = next(kind.name for kind in KINDS if kind.spec is spec)
+        library, _, rest = name.partition(":")
+        if rest and (spec, library) in ADAPTERS:
+            target, setting = ADAPTERS[spec, library]
+            adapter = spec(name, target, {setting: rest})
+            return Offer(adapter, Provider(FIRST_PARTY, kdbench.__version__, hash_source=False))
+        offers: list[Offer[AnySpec]] = self.offers[spec]
         found = [o for o in offers if name in (o.spec.name, f"{o.provider.distribution}:{o.spec.name}")]
         if len(found) == 1:
             return found[0]
@@ -203,7 +226,7 @@ class Registry:
         broken = "".join(f" ({item})" for item in self.broken)
         raise PluginError(f"{kind} '{name}' is not registered{hint}{broken}")
 
-    def rows(self, offers: Iterable[Offer[Spec]]) -> list[dict[str, Any]]:
+    def rows(self, offers: Iterable[Offer[AnySpec]]) -> list[dict[str, Any]]:
         """The rows of ``kdbench list --json``. An offer that cannot be imported is added to ``broken``."""
         rows = []
         for offer in offers:
@@ -233,20 +256,20 @@ class Registry:
     def add(self, name: str, plugin: Any, provider: Provider) -> None:
         """Register a loaded plugin and take up what it offers; raises with nothing half registered."""
         _check_hooks(self.manager, plugin)
-        methods = [_offer_method(item, provider, plugin) for item in _call(plugin, "kdbench_methods")]
-        if not hasattr(plugin, "kdbench_methods") and provider.version == LOCAL:
-            methods = [_offer_method(item, provider, plugin) for item in _method_classes(plugin)]
-        models = [_offer(item, ModelSpec, provider, plugin) for item in _call(plugin, "kdbench_models")]
-        datasets = [_offer(item, DatasetSpec, provider, plugin) for item in _call(plugin, "kdbench_datasets")]
+        offered = {
+            kind.spec: [_offer(item, kind.spec, provider, plugin) for item in _call(plugin, kind.hook)]
+            for kind in KINDS
+        }
+        if provider.version == LOCAL and not any(hasattr(plugin, kind.hook) for kind in KINDS):
+            offered[MethodSpec] = [_offer(item, MethodSpec, provider, plugin) for item in _method_classes(plugin)]
         try:
             self.manager.register(plugin, name=name)
         except pluggy.PluginValidationError as error:
             # Pluggy stops halfway: the hooks before the wrong one are in.
             self.manager.unregister(plugin)
             raise PluginError(" ".join(str(error).split())) from error
-        self.methods += methods
-        self.models += models
-        self.datasets += datasets
+        for spec, offers in offered.items():
+            self.offers[spec] += offers
         self.plugins.append((name, provider))
 
 
@@ -261,7 +284,9 @@ def _call(plugin: Any, hook: str) -> Iterable[Any]:
     return offered
 
 
-def _offer(item: Any, kind: type[Spec], provider: Provider, plugin: Any) -> Offer[Spec]:
+def _offer(item: Any, kind: type[AnySpec], provider: Provider, plugin: Any) -> Offer[AnySpec]:
+    if kind is MethodSpec and not isinstance(item, MethodSpec):
+        return _offer_class(item, provider)
     if not isinstance(item, kind):
         raise PluginError(f"offered {item!r}, which is no {kind.__name__}")
     module, _, name = item.target.partition(":")
@@ -271,9 +296,7 @@ def _offer(item: Any, kind: type[Spec], provider: Provider, plugin: Any) -> Offe
     return Offer(item, provider)
 
 
-def _offer_method(item: Any, provider: Provider, plugin: Any) -> Offer[MethodSpec]:
-    if isinstance(item, MethodSpec):
-        return _offer(item, MethodSpec, provider, plugin)
+def _offer_class(item: Any, provider: Provider) -> Offer[Any]:
     if isinstance(item, type) and callable(getattr(item, "setup", None)):
         name = item.__dict__.get("name", item.__name__.lower())
         return Offer(MethodSpec(name, f"{item.__module__}:{item.__qualname__}"), provider, loaded=item)
@@ -436,7 +459,7 @@ def add_class(registry: Registry, cls: type) -> None:
     if in_file and module is not None:
         check_current(module)
     provider = Provider(path.name if in_file else cls.__module__, LOCAL, hash_source=True)
-    offer = _offer_method(cls, provider, module)
+    offer = _offer_class(cls, provider)
     registry.methods.append(offer if in_file else replace(offer, code=read_cell(cls)))
     if all(name != provider.distribution for name, _ in registry.plugins):
         registry.plugins.append((provider.distribution, provider))

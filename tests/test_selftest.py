@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
-from kdbench.status import Status
 from kdbench import selftest
 from kdbench.cli import app
 from kdbench.errors import PluginError
 from kdbench.hookspecs import GoldenSpec, hookimpl
 from kdbench.plugins import discover
 from kdbench.selftest import Agreement, Trained
+from kdbench.status import Status
 
 CPU = torch.device("cpu")
 RIGHT = Agreement("right", 1e-16, 1e-15)

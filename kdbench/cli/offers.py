@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,50 +14,54 @@ from kdbench.cli.application import app
 from kdbench.cli.options import AsJson, Debug, Plugins
 from kdbench.cli.output import plain, show, show_json, show_warning
 from kdbench.errors import PluginError, did_you_mean
+from kdbench.hookspecs import KINDS, ModelSpec
 
 if TYPE_CHECKING:
     from kdbench.plugins import Offer, Registry
 
 
-class Kind(StrEnum):
-    """What ``kdbench list`` can list."""
+PLUGINS, SUITES = "plugins", "suites"
+LISTED = [*(kind.plural for kind in KINDS), PLUGINS, SUITES]
 
-    METHODS = "methods"
-    MODELS = "models"
-    DATASETS = "datasets"
-    PLUGINS = "plugins"
-    SUITES = "suites"
+
+def _listed(kind: str) -> str:
+    if kind not in LISTED:
+        raise typer.BadParameter(f"'{kind}' cannot be listed{did_you_mean(kind, LISTED)}")
+    return kind
 
 
 @app.command("list")
 def list_(
-    kind: Annotated[Kind, typer.Argument(help="What to list.")],
+    kind: Annotated[str, typer.Argument(help=f"What to list: {', '.join(LISTED)}.", callback=_listed)],
     plugins: Plugins = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """List what the installed plugins offer."""
-    if kind is Kind.SUITES:
+    if kind == SUITES:
         _list_suites(as_json)
         return
-    from kdbench.plugins import discover
+    from kdbench.plugins import ADAPTERS, discover
 
     registry = discover(plugins or ())
-    rows = registry.to_json() if kind is Kind.PLUGINS else registry.rows(getattr(registry, kind.value))
+    specs = {kind.plural: kind.spec for kind in KINDS}
+    rows = registry.to_json() if kind == PLUGINS else registry.rows(registry.offers[specs[kind]])
     if as_json:
         show_json(rows)
     else:
         show(_listing(kind, rows))
-        if kind is Kind.MODELS:
-            show("and any model of torchvision or timm, as torchvision:NAME and timm:NAME")
-    for broken in registry.broken if kind is not Kind.PLUGINS else ():
+        libraries = [library for spec, library in ADAPTERS if spec is specs.get(kind)]
+        if libraries:
+            names = " and ".join(f"{library}:NAME" for library in libraries)
+            show(f"and those of {' and '.join(libraries)}, as {names}")
+    for broken in registry.broken if kind != PLUGINS else ():
         show_warning(f"plugin {broken}")
 
 
-def _listing(kind: Kind, rows: Sequence[dict[str, Any]]) -> Table:
+def _listing(kind: str, rows: Sequence[dict[str, Any]]) -> Table:
     columns = {
-        Kind.METHODS: ("name", "summary", "paper", "reads", "distribution"),
-        Kind.PLUGINS: ("name", "distribution", "version", "problem"),
+        "methods": ("name", "summary", "paper", "reads", "distribution"),
+        PLUGINS: ("name", "distribution", "version", "problem"),
     }.get(kind, ("name", "summary", "paper", "distribution"))
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
@@ -116,22 +119,23 @@ def describe(
 
 
 def _named(registry: Registry, name: str, others: Sequence[str] | None) -> list[Offer[Any]]:
-    """Everything on offer called ``name``: a method and a model may share one.
+    """Everything on offer called ``name``: two kinds may share a name.
 
     Raises ``PluginError`` where there is none, with the nearest name, also of ``others``; none is needed where
     ``others`` is None.
     """
-    found: list[Offer[Any]] = []
-    for kind in (registry.methods, registry.models, registry.datasets):
-        offers: list[Offer[Any]] = list(kind)
-        found += [o for o in offers if name in (o.spec.name, f"{o.provider.distribution}:{o.spec.name}")]
+    from kdbench.plugins import ADAPTERS
+
+    everything = [offer for offers in registry.offers.values() for offer in offers]
+    found = [o for o in everything if name in (o.spec.name, f"{o.provider.distribution}:{o.spec.name}")]
     if not found and ":" in name:
-        found.append(registry.model(name))
+        library = name.partition(":")[0]
+        adapted = [spec for spec, of in ADAPTERS if of == library]
+        found = [registry.find(spec, name) for spec in adapted[:1] or [ModelSpec]]
     if not found and others is not None:
-        everything: list[Offer[Any]] = [*registry.methods, *registry.models, *registry.datasets]
         known = {*others, *(o.spec.name for o in everything)}
         broken = "".join(f" ({item})" for item in registry.broken)
-        raise PluginError(f"no method, model or data set is called '{name}'{did_you_mean(name, known)}{broken}")
+        raise PluginError(f"nothing on offer is called '{name}'{did_you_mean(name, known)}{broken}")
     return found
 
 

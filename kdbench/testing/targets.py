@@ -79,7 +79,7 @@ def _is_from(provider: Provider, path: Path) -> bool:
 
 def _named(target: str, registry: Registry) -> tuple[Sequence[Offer[MethodSpec]], Sequence[Offer[ModelSpec]]]:
     offers = [registry.method(target)] if _is_offered(target, registry.methods) else []
-    is_model = _is_offered(target, registry.models) or target.partition(":")[0] in ADAPTERS
+    is_model = _is_offered(target, registry.models) or (ModelSpec, target.partition(":")[0]) in ADAPTERS
     models = [registry.model(target)] if is_model else []
     if offers or models:
         return offers, models

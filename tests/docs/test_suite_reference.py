@@ -85,4 +85,4 @@ def test_described_keys_are_printed_with_their_meaning(describe):
 
 def test_a_misspelt_table_is_suggested(describe):
     code, _, err = describe("recip")
-    assert (code, err) == (2, "kdbench: no method, model or data set is called 'recip'; did you mean 'recipe'?\n")
+    assert (code, err) == (2, "kdbench: nothing on offer is called 'recip'; did you mean 'recipe'?\n")

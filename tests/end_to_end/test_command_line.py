@@ -174,7 +174,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(command, arguments):
     [
         (("run", "nosuch.toml"), "kdbench: nosuch.toml: no such file, and no shipped suite of that name"),
         (("run",), "kdbench: Missing argument 'SUITE'"),
-        (("describe", "kdd"), "kdbench: no method, model or data set is called 'kdd'; did you mean 'kd'?"),
+        (("describe", "kdd"), "kdbench: nothing on offer is called 'kdd'; did you mean 'kd'?"),
         (("report", "digits"), "kdbench: "),
         (("list", "losses"), "kdbench: Invalid value"),
     ],
