@@ -14,9 +14,8 @@ from typing import Any
 
 from kdbench import reference
 from kdbench.describe import STUDENT, TEACHER, describe_offer
-from kdbench.hookspecs import MethodSpec
-from kdbench.plugins import Offer, Registry, discover
-from kdbench.recipe import AUGMENTATIONS
+from kdbench.hookspecs import AugmentationSpec, MethodSpec, OptimizerSpec, ScheduleSpec, Spec
+from kdbench.plugins import SUPPLIED, Offer, Registry, discover
 from kdbench.settings import REQUIRED
 from kdbench.words import plural
 
@@ -57,7 +56,7 @@ def methods_page(registry: Registry) -> str:
 
 def first_party(registry: Registry) -> list[Offer[MethodSpec]]:
     """The methods that come with kdbench, in their order; not those of what else is installed."""
-    return [offer for offer in registry.methods if offer.provider.distribution == DISTRIBUTION]
+    return [offer for offer in registry.methods if _is_ours(offer)]
 
 
 def _row(offer: Offer[MethodSpec], registry: Registry) -> dict[str, Any]:
@@ -155,16 +154,52 @@ HEADINGS = {
 }
 
 
-def suite_page() -> str:
-    """The page on suite files as Markdown: a table of keys for each table, and for each augmentation."""
+def suite_page(registry: Registry) -> str:
+    """The page on suite files as Markdown: keys of each table, settings of each part of a recipe."""
     parts = [SUITE_INTRODUCTION]
     for name, heading in HEADINGS.items():
         parts += [_keys_section("##", heading, row) for row in reference.rows(name)]
-    for title, members in (("Augmentations", AUGMENTATIONS), ("Optimizers and schedules", reference.CHOICES)):
-        parts.append(f"## {title}\n")
-        for name in members:
-            parts += [_keys_section("###", f"`{name}`", row) for row in reference.rows(name)]
+    for title, spec in (
+        ("Optimizers", OptimizerSpec),
+        ("Schedules", ScheduleSpec),
+        ("Augmentations", AugmentationSpec),
+    ):
+        parts.append(f"## {title}\n\n{PARTS[spec]}\n")
+        parts += ["\n".join(_part(offer)) + "\n" for offer in registry.offers[spec] if _is_ours(offer)]
     return "\n".join(parts)
+
+
+PARTS: Mapping[type[Spec], str] = {
+    OptimizerSpec: """\
+Values of `recipe.optimizer`: a name, or a table, as `{ name = "adamw", betas = [0.9, 0.98] }`. `momentum` and
+`nesterov` of `sgd` may also be keys of the recipe. timm's go by `timm:NAME`, as `timm:lamb`, with the settings
+`momentum`, `betas`, `eps`, and a table `options` for all others.""",
+    ScheduleSpec: """\
+Values of `recipe.schedule`, likewise. `drops` and `drop_factor` of `steps`, and `min_lr` of `cosine`, may also
+be keys of the recipe, which documents them. The warm-up comes before any schedule.""",
+    AugmentationSpec: """\
+Entries of `recipe.augmentation`: a name, or a table with `name` and settings. Transforms of
+`torchvision.transforms.v2` go by `torchvision:NAME`, as `torchvision:ColorJitter`, with their arguments in a
+table `options`; they are slower than the built-in ones, as they change one image after another.""",
+}
+
+
+def _part(offer: Offer[Any]) -> Iterable[str]:
+    facts = offer.facts
+    settings = {name: value for name, value in facts.settings.items() if name not in SUPPLIED.get(type(offer.spec), ())}
+    yield f"### `{offer.spec.name}`"
+    yield ""
+    yield facts.summary.replace("``", "`")
+    if settings:
+        yield ""
+        yield "| setting | default | type |"
+        yield "|---|---|---|"
+        for name, setting in settings.items():
+            yield f"| `{name}` | {_default(setting.default)} | {_cell(setting.type)} |"
+
+
+def _is_ours(offer: Offer[Any]) -> bool:
+    return offer.provider.distribution == DISTRIBUTION
 
 
 def _keys_section(level: str, heading: str, row: Mapping[str, Any]) -> str:
@@ -176,4 +211,4 @@ def _keys_section(level: str, heading: str, row: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(suite_page() if sys.argv[1:] == ["suite"] else methods_page(discover()))
+    sys.stdout.write(suite_page(discover()) if sys.argv[1:] == ["suite"] else methods_page(discover()))

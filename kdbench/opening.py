@@ -57,7 +57,7 @@ class Opened:
         with _named(self.tables.path):
             with _named("data"):
                 shape = self.resolver.facts.image_shape
-            problems = list(plausible.size_problems(self.suite, shape))
+            problems = list(plausible.size_problems(self.suite, shape, self.resolver.lengths))
             if not problems:
                 return self.resolver.plan()
         raise SuiteError([f"{self.tables.where(location)}: {what}" for location, what in problems])

@@ -23,20 +23,35 @@ import kdbench
 from kdbench import hookspecs
 from kdbench.cells import check_current, read_cell
 from kdbench.errors import PluginError, did_you_mean, nearest, text_of
-from kdbench.hookspecs import KINDS, DatasetSpec, MethodSpec, ModelSpec, Spec
+from kdbench.hookspecs import (
+    KINDS,
+    AugmentationSpec,
+    DatasetSpec,
+    MethodSpec,
+    ModelSpec,
+    OptimizerSpec,
+    ScheduleSpec,
+    Spec,
+)
 from kdbench.settings import Facts, load_target, read_by_import, read_statically, source_of
 from kdbench.sources import FIRST_PARTY, Source, read_source, recorded_hashes, sources
 from kdbench.words import shown
 
 GROUP = "kdbench"
-BUILT_IN = ("kdbench.models.builtin", "kdbench.data.builtin")
-SUPPLIED = ("classes", "image_shape")
-"""What a network is told by the data set, not by a suite."""
+BUILT_IN = ("kdbench.models.builtin", "kdbench.data.builtin", "kdbench.engine.builtin")
+SUPPLIED: Mapping[type[Spec], tuple[str, ...]] = {
+    ModelSpec: ("classes", "image_shape"),
+    OptimizerSpec: ("lr", "weight_decay"),
+    ScheduleSpec: ("epochs", "warmup_epochs", "lr"),
+}
+"""Keyword-only arguments that kdbench itself gives: they are no settings."""
 LOCAL_MODULE = "kdbench_local_"
 """Begins the names under which local files are imported."""
 ADAPTERS: Mapping[tuple[type[Spec], str], tuple[str, str]] = {
     (ModelSpec, "torchvision"): ("kdbench.models.torchvision:build", "name"),
     (ModelSpec, "timm"): ("kdbench.models.timm:build", "name"),
+    (OptimizerSpec, "timm"): ("kdbench.engine.optimizer:timm_optimizer", "name"),
+    (AugmentationSpec, "torchvision"): ("kdbench.data.augment:torchvision_transform", "transform"),
 }
 """Libraries whose parts go by ``library:NAME``: the target, and its setting that takes NAME."""
 
@@ -136,7 +151,7 @@ class Offer(Generic[AnySpec]):
             "settings": {
                 key: value.to_json()
                 for key, value in facts.settings.items()
-                if not (isinstance(self.spec, ModelSpec) and key in SUPPLIED)
+                if key not in SUPPLIED.get(type(self.spec), ())
             },
         }
         if isinstance(self.spec, MethodSpec):
@@ -346,12 +361,7 @@ def discover(local: Iterable[Local] = ()) -> Registry:
     """
     if isinstance(local, str | Path | type):
         raise PluginError(f"plugins: must be a list, got {shown(local)}")
-    manager = pluggy.PluginManager("kdbench")
-    manager.add_hookspecs(hookspecs)
-    registry = Registry(manager)
-    own = Provider(FIRST_PARTY, kdbench.__version__, hash_source=_is_editable(FIRST_PARTY))
-    for name in BUILT_IN:
-        registry.add(name, importlib.import_module(name), own)
+    registry = built_in()
     seen = set()
     for entry in importlib.metadata.entry_points(group=GROUP):
         provider = _provider(entry)
@@ -367,6 +377,17 @@ def discover(local: Iterable[Local] = ()) -> Registry:
             add_file(registry, Path(plugin))
         else:
             add_class(registry, plugin)
+    return registry
+
+
+def built_in() -> Registry:
+    """What comes with kdbench, without its methods."""
+    manager = pluggy.PluginManager("kdbench")
+    manager.add_hookspecs(hookspecs)
+    registry = Registry(manager)
+    own = Provider(FIRST_PARTY, kdbench.__version__, hash_source=_is_editable(FIRST_PARTY))
+    for name in BUILT_IN:
+        registry.add(name, importlib.import_module(name), own)
     return registry
 
 

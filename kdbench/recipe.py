@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 from kdbench.words import shown
 
@@ -16,96 +16,36 @@ class Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
-class Crop(Table):
-    """Pad by ``padding`` pixels of zeros on every side, cut the original size out at random."""
+class Part(BaseModel):
+    """What a recipe takes from plugins: its name, and its settings as further keys, which the part itself checks."""
 
-    name: Literal["crop"]
-    padding: Annotated[int, Field(gt=0)] = 4
-    """Pixels; at most the image's side."""
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
+    name: Annotated[str, Field(min_length=1, max_length=100)]
 
-class Flip(Table):
-    """Mirror left to right with probability ``p``."""
-
-    name: Literal["flip"]
-    p: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """The probability, for each image."""
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The settings given."""
+        return dict(self.__pydantic_extra__ or {})
 
 
-class Shift(Table):
-    """Move by up to ``pixels`` in each direction, repeating the border (for images without a background)."""
-
-    name: Literal["shift"]
-    pixels: Annotated[int, Field(gt=0)] = 1
-    """The largest distance; at most the image's side."""
+def _by_name(value: object) -> object:
+    return {"name": value} if isinstance(value, str) else value
 
 
-class RandomResizedCrop(Table):
-    """Cut a random area (share of the image within ``scale``) and resize it to ``size`` pixels."""
-
-    name: Literal["random_resized_crop"]
-    size: Annotated[int, Field(gt=0)] = 224
-    """Pixels; at most the image's side."""
-    scale: tuple[float, float] = (0.08, 1.0)
-    """The smallest and the largest share of the area, within 0..1."""
-
-    @field_validator("scale")
-    @classmethod
-    def _is_a_range(cls, scale: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < scale[0] <= scale[1] <= 1:
-            raise ValueError(f"must be two shares above 0 and up to 1 that do not descend, got {list(scale)}")
-        return scale
+def _shortest(part: Part) -> str | dict[str, Any]:
+    return part.model_dump(mode="json") if part.settings else part.name
 
 
-class RandAugment(Table):
-    """``num_ops`` random operations an image at ``magnitude`` of 0..30 (Cubuk 2020, arXiv:1909.13719)."""
+Named = Annotated[Part, BeforeValidator(_by_name), PlainSerializer(_shortest)]
+"""A part that is written as its name alone where no setting is given."""
 
-    name: Literal["randaugment"]
-    num_ops: Annotated[int, Field(gt=0, le=100)] = 2
-    """Operations an image."""
-    magnitude: Annotated[int, Field(ge=0, le=30)] = 9
-    """Strength of each operation."""
-
-
-class Cutout(Table):
-    """Blank a square of ``size`` pixels (DeVries 2017, arXiv:1708.04552)."""
-
-    name: Literal["cutout"]
-    size: Annotated[int, Field(gt=0)] = 8
-    """Side of the square in pixels; at most the image's side."""
-
-
-class RandomErasing(Table):
-    """Blank a random rectangle with probability ``p`` (Zhong 2020, arXiv:1708.04896)."""
-
-    name: Literal["random_erasing"]
-    p: Annotated[float, Field(ge=0, le=1)] = 0.25
-    """The probability, for each image."""
-
-
-class Mixup(Table):
-    """Mix each batch with its permutation, share from Beta(alpha, alpha) (Zhang 2018, arXiv:1710.09412).
-
-    Where both mixup and cutmix are named, each batch draws one of them.
-    """
-
-    name: Literal["mixup"]
-    alpha: Annotated[float, Field(gt=0)] = 0.8
-    """Both parameters of the Beta distribution."""
-
-
-class Cutmix(Table):
-    """Paste a rectangle of the permuted batch (Yun 2019, arXiv:1905.04899)."""
-
-    name: Literal["cutmix"]
-    alpha: Annotated[float, Field(gt=0)] = 1.0
-    """Both parameters of the Beta distribution of the share of the area that remains."""
-
-
-Augmentation = Annotated[
-    Crop | Flip | Shift | RandomResizedCrop | RandAugment | Cutout | RandomErasing | Mixup | Cutmix,
-    Field(discriminator="name"),
-]
+OWN_KEYS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "optimizer": {"sgd": ("momentum", "nesterov")},
+    "schedule": {"steps": ("drops", "drop_factor"), "cosine": ("min_lr",)},
+}
+"""Settings of built-in parts that are keys of the recipe: ``momentum = 0.9`` is short for
+``optimizer = { name = "sgd", momentum = 0.9 }``."""
 
 
 def _epoch_or_fraction(value: object) -> object:
@@ -116,10 +56,9 @@ def _epoch_or_fraction(value: object) -> object:
     return value
 
 
-AUGMENTATIONS: Mapping[str, type[Table]] = {
-    get_args(table.model_fields["name"].annotation)[0]: table for table in get_args(get_args(Augmentation)[0])
-}
-"""The augmentations by name."""
+T = TypeVar("T")
+# Strict validation would ask for Python's tuples.
+AsList = Annotated[T, BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
 
 
 class Recipe(Table):
@@ -129,8 +68,8 @@ class Recipe(Table):
     """Passes over the training images, in the main stage."""
     batch_size: Annotated[int, Field(gt=0)] = 64
     """Images a step; the last batch of an epoch may be smaller."""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """Stochastic gradient descent with momentum, or AdamW."""
+    optimizer: Named = Part(name="sgd")
+    """Its name in ``kdbench list optimizers``, or a table with its name and settings."""
     lr: Annotated[float, Field(gt=0)] = 0.05
     """The learning rate after the warm-up."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -139,9 +78,9 @@ class Recipe(Table):
     """For ``sgd``: Nesterov's form of momentum."""
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     """Of the student and of a method's adapters; ``adamw`` keeps it apart from the gradient."""
-    schedule: Literal["steps", "cosine", "constant"] = "steps"
-    """How the rate falls: at ``drops``, along a cosine, or not at all."""
-    drops: tuple[Annotated[int | float, BeforeValidator(_epoch_or_fraction)], ...] = ()
+    schedule: Named = Part(name="steps")
+    """How the rate falls: its name in ``kdbench list schedules``, or a table with its name and settings."""
+    drops: AsList[tuple[Annotated[int | float, BeforeValidator(_epoch_or_fraction)], ...]] = ()
     """For ``steps``: the rate is multiplied by ``drop_factor`` after each of these epochs.
 
     Whole epochs, or fractions of ``epochs`` (all below 1), which are rounded down to whole epochs. Where a training
@@ -162,8 +101,8 @@ class Recipe(Table):
     """Evaluate and save an exponential moving average of the student's weights."""
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Stochastic depth, for students that have it."""
-    augmentation: tuple[Augmentation, ...] = ()
-    """Changes of the training images, each a table with a ``name``."""
+    augmentation: AsList[tuple[Annotated[Part, BeforeValidator(_by_name)], ...]] = ()
+    """Changes of the training images, each a name in ``kdbench list augmentations`` or a table with ``name``."""
     precision: Literal["auto", "float32", "tf32", "bf16"] = "auto"
     """``auto``: bf16 autocast on a GPU, float32 on a CPU; ``tf32`` is for a GPU's convolutions.
 
@@ -172,11 +111,25 @@ class Recipe(Table):
     selection: Literal["last", "validation"] = "last"
     """Which epoch is the result: the last, or the best on the validation split."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _take_own_keys(cls, content: Any) -> Any:
+        """Move settings that are keys of the recipe there, so that equal trainings have equal recipes."""
+        if not isinstance(content, dict):
+            return content
+        content = dict(content)
+        for key, parts in OWN_KEYS.items():
+            part = content.get(key)
+            if isinstance(part, dict) and isinstance(part.get("name"), str):
+                own = {name: part[name] for name in parts.get(part["name"], ()) if name in part}
+                content |= own | {key: {name: value for name, value in part.items() if name not in own}}
+        return content
+
     @model_validator(mode="after")
     def _rates_fit_together(self) -> Recipe:
         drops = list(self.drops)
-        if drops and self.schedule != "steps":
-            raise ValueError(f"drops belong to schedule = 'steps', not to '{self.schedule}'")
+        if drops and self.schedule.name != "steps":
+            raise ValueError(f"drops belong to schedule = 'steps', not to '{self.schedule.name}'")
         if len({isinstance(drop, float) for drop in drops}) > 1:
             raise ValueError(f"drops must be all whole epochs or all fractions below 1, got {shown(drops)}")
         if any(drop >= self.epochs for drop in drops):

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from kdbench.recipe import AUGMENTATIONS, Augmentation, Recipe
+from kdbench.recipe import Part, Recipe
 from kdbench.settings import REQUIRED, within
 from kdbench.suite import schema
 
@@ -22,31 +22,6 @@ TABLES: Mapping[str, type[BaseModel]] = {
     "teachers": schema.Teacher,
     "methods": schema.Method,
 }
-CHOICES: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
-    "sgd": (
-        "optimizer",
-        "Stochastic gradient descent with momentum; weight decay is added to the gradient.",
-        ("lr", "momentum", "nesterov", "weight_decay", "clip_grad_norm"),
-    ),
-    "adamw": (
-        "optimizer",
-        "Adam with decoupled weight decay (Loshchilov 2019, arXiv:1711.05101), betas 0.9 and 0.999.",
-        ("lr", "weight_decay", "clip_grad_norm"),
-    ),
-    "steps": (
-        "schedule",
-        "The learning rate is multiplied by drop_factor after each of drops.",
-        ("lr", "drops", "drop_factor", "warmup_epochs"),
-    ),
-    "cosine": (
-        "schedule",
-        "After the warm-up, the learning rate falls along half a cosine from lr to min_lr.",
-        ("lr", "min_lr", "warmup_epochs"),
-    ),
-    "constant": ("schedule", "The learning rate stays at lr after the warm-up.", ("lr", "warmup_epochs")),
-}
-"""The values of ``recipe.optimizer`` and ``recipe.schedule``: key, meaning, and the keys that they use."""
-
 NOT_IN_SCHEMA: Mapping[str, Mapping[str, dict[str, Any]]] = {
     "suite": {
         "extends": {
@@ -66,7 +41,7 @@ NOT_IN_SCHEMA: Mapping[str, Mapping[str, dict[str, Any]]] = {
 
 def names() -> list[str]:
     """Everything that :func:`rows` describes."""
-    return [*TABLES, *AUGMENTATIONS, *CHOICES]
+    return list(TABLES)
 
 
 def rows(name: str) -> list[dict[str, Any]]:
@@ -75,13 +50,6 @@ def rows(name: str) -> list[dict[str, Any]]:
     if name in TABLES:
         keys = {**NOT_IN_SCHEMA.get(name, {}), **_keys(TABLES[name])}
         found.append(_row("table of a suite", name, _summary(TABLES[name]), keys))
-    if name in AUGMENTATIONS:
-        keys = {key: value for key, value in _keys(AUGMENTATIONS[name]).items() if key != "name"}
-        found.append(_row("augmentation", name, _summary(AUGMENTATIONS[name]), keys))
-    if name in CHOICES:
-        kind, summary, used = CHOICES[name]
-        keys = _keys(Recipe)
-        found.append(_row(f"value of recipe.{kind}", name, summary, {key: keys[key] for key in used}))
     return found
 
 
@@ -97,7 +65,7 @@ def _keys(model: type[BaseModel]) -> dict[str, dict[str, Any]]:
     hints = typing.get_type_hints(model, include_extras=True)
     return {
         key: {
-            "default": REQUIRED if info.is_required() else info.default,
+            "default": REQUIRED if info.is_required() else _plain(info.default),
             "type": in_words(hints[key]),
             "description": " ".join((info.description or "").split()),
         }
@@ -105,11 +73,15 @@ def _keys(model: type[BaseModel]) -> dict[str, dict[str, Any]]:
     }
 
 
+def _plain(default: Any) -> Any:
+    return default.name if isinstance(default, Part) else default
+
+
 def in_words(annotation: Any) -> str:
     """A type of the schema in TOML's words, with its range: ``int > 0``, ``list of strings``."""
     origin, inner = typing.get_origin(annotation), get_args(annotation)
-    if annotation == Augmentation:
-        return "table"
+    if annotation is Part:
+        return "name or table"
     if origin is typing.Annotated:
         bounds = {type(bound).__name__: str(_limit(bound)) for bound in _bounds(inner[1:])}
         return within(in_words(inner[0]), bounds)

@@ -28,12 +28,14 @@ from kdbench.errors import (
     in_words,
     text_of,
 )
+from kdbench.hookspecs import Spec
 from kdbench.isolation import Originals, contained, restored
 from kdbench.method import DataSignature, Method, Signature, set_up
 from kdbench.models.base import TappedModel, contract_problems
 from kdbench.models.shapes import on_meta, planned_signature
 from kdbench.models.weights import load_weights
-from kdbench.plugins import Offer, Registry
+from kdbench.parts import Parts
+from kdbench.plugins import SUPPLIED, Offer, Registry
 from kdbench.recipe import Recipe
 from kdbench.remembered import Remembered
 from kdbench.results import SuiteFolder
@@ -74,11 +76,17 @@ class Catalogue:
         """Problems of a data set's name or settings."""
         return _problems(lambda: self._registry.dataset(name), settings)
 
+    def part_problems(self, spec: type[Spec], name: str, settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """Problems of the name or settings of an optimiser, schedule or augmentation."""
+        return _problems(lambda: self._registry.find(spec, name), settings, SUPPLIED.get(spec, ()))
 
-def _problems(find: Callable[[], Offer[Any]], settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+
+def _problems(
+    find: Callable[[], Offer[Any]], settings: Mapping[str, Any], supplied: Iterable[str] = ()
+) -> list[tuple[str, str]]:
     try:
         offer = find()
-        return settings_of.resolve(offer.load(), {**offer.spec.presets, **settings})[1]
+        return settings_of.resolve(offer.load(), {**offer.spec.presets, **settings}, frozenset(supplied))[1]
     except PluginError as error:
         return [("", str(error))]
 
@@ -243,14 +251,35 @@ class Resolver:
         """Whether a third party provides the network."""
         return _is_foreign(self.registry.model(name))
 
+    def parts(self, recipe: Recipe) -> Parts:
+        """A recipe's optimiser, schedule and augmentations."""
+        return Parts.of(recipe, self.registry)
+
+    def lengths(self, recipe: Recipe) -> list[dict[str, int]]:
+        """The settings of a recipe's augmentations that are lengths in pixels."""
+        return [{key: part.settings[key] for key in part.spec.lengths} for part in self.parts(recipe).augmentation]
+
+    def recipe(self, override: Mapping[str, Any]) -> Recipe:
+        """The suite's recipe with a pair's or teacher's differences, in the form that identifies a trial.
+
+        Raises ``SuiteError`` for a third party's part that fails when it is tried.
+        """
+        parts = self.parts(pair_recipe(self.suite, override))
+        if problems := [f"recipe.{key}: {what}" for key, what in parts.problems(self.facts.image_shape)]:
+            raise SuiteError(problems)
+        return parts.canonical
+
     def foreign_parts(self, trial: Trial) -> set[str]:
-        """Which parts of a trial third parties provide: ``network``, ``method`` (or one that it combines)."""
+        """Which parts of a trial third parties provide: ``network``, ``method`` (or one that it combines), and the
+        recipe's ``optimizer`` and ``schedule``.
+        """
         methods = [self.registry.method(trial.method), *_members(self.registry, trial.settings)]
         foreign = {
             "network": self.is_foreign_model(trial.student),
             "method": any(_is_foreign(offer) for offer in methods),
         }
-        return {part for part, is_foreign in foreign.items() if is_foreign}
+        of_recipe = {"optimizer", "schedule"} & self.parts(trial.recipe).foreign.keys()
+        return {part for part, is_foreign in foreign.items() if is_foreign} | of_recipe
 
     def code(self, trial: Trial) -> dict[str, bytes]:
         """The source files that identify a trial's parts, by ``part/name``; nothing of what a version identifies."""
@@ -264,6 +293,7 @@ class Resolver:
             "teacher": self.registry.model(trial.teacher.model),
             "data": self.registry.dataset(self.suite.data.name),
         }
+        others |= self.parts(trial.recipe).foreign
         parts += [(part, offer) for part, offer in others.items() if _foreign_source(offer)]
         return {
             f"{part}/{name}": content
@@ -283,15 +313,17 @@ class Resolver:
             elif path.suffix in _WEIGHTS or not self._fetches_weights(table.model):
                 where = key_of(("teachers", name, "weights"))
                 raise SuiteError([f"{where}: {shown(str(path))[1:-1]}: no such file"])
+        recipe = None if weights else self.recipe(table.recipe)
         return TeacherPlan(
             name=name,
             model=table.model,
             data=self.data_identity,
-            recipe=None if weights else pair_recipe(self.suite, table.recipe),
+            recipe=recipe,
             weights=weights,
             weights_sha256=digest,
             seed=table.seed,
             model_source=_foreign_source(self.registry.model(table.model)),
+            part_sources=self.parts(recipe).sources if recipe else {},
             expected_top1=table.expected_top1,
             tolerance=table.tolerance,
         )
@@ -303,7 +335,8 @@ class Resolver:
         teachers = {name: self.teacher(name) for name in {pair.teacher for pair in self.suite.pairs}}
         for pair in self.suite.pairs:
             teacher = teachers[pair.teacher]
-            recipe = pair_recipe(self.suite, pair.recipe)
+            recipe = self.recipe(pair.recipe)
+            part_sources = self.parts(recipe).sources
             for method in self.suite.methods:
                 offer = self.registry.method(method.name)
                 given = {**offer.spec.presets, **method.settings, **pair.methods.get(method.shown, {})}
@@ -324,6 +357,7 @@ class Resolver:
                     recipe=recipe,
                     origin=origin,
                     student_source=_foreign_source(self.registry.model(pair.student)),
+                    part_sources=part_sources,
                 )
                 reason = remembered(self._question(first), partial(self._incompatibility, first))
                 for seed in self.suite.seeds:

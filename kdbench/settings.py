@@ -210,7 +210,7 @@ def within(kind: str, bounds: Mapping[str, str]) -> str:
 
 
 def _first_line(docstring: str | None) -> str:
-    return docstring.strip().splitlines()[0] if docstring else ""
+    return docstring.strip().splitlines()[0].replace("``", "`") if docstring else ""
 
 
 def read_by_import(thing: Callable[..., Any]) -> Facts:

@@ -2,33 +2,34 @@
 
 Geometry and colour work on uint8 images (B, channels, H, W), then come normalisation, blanking (with zeros,
 which are the channel mean by then) and mixing. Within each of these groups the recipe's order holds. Every
-function takes the generator that it draws from; nothing here reads torch's global one, so that what else
-a process computes moves no image.
+function draws from the generators that it gets, never from torch's global one: what else a process computes changes
+no image.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Gt, Le
+from pydantic import AfterValidator
 from torch import Tensor
 
-from kdbench.recipe import (
-    Augmentation,
-    Crop,
-    Cutmix,
-    Cutout,
-    Flip,
-    Mixup,
-    RandAugment,
-    RandomErasing,
-    RandomResizedCrop,
-    Shift,
-)
+from kdbench.errors import DataError, in_words
+from kdbench.isolation import contained
+from kdbench.method import Fraction, Positive, PositiveInt
+
+
+def _rising(scale: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < scale[0] <= scale[1] <= 1:
+        raise ValueError(f"must be two shares above 0 and up to 1 that do not descend, got {list(scale)}")
+    return scale
+
 
 _ATTEMPTS = 10
 """Boxes tried per image before falling back, as in the papers' code."""
@@ -44,57 +45,88 @@ class Mixed:
 
 
 @dataclass(frozen=True)
+class Draws:
+    """The only sources of randomness of an augmentation. What else a process draws moves no image."""
+
+    device: torch.Generator
+    """On the images' device: drawing from it does not wait for the device."""
+    host: np.random.Generator
+
+
+@dataclass(frozen=True)
+class Step:
+    """One augmentation of a recipe, with its settings; see :class:`kdbench.hookspecs.AugmentationSpec`."""
+
+    name: str
+    acts_on: Literal["pixels", "size", "blanks", "mixes"]
+    function: Callable[..., Any]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    foreign: bool = False
+    """Whether a third party provides it."""
+
+    def __call__(self, *batch: Tensor | Draws) -> Any:
+        """The changed batch.
+
+        Raises:
+            DataError: a third party's augmentation failed, or returned something else than it must.
+        """
+        if not self.foreign:
+            return self.function(*batch, **self.settings)
+        try:
+            with contained("it"):
+                result = self.function(*batch, **self.settings)
+        except Exception as error:
+            raise DataError(f"augmentation '{self.name}': {in_words(error)}") from error
+        images = batch[0]
+        assert isinstance(images, Tensor)
+        given = result.images if isinstance(result, Mixed) else result
+        fits = isinstance(given, Tensor) and (given.dtype, len(given)) == (images.dtype, len(images))
+        if not fits or (self.acts_on != "size" and given.shape != images.shape):
+            got = f"{given.dtype} {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
+            raise DataError(f"augmentation '{self.name}': must return images as it gets them, got {got}")
+        return result
+
+
+@dataclass(frozen=True)
 class Pipeline:
     """A recipe's augmentation, sorted by what it works on."""
 
-    pixels: tuple[Augmentation, ...]
-    """On uint8 images."""
-    blanks: tuple[Cutout | RandomErasing, ...]
+    pixels: tuple[Step, ...]
+    """On uint8 images; the one that gives them their size comes first."""
+    blanks: tuple[Step, ...]
     """On normalised images."""
-    mixes: tuple[Mixup | Cutmix, ...]
+    mixes: tuple[Step, ...]
     """On normalised batches with their labels."""
 
     @classmethod
-    def of(cls, augmentation: Sequence[Augmentation]) -> Pipeline:
-        """Sort a recipe's list."""
-        blanks = tuple(step for step in augmentation if isinstance(step, Cutout | RandomErasing))
-        mixes = tuple(step for step in augmentation if isinstance(step, Mixup | Cutmix))
-        pixels = tuple(step for step in augmentation if step not in blanks and step not in mixes)
-        return cls(pixels, blanks, mixes)
+    def of(cls, steps: Sequence[Step]) -> Pipeline:
+        """Sort a recipe's steps."""
+        pixels = tuple(step for step in steps if step.acts_on in {"pixels", "size"})
+        return cls(
+            pixels,
+            tuple(step for step in steps if step.acts_on == "blanks"),
+            tuple(step for step in steps if step.acts_on == "mixes"),
+        )
 
-    def change_pixels(self, images: Tensor, generator: torch.Generator, host: np.random.Generator) -> Tensor:
+    def change_pixels(self, images: Tensor, draws: Draws) -> Tensor:
         """Crop, flip, shift, resize and recolour uint8 images (B, channels, H, W)."""
         for step in self.pixels:
-            match step:
-                case Crop():
-                    images = crop(images, step.padding, generator)
-                case Flip():
-                    images = flip(images, step.p, generator)
-                case Shift():
-                    images = shift(images, step.pixels, generator)
-                case RandomResizedCrop():
-                    images = random_resized_crop(images, step.size, step.scale, generator)
-                case RandAugment():
-                    images = rand_augment(images, step.num_ops, step.magnitude, host)
+            images = step(images, draws)
         return images
 
-    def blank(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def blank(self, images: Tensor, draws: Draws) -> Tensor:
         """Cut out and erase, in normalised images (B, channels, H, W)."""
         for step in self.blanks:
-            if isinstance(step, Cutout):
-                images = cutout(images, step.size, generator)
-            else:
-                images = random_erasing(images, step.p, generator)
+            images = step(images, draws)
         return images
 
-    def mix(
-        self, images: Tensor, labels: Tensor, generator: torch.Generator, host: np.random.Generator
-    ) -> Mixed | None:
+    def mix(self, images: Tensor, labels: Tensor, draws: Draws) -> Mixed | None:
         """Mixup or cutmix (one of those named, by chance); None where the recipe names neither."""
         if not self.mixes:
             return None
-        step = self.mixes[host.integers(len(self.mixes))]
-        return (mixup if isinstance(step, Mixup) else cutmix)(images, labels, step.alpha, generator, host)
+        step = self.mixes[draws.host.integers(len(self.mixes))]
+        mixed: Mixed = step(images, labels, draws)
+        return mixed
 
 
 class Normalize:
@@ -110,31 +142,37 @@ class Normalize:
         return floats.sub_(self.mean).div_(self.std)
 
 
-def crop(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
-    """Pad by ``padding`` zeros on every side and cut the original size out at random."""
-    moved, inside = _move(images, _offsets(images, padding, generator))
+def crop(images: Tensor, draws: Draws, *, padding: PositiveInt = 4) -> Tensor:
+    """Pad by ``padding`` pixels of zeros on every side, cut the original size out at random."""
+    moved, inside = _move(images, _offsets(images, padding, draws.device))
     return moved * inside
 
 
-def shift(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
-    """Move by up to ``pixels`` in each direction, repeating the border."""
-    return _move(images, _offsets(images, pixels, generator))[0]
+def shift(images: Tensor, draws: Draws, *, pixels: PositiveInt = 1) -> Tensor:
+    """Move by up to ``pixels`` in each direction, repeating the border (for images without a background)."""
+    return _move(images, _offsets(images, pixels, draws.device))[0]
 
 
-def flip(images: Tensor, p: float, generator: torch.Generator) -> Tensor:
+def flip(images: Tensor, draws: Draws, *, p: Fraction = 0.5) -> Tensor:
     """Mirror left to right with probability ``p``."""
-    flipped = torch.rand(len(images), 1, 1, 1, device=images.device, generator=generator) < p
+    flipped = torch.rand(len(images), 1, 1, 1, device=images.device, generator=draws.device) < p
     return torch.where(flipped, images.flip(-1), images)
 
 
-def random_resized_crop(images: Tensor, size: int, scale: tuple[float, float], generator: torch.Generator) -> Tensor:
-    """Cut a box with a share of the area within ``scale`` and resize it bilinearly to ``size`` pixels.
+def random_resized_crop(
+    images: Tensor,
+    draws: Draws,
+    *,
+    size: PositiveInt = 224,
+    scale: Annotated[tuple[float, float], AfterValidator(_rising)] = (0.08, 1.0),
+) -> Tensor:
+    """Cut out a random area (share of the image within ``scale``) and resize it bilinearly to ``size`` pixels.
 
     The box's aspect ratio lies between 3/4 and 4/3 (Szegedy 2015, arXiv:1409.4842). There is no antialiasing:
     it is meant for boxes that are not larger than ``size``.
     """
     height, width = images.shape[-2:]
-    top, left, box_height, box_width = _boxes(images, scale, (3 / 4, 4 / 3), generator)
+    top, left, box_height, box_width = _boxes(images, scale, (3 / 4, 4 / 3), draws.device)
     zero = torch.zeros_like(top)
     theta = torch.stack(
         [
@@ -148,58 +186,81 @@ def random_resized_crop(images: Tensor, size: int, scale: tuple[float, float], g
     return resized.round_().to(torch.uint8)
 
 
-def rand_augment(images: Tensor, num_ops: int, magnitude: int, host: np.random.Generator) -> Tensor:
-    """``num_ops`` random operations on each image (Cubuk 2020, arXiv:1909.13719), by torchvision."""
+def rand_augment(
+    images: Tensor,
+    draws: Draws,
+    *,
+    num_ops: Annotated[int, Gt(0), Le(100)] = 2,
+    magnitude: Annotated[int, Ge(0), Le(30)] = 9,
+) -> Tensor:
+    """``num_ops`` random operations an image, of strength ``magnitude`` in 0..30 (Cubuk 2020, arXiv:1909.13719)."""
     from torchvision.transforms import v2
 
-    transform = v2.RandAugment(num_ops, magnitude)
+    return _image_by_image(v2.RandAugment(num_ops, magnitude), images, draws)
+
+
+def torchvision_transform(
+    images: Tensor, draws: Draws, *, transform: str, options: Mapping[str, Any] | None = None
+) -> Tensor:
+    """A transform of ``torchvision.transforms.v2`` on uint8 images, image by image; ``options`` are its arguments."""
+    from torchvision.transforms import v2
+
+    return _image_by_image(getattr(v2, transform)(**(options or {})), images, draws)
+
+
+def _image_by_image(transform: Callable[[Tensor], Tensor], images: Tensor, draws: Draws) -> Tensor:
     # torchvision's random transforms take no generator and draw from torch's global one on the CPU: it is
     # lent to them for this batch, seeded from the stream, and given back as it was. `torch.manual_seed`
     # would also re-seed every GPU.
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int(host.integers(2**63)))
+        torch.default_generator.manual_seed(int(draws.host.integers(2**63)))
         return torch.stack([transform(image) for image in images])
 
 
-def cutout(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Blank a square of ``size`` pixels; its centre lies anywhere, so that it may reach over the border."""
+def cutout(images: Tensor, draws: Draws, *, size: PositiveInt = 8) -> Tensor:
+    """Blank a square of ``size`` pixels (DeVries 2017, arXiv:1708.04552); it may reach over the border."""
     batch, _, height, width = images.shape
-    centre = torch.rand(2, batch, device=images.device, generator=generator)
+    centre = torch.rand(2, batch, device=images.device, generator=draws.device)
     top = (centre[0] * height).floor() - size // 2
     left = (centre[1] * width).floor() - size // 2
     return images.masked_fill(_rectangles(images, top, left, top + size, left + size), 0)
 
 
-def random_erasing(images: Tensor, p: float, generator: torch.Generator) -> Tensor:
-    """Blank, with probability ``p``, a rectangle of 2 to 33 % of the area and aspect ratio 0.3 to 3.3."""
-    top, left, height, width = _boxes(images, (0.02, 0.33), (0.3, 3.3), generator)
-    erased = torch.rand(len(images), device=images.device, generator=generator) < p
+def random_erasing(images: Tensor, draws: Draws, *, p: Fraction = 0.25) -> Tensor:
+    """Blank a random rectangle with probability ``p`` (Zhong 2020, arXiv:1708.04896).
+
+    It has 2 to 33 % of the area, and an aspect ratio of 0.3 to 3.3.
+    """
+    top, left, height, width = _boxes(images, (0.02, 0.33), (0.3, 3.3), draws.device)
+    erased = torch.rand(len(images), device=images.device, generator=draws.device) < p
     top, left = top.round(), left.round()
     bottom, right = top + (height.round() * erased), left + width.round()
     return images.masked_fill(_rectangles(images, top, left, bottom, right), 0)
 
 
-def mixup(images: Tensor, labels: Tensor, alpha: float, generator: torch.Generator, host: np.random.Generator) -> Mixed:
-    """share * images + (1 - share) * permuted images, share from Beta(alpha, alpha) once a batch."""
-    share = float(host.beta(alpha, alpha))
-    others = torch.randperm(len(images), device=images.device, generator=generator)
+def mixup(images: Tensor, labels: Tensor, draws: Draws, *, alpha: Positive = 0.8) -> Mixed:
+    """Mix each batch with its permutation, share from Beta(alpha, alpha) (Zhang 2018, arXiv:1710.09412).
+
+    Where both mixup and cutmix are named, each batch draws one of them.
+    """
+    share = float(draws.host.beta(alpha, alpha))
+    others = torch.randperm(len(images), device=images.device, generator=draws.device)
     return Mixed(torch.lerp(images[others], images, share), labels[others], _scalar(share, images))
 
 
-def cutmix(
-    images: Tensor, labels: Tensor, alpha: float, generator: torch.Generator, host: np.random.Generator
-) -> Mixed:
-    """Paste one rectangle of the permuted batch; the share is the area that is left of the first images.
+def cutmix(images: Tensor, labels: Tensor, draws: Draws, *, alpha: Positive = 1.0) -> Mixed:
+    """Paste a rectangle of the permuted batch (Yun 2019, arXiv:1905.04899).
 
     The rectangle has the share 1 - Beta(alpha, alpha) of the area before it is clipped at the border.
     """
     height, width = images.shape[-2:]
+    host = draws.host
     side = math.sqrt(1 - host.beta(alpha, alpha))
     row, column = int(host.integers(height)), int(host.integers(width))
     half_height, half_width = int(side * height) // 2, int(side * width) // 2
     top, bottom = max(row - half_height, 0), min(row + half_height, height)
     left, right = max(column - half_width, 0), min(column + half_width, width)
-    others = torch.randperm(len(images), device=images.device, generator=generator)
+    others = torch.randperm(len(images), device=images.device, generator=draws.device)
     pasted = images.clone()
     pasted[:, :, top:bottom, left:right] = images[others, :, top:bottom, left:right]
     share = 1 - (bottom - top) * (right - left) / (height * width)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kdbench.hookspecs import DatasetSpec, hookimpl
+from kdbench.hookspecs import AugmentationSpec, DatasetSpec, hookimpl
 
 
 @hookimpl
@@ -46,4 +46,21 @@ def kdbench_datasets() -> Sequence[DatasetSpec]:
             reference="Russakovsky 2015, arXiv:1409.0575",
             summary="ImageNet as an image folder, streamed from disk by worker processes",
         ),
+    ]
+
+
+@hookimpl
+def kdbench_augmentations() -> Sequence[AugmentationSpec]:
+    """The built-in augmentations."""
+    here = "kdbench.data.augment"
+    return [
+        AugmentationSpec("crop", f"{here}:crop", lengths=("padding",)),
+        AugmentationSpec("flip", f"{here}:flip"),
+        AugmentationSpec("shift", f"{here}:shift", lengths=("pixels",)),
+        AugmentationSpec("random_resized_crop", f"{here}:random_resized_crop", acts_on="size", lengths=("size",)),
+        AugmentationSpec("randaugment", f"{here}:rand_augment"),
+        AugmentationSpec("cutout", f"{here}:cutout", acts_on="blanks", lengths=("size",)),
+        AugmentationSpec("random_erasing", f"{here}:random_erasing", acts_on="blanks"),
+        AugmentationSpec("mixup", f"{here}:mixup", acts_on="mixes"),
+        AugmentationSpec("cutmix", f"{here}:cutmix", acts_on="mixes"),
     ]

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdbench.data.augment import Normalize, Pipeline
+from kdbench.data.augment import Draws, Normalize, Pipeline, Step
 from kdbench.data.base import Arrays, DataFacts, FileSplit, Split
 from kdbench.errors import DataError
-from kdbench.recipe import Augmentation, RandomResizedCrop, batch_sizes
+from kdbench.recipe import batch_sizes
 from kdbench.seeding import derive, generator
 
 
@@ -61,7 +61,7 @@ def open_feed(
     arrays: Arrays,
     facts: DataFacts,
     *,
-    augmentation: Sequence[Augmentation],
+    augmentation: Sequence[Step],
     batch_size: int,
     seed: int,
     device: torch.device,
@@ -72,11 +72,12 @@ def open_feed(
     :class:`~kdbench.errors.DataError` for an augmentation that changes the images' size.
     """
     for step in augmentation:
-        if isinstance(step, RandomResizedCrop) and (step.size, step.size) != facts.image_shape[1:]:
+        size = step.settings.get("size") if step.acts_on == "size" else None
+        if size is not None and (size, size) != facts.image_shape[1:]:
             height, width = facts.image_shape[1:]
             raise DataError(
-                f"recipe.augmentation: random_resized_crop.size: must be the data set's image size "
-                f"({height}x{width}), so that training and test images are equally large, got {step.size}"
+                f"recipe.augmentation: {step.name}.size: must be the data set's image size "
+                f"({height}x{width}), so that training and test images are equally large, got {size}"
             )
     normalize = Normalize(*channel_statistics(facts, arrays), device)
     if isinstance(arrays.train, FileSplit):
@@ -125,7 +126,7 @@ class ResidentFeed:
         self,
         splits: dict[str, DeviceSplit],
         normalize: Normalize,
-        augmentation: Sequence[Augmentation],
+        augmentation: Sequence[Step],
         batch_size: int,
         seed: int,
         device: torch.device,
@@ -144,12 +145,14 @@ class ResidentFeed:
     def epoch(self, stage: str, epoch: int) -> Iterator[Minibatch]:
         """Every training image once: order and augmentation depend on seed, stage and epoch alone."""
         order = epoch_order(self.n_train, self._seed, stage, epoch).to(self._device)
-        device_stream = generator(self._device, self._seed, "augmentation", stage, epoch)
-        host_stream = np.random.default_rng(derive(self._seed, "augmentation", stage, epoch))
+        draws = Draws(
+            generator(self._device, self._seed, "augmentation", stage, epoch),
+            np.random.default_rng(derive(self._seed, "augmentation", stage, epoch)),
+        )
         for indices in torch.split(order, self._sizes):
             labels = self.train.labels[indices]
-            pixels = self._pipeline.change_pixels(self.train.images[indices], device_stream, host_stream)
-            yield finish(self._pipeline, self._normalize(pixels), labels, indices, device_stream, host_stream)
+            pixels = self._pipeline.change_pixels(self.train.images[indices], draws)
+            yield finish(self._pipeline, self._normalize(pixels), labels, indices, draws)
 
     def evaluate(self, split: EvaluationSplit = "test", batch_size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
         """Images (B, channels, H, W) and labels (B,) of a split in its order, normalised, not augmented."""
@@ -166,17 +169,10 @@ def epoch_order(n_train: int, seed: int, stage: str, epoch: int) -> Tensor:
     return torch.randperm(n_train, generator=generator("cpu", seed, "order", stage, epoch))
 
 
-def finish(
-    pipeline: Pipeline,
-    images: Tensor,
-    labels: Tensor,
-    indices: Tensor,
-    device_stream: torch.Generator,
-    host_stream: np.random.Generator,
-) -> Minibatch:
+def finish(pipeline: Pipeline, images: Tensor, labels: Tensor, indices: Tensor, draws: Draws) -> Minibatch:
     """Blank and mix normalised images, which is the same for every kind of feed."""
-    images = pipeline.blank(images, device_stream)
-    mixed = pipeline.mix(images, labels, device_stream, host_stream)
+    images = pipeline.blank(images, draws)
+    mixed = pipeline.mix(images, labels, draws)
     images = (images if mixed is None else mixed.images).contiguous(memory_format=torch.channels_last)
     if mixed is None:
         return Minibatch(images, labels, indices)

@@ -19,12 +19,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from kdbench.data.augment import Normalize, Pipeline
+from kdbench.data.augment import Draws, Normalize, Pipeline, Step, random_resized_crop
 from kdbench.data.base import Arrays, FileSplit
 from kdbench.data.decode import read_image
 from kdbench.data.feed import EvaluationSplit, Minibatch, epoch_order, finish, no_such_split
 from kdbench.errors import DataError
-from kdbench.recipe import Augmentation, RandomResizedCrop, batch_sizes
+from kdbench.recipe import batch_sizes
 from kdbench.seeding import derive, generator
 
 CENTRE = 0.875
@@ -39,7 +39,7 @@ class StreamedFeed:
         arrays: Arrays,
         image_shape: tuple[int, int, int],
         normalize: Normalize,
-        augmentation: Sequence[Augmentation],
+        augmentation: Sequence[Step],
         batch_size: int,
         seed: int,
         device: torch.device,
@@ -63,10 +63,12 @@ class StreamedFeed:
     def epoch(self, stage: str, epoch: int) -> Iterator[Minibatch]:
         """Every training image once: order and augmentation depend on seed, stage and epoch alone."""
         order = epoch_order(self.n_train, self._seed, stage, epoch)
-        device_stream = generator(self._device, self._seed, "augmentation", stage, epoch)
-        host_stream = np.random.default_rng(derive(self._seed, "augmentation", stage, epoch))
+        draws = Draws(
+            generator(self._device, self._seed, "augmentation", stage, epoch),
+            np.random.default_rng(derive(self._seed, "augmentation", stage, epoch)),
+        )
         for pixels, labels, indices in self._batches("train", order, self._sizes, (stage, epoch)):
-            yield finish(self._pipeline, self._normalize(pixels), labels, indices, device_stream, host_stream)
+            yield finish(self._pipeline, self._normalize(pixels), labels, indices, draws)
 
     def evaluate(self, split: EvaluationSplit = "test", batch_size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
         """Images (B, channels, H, W) and labels (B,) of a split in its order: the resized images' centres."""
@@ -113,7 +115,7 @@ class _Images(Dataset[Tensor | DataError]):
         self.files = files
         self.size = size
         self.seed = seed
-        crops = [step for step in pipeline.pixels if isinstance(step, RandomResizedCrop)]
+        crops = [step for step in pipeline.pixels if step.acts_on == "size"]
         self.crop = crops[0] if crops else None
         # The crop gives the image its size: it comes first whatever its place in the list.
         self.pipeline = replace(pipeline, pixels=tuple(step for step in pipeline.pixels if step not in crops))
@@ -129,15 +131,18 @@ class _Images(Dataset[Tensor | DataError]):
         seed = derive(self.seed, "augmentation", *request.moment, request.index)
         if self.crop is None:
             pixels = self._centre(image)
+        elif self.crop.function is not random_resized_crop:
+            draws = Draws(torch.Generator().manual_seed(derive(seed, "size")), np.random.default_rng(seed))
+            pixels = self.crop(v2.functional.pil_to_tensor(image)[None], draws)[0]
         else:
             # torchvision's random transforms draw from torch's global generator, which may be the training
             # process's own: it is seeded for this image and given back as it was.
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(seed)
-                cropped = v2.RandomResizedCrop(self.size, self.crop.scale)(image)
+                cropped = v2.RandomResizedCrop(self.size, self.crop.settings["scale"])(image)
             pixels = v2.functional.pil_to_tensor(cropped)
-        stream = torch.Generator().manual_seed(derive(seed, "pixels"))
-        return self.pipeline.change_pixels(pixels[None], stream, np.random.default_rng(seed))[0]
+        draws = Draws(torch.Generator().manual_seed(derive(seed, "pixels")), np.random.default_rng(seed))
+        return self.pipeline.change_pixels(pixels[None], draws)[0]
 
     def _centre(self, image: Any) -> Tensor:
         resized = v2.functional.resize(image, [round(self.size / CENTRE)])

@@ -23,11 +23,13 @@ from kdbench.errors import ResultsError, TrialError, in_words, text_of
 from kdbench.method import Batch, Method, Output, Signature
 from kdbench.models.base import TappedModel
 from kdbench.models.weights import write_weights
+from kdbench.parts import Parts
 from kdbench.recipe import Recipe
 from kdbench.results import AnyFolder, EpochRecord, Failure, parse
 from kdbench.seeding import derive
 
 NETWORK, METHOD = "network", "method"
+PARTS = frozenset({NETWORK, METHOD, "optimizer", "schedule"})
 """The parts of a learner that third parties may provide."""
 
 
@@ -66,11 +68,12 @@ class Learner:
         made_with: Mapping[str, str] | None = None,
         stream: str = "",
         foreign: Collection[str] = (NETWORK, METHOD),
+        parts: Parts | None = None,
     ) -> None:
         """``settings`` are the method's; ``made_with`` names the teacher's weights and the data, which a
         checkpoint must share; ``stream`` separates this learner's randomness from its neighbours'. ``foreign``
-        says which of its parts, ``network`` and ``method``, third parties provide: those get copies of what
-        learners share.
+        says which of its parts, ``network``, ``method``, ``optimizer`` and ``schedule``, third parties provide: those
+        get copies of what learners share. ``parts`` are the recipe's; without them, it has built-in ones alone.
         """
         self.id = identifier
         self.settings = dict(settings or {})
@@ -81,6 +84,7 @@ class Learner:
         self.network = network.to(device).to(memory_format=torch.channels_last)
         self.method = method.to(device)
         self.recipe = recipe
+        self.parts = parts or Parts.of(recipe)
         self.folder = folder
         self.device = device
         self.steps_per_epoch = steps_per_epoch
@@ -89,7 +93,7 @@ class Learner:
         if self.foreign:
             _own_buffers(self.modules)
         self.average: Average | None = None
-        self.phases = phases(method, recipe, student, teacher)
+        self.phases = phases(method, self.parts, student, teacher)
         self.phase_index = 0
         self.epoch = 0
         self.records: list[EpochRecord] = []
@@ -170,7 +174,7 @@ class Learner:
         for parameter in parameters.values():
             parameter.requires_grad_(True)
         spared = {f"network.{name}" for name in self.network.no_weight_decay()}
-        self.optimizer = make_optimizer(self.recipe, parameters, self.phase.rate(0.0), spared)
+        self.optimizer = make_optimizer(self.parts, parameters, self.phase.rate(0.0), spared)
         if self.in_main and self.recipe.ema_decay is not None:
             self.average = Average(self._predicting(), self.recipe.ema_decay)
 

@@ -23,7 +23,7 @@ def differences(one: TrialRecord | None, other: TrialRecord | None) -> dict[str,
     """
     keys = {
         "trial": ("protocol", "student", "method"),
-        "source": ("fingerprint", "student_source"),
+        "source": ("fingerprint", "student_source", "part_sources"),
         "teacher": ("teacher_model", "teacher_key"),
     }
     found = {aspect: changes(_part(one, names), _part(other, names)) for aspect, names in keys.items()}

@@ -289,6 +289,8 @@ class TrialRecord(Record):
     student_source: str = ""
     fingerprint: str = ""
     """Of the method's source."""
+    part_sources: dict[str, str] = {}
+    """Fingerprints of third parties' parts of the recipe."""
     settings: dict[str, Any] = {}
     recipe: dict[str, Any] = {}
     data: dict[str, Any] = {}

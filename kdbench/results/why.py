@@ -54,6 +54,9 @@ def _why(trial: Trial, stored: Sequence[TrialRecord], earlier: Sequence[TrialRec
         reasons.append("new source")
     if "student_source" in source:
         reasons.append("new source of the student")
+    parts = [key.removeprefix("part_sources.") for key in source if key.startswith("part_sources.")]
+    if parts:
+        reasons.append(f"new source of the recipe's {listed(parts, _SHOWN)}")
     if "teacher" in found:
         key = nearest.teacher_key
         changed = _teacher_changes(trial, folder.teacher(key).description if key else None)

@@ -65,7 +65,7 @@ class Context:
         return open_feed(
             self.arrays,
             self.resolver.facts,
-            augmentation=recipe.augmentation,
+            augmentation=self.resolver.parts(recipe).steps,
             batch_size=recipe.batch_size,
             seed=seed,
             device=self.device,

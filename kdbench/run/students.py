@@ -145,6 +145,7 @@ class Students:
             },
             stream=content_hash(trial.identity),
             foreign=self.context.resolver.foreign_parts(trial),
+            parts=self.context.resolver.parts(trial.recipe),
         )
 
     def _could_not_begin(self, trial: Trial, error: BaseException) -> None:

@@ -81,7 +81,7 @@ class Teachers:
             return
         teachers.train(
             plan,
-            plan.recipe,
+            self.context.resolver.parts(plan.recipe),
             build,
             self.context.resolver.facts.image_shape,
             feed,

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 from pydantic import BaseModel, ValidationError
 
 from kdbench.errors import SuiteError, did_you_mean, nearest
-from kdbench.recipe import AUGMENTATIONS, Recipe
+from kdbench.hookspecs import AugmentationSpec, OptimizerSpec, ScheduleSpec, Spec
+from kdbench.recipe import OWN_KEYS, Recipe
 from kdbench.settings import as_json, explain
 from kdbench.suite import schema
 from kdbench.suite.schema import Suite
@@ -47,6 +48,9 @@ class Catalogue(Protocol):
     def data_problems(self, name: str, settings: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Problems of a data set's name or settings."""
 
+    def part_problems(self, spec: type[Spec], name: str, settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """Problems of the name or settings of an optimiser, schedule or augmentation."""
+
 
 def load(path: Path | str, tables: Mapping[str, Any], catalogue: Catalogue | None = None) -> Suite:
     """Validate the tables of a suite. Raises :class:`SuiteError` with every problem found."""
@@ -60,12 +64,13 @@ def load(path: Path | str, tables: Mapping[str, Any], catalogue: Catalogue | Non
 
     def problems() -> Iterator[Problem]:
         if invalid is not None:
-            yield from _schema_problems(invalid)
+            for location, what in _schema_problems(invalid):
+                yield _written(location, tables), what
         yield from _pair_problems(tables)
         if catalogue is not None:
             yield from _name_problems(tables, catalogue)
 
-    found = list(islice(problems(), MAX_PROBLEMS + 1))
+    found = list(islice(dict.fromkeys(problems()), MAX_PROBLEMS + 1))
     if found or suite is None:
         lines = [f"{known.where(location)}: {what}" for location, what in found[:MAX_PROBLEMS]]
         more = [f"{path}: has more problems than these {MAX_PROBLEMS}"] if len(found) > MAX_PROBLEMS else []
@@ -82,12 +87,16 @@ def _recipe(table: Mapping[str, Any]) -> Recipe:
     return Recipe.model_validate_json(as_json(table), strict=True)
 
 
-def _written(location: Location) -> Location:
-    """Pydantic names the chosen member of a union, ``augmentation[0].crop.padding``; the file does not."""
-    if "augmentation" in location:
-        tag = location.index("augmentation") + 2
-        if location[tag : tag + 1] and location[tag] in AUGMENTATIONS and isinstance(location[tag - 1], int):
-            return (*location[:tag], *location[tag + 1 :])
+def _written(location: Location, tables: Mapping[str, Any]) -> Location:
+    """Where the file has a setting of a part that the recipe took as a key of its own."""
+    *above, key = location or ("",)
+    place: Any = tables
+    for name in above:
+        known = isinstance(place, list) and isinstance(name, int) and name < len(place)
+        place = place[name] if known else table(place).get(str(name))
+    for part in OWN_KEYS if key not in table(place) else ():
+        if key in table(table(place).get(part)):
+            return (*above, part, key)
     return location
 
 
@@ -97,7 +106,7 @@ def _schema_problems(error: ValidationError, model: type[BaseModel] = Suite) -> 
     for detail in details:
         # Pydantic counts a list's good entries: with a bad one reported, "too short" means nothing.
         if not (detail["type"] == "too_short" and detail["loc"] in wrong):
-            yield _written(detail["loc"]), _what(detail, model)
+            yield detail["loc"], _what(detail, model)
 
 
 def _what(detail: Mapping[str, Any], model: type[BaseModel]) -> str:
@@ -115,7 +124,6 @@ _TABLES: dict[tuple[type[BaseModel], int | str], type[BaseModel]] = {
     (Suite, "pairs"): schema.Pair,
     (Suite, "methods"): schema.Method,
     (Suite, "teachers"): schema.Teacher,
-    **{(Recipe, name): augmentation for name, augmentation in AUGMENTATIONS.items()},
 }
 
 
@@ -164,6 +172,7 @@ def _name_problems(tables: Mapping[str, Any], catalogue: Catalogue) -> Iterator[
     """Unknown names and wrong settings, also where other parts of the file are wrong."""
     for key, what in _setting_problems(table(tables.get("data")), schema.Data, catalogue.data_problems):
         yield ("data", key), what
+    yield from _part_problems(tables, catalogue)
     methods = {}
     for index, row in enumerate(rows(tables, "methods")):
         for key, what in _setting_problems(row, schema.Method, catalogue.method_problems):
@@ -184,6 +193,33 @@ def _name_problems(tables: Mapping[str, Any], catalogue: Catalogue) -> Iterator[
                 for key, what in catalogue.method_problems(name, {**settings, **override}):
                     if key not in known:
                         yield ("pairs", index, "methods", label, key), what
+
+
+def _part_problems(tables: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Problem]:
+    """Unknown names and wrong settings of what recipes take from plugins."""
+    recipes: list[tuple[Location, dict[str, Any]]] = [(("recipe",), table(tables.get("recipe")))]
+    recipes += [(("pairs", i, "recipe"), table(pair.get("recipe"))) for i, pair in enumerate(rows(tables, "pairs"))]
+    teachers = table(tables.get("teachers"))
+    recipes += [(("teachers", name, "recipe"), table(table(one).get("recipe"))) for name, one in teachers.items()]
+    for where, recipe in recipes:
+        named: list[tuple[Location, type[Spec], object]] = [
+            ((*where, "optimizer"), OptimizerSpec, recipe.get("optimizer")),
+            ((*where, "schedule"), ScheduleSpec, recipe.get("schedule")),
+        ]
+        augmentation = recipe.get("augmentation")
+        for index, step in enumerate(augmentation if isinstance(augmentation, list) else ()):
+            named.append(((*where, "augmentation", index), AugmentationSpec, step))
+        for place, spec, part in named:
+            settings = dict(table(part))
+            name = part if isinstance(part, str) else settings.pop("name", None)
+            if isinstance(name, str):
+                for key, what in catalogue.part_problems(spec, name, settings):
+                    yield (*place, *([key] if key else [] if isinstance(part, str) else ["name"])), what
+        for key, parts in OWN_KEYS.items():
+            part = table(recipe.get(key))
+            for own in parts.get(str(part.get("name")), ()):
+                if own in part and own in recipe:
+                    yield (*where, key, own), f"is given twice, here and as {own} of the recipe; remove one"
 
 
 def _setting_problems(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -53,6 +53,8 @@ class TeacherPlan:
     seed: int
     model_source: str = ""
     """Fingerprint of the code of a model that a plugin brings."""
+    part_sources: Mapping[str, str] = field(default_factory=dict)
+    """Fingerprints of third parties' parts of the recipe (:attr:`kdbench.parts.Parts.sources`)."""
     expected_top1: float | None = None
     tolerance: float = 1.0
 
@@ -72,6 +74,7 @@ class TeacherPlan:
                 "model_source": self.model_source,
                 "weights": self.weights_sha256 or self.weights,
                 "seed": self.seed,
+                **_part_sources(self.part_sources),
             }
         )
 
@@ -93,6 +96,8 @@ class Trial:
     origin: Origin
     student_source: str = ""
     """Fingerprint of the code of a student that a plugin brings."""
+    part_sources: Mapping[str, str] = field(default_factory=dict)
+    """Fingerprints of third parties' parts of the recipe (:attr:`kdbench.parts.Parts.sources`)."""
     status: Status = Status.PENDING
     reason: str = ""
 
@@ -115,6 +120,7 @@ class Trial:
             "seed": self.seed,
             "recipe": self.recipe.model_dump(mode="json"),
             "fingerprint": self.origin.fingerprint,
+            **_part_sources(self.part_sources),
         }
 
     @cached_property
@@ -183,8 +189,14 @@ def feed_key(trial: Trial) -> str:
             # Lockstep shares one teacher pass, which runs in one precision.
             "precision": recipe.precision,
             "seed": trial.seed,
+            **_part_sources({k: v for k, v in trial.part_sources.items() if k.startswith("augmentation.")}),
         }
     )
+
+
+def _part_sources(sources: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Left out where it is empty, as for every recipe of built-in parts: these are identified by their names."""
+    return {"part_sources": dict(sources)} if sources else {}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from kdbench.recipe import Recipe
@@ -11,19 +11,21 @@ from kdbench.suite.schema import Suite
 from kdbench.suite.tables import Location
 from kdbench.words import plural
 
-_LENGTHS = {"crop": "padding", "shift": "pixels", "cutout": "size", "random_resized_crop": "size"}
-"""The setting of an augmentation that is a length in pixels."""
 
+def size_problems(
+    suite: Suite, image_shape: tuple[int, int, int], lengths: Callable[[Recipe], Iterable[Mapping[str, int]]]
+) -> Iterator[Problem]:
+    """Lengths of augmentations above the side of the images (channels, height, width).
 
-def size_problems(suite: Suite, image_shape: tuple[int, int, int]) -> Iterator[Problem]:
-    """Lengths of augmentations above the side of the images (channels, height, width)."""
+    ``lengths`` gives the settings of a recipe's augmentations that are lengths in pixels, one mapping for each.
+    """
     side = min(image_shape[1:])
     for location, recipe, given in _recipes(suite):
-        for index, step in enumerate(recipe.augmentation if "augmentation" in given else ()):
-            key = _LENGTHS.get(step.name)
-            if key is not None and getattr(step, key) > side:
-                what = f"must be at most {side}, the side of the images in pixels, got {getattr(step, key)}"
-                yield (*location, "augmentation", index, key), what
+        for index, step in enumerate(lengths(recipe) if "augmentation" in given else ()):
+            for key, length in step.items():
+                if length > side:
+                    what = f"must be at most {side}, the side of the images in pixels, got {length}"
+                    yield (*location, "augmentation", index, key), what
 
 
 def remarks(suite: Suite, n_train: int) -> Iterator[Problem]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,9 @@ from scipy.stats import chisquare, kstest
 from torch import Tensor
 
 from kdbench.data import augment
-from kdbench.data.augment import Normalize, Pipeline
-from kdbench.recipe import Crop, Cutmix, Cutout, Flip, Mixup, RandomErasing
+from kdbench.data.augment import Draws, Normalize, Pipeline, Step
+from kdbench.parts import Parts
+from kdbench.recipe import Recipe
 
 
 def noise(batch: int, channels: int = 3, height: int = 6, width: int = 7) -> Tensor:
@@ -16,8 +19,13 @@ def noise(batch: int, channels: int = 3, height: int = 6, width: int = 7) -> Ten
     return torch.from_numpy(pixels)
 
 
-def stream(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def draws(seed: int = 0, host: np.random.Generator | None = None) -> Draws:
+    return Draws(torch.Generator().manual_seed(seed), host or np.random.default_rng(seed))
+
+
+def step(name: str, **settings: Any) -> Step:
+    """A built-in augmentation."""
+    return Parts.of(Recipe(epochs=1, augmentation=({"name": name, **settings},))).steps[0]
 
 
 def windows(image: np.ndarray, reach: int, mode: str) -> dict[tuple[int, int], np.ndarray]:
@@ -31,7 +39,7 @@ def windows(image: np.ndarray, reach: int, mode: str) -> dict[tuple[int, int], n
 @pytest.mark.parametrize(("name", "mode"), [("crop", "constant"), ("shift", "edge")])
 def test_moves_are_windows_of_the_padded_image_all_equally_likely(name: str, mode: str) -> None:
     images = noise(1).repeat(2500, 1, 1, 1)
-    moved = getattr(augment, name)(images, 2, stream()).numpy()
+    moved = step(name, **{"crop": {"padding": 2}, "shift": {"pixels": 2}}[name])(images, draws()).numpy()
     possible = {window.tobytes(): place for place, window in windows(images[0].numpy(), 2, mode).items()}
     places = [possible[np.ascontiguousarray(image).tobytes()] for image in moved]
     counts = [places.count(place) for place in possible.values()]
@@ -41,7 +49,7 @@ def test_moves_are_windows_of_the_padded_image_all_equally_likely(name: str, mod
 
 def test_crop_moves_each_image_of_a_batch_by_itself() -> None:
     images = noise(20)
-    moved = augment.crop(images, 2, stream()).numpy()
+    moved = augment.crop(images, draws(), padding=2).numpy()
     found = set()
     for before, after in zip(images.numpy(), moved, strict=True):
         matches = [place for place, window in windows(before, 2, "constant").items() if (window == after).all()]
@@ -52,14 +60,14 @@ def test_crop_moves_each_image_of_a_batch_by_itself() -> None:
 
 def test_flip() -> None:
     images = noise(1).repeat(2000, 1, 1, 1)
-    flipped = augment.flip(images, 0.3, stream()).numpy()
+    flipped = augment.flip(images, draws(), p=0.3).numpy()
     mirrored = images[0].numpy()[:, :, ::-1]
     is_mirrored = np.array([(image == mirrored).all() for image in flipped])
     is_original = np.array([(image == images[0].numpy()).all() for image in flipped])
     assert (is_mirrored ^ is_original).all()
     assert abs(is_mirrored.mean() - 0.3) < 0.05
-    assert torch.equal(augment.flip(images, 0.0, stream()), images)
-    assert torch.equal(augment.flip(images, 1.0, stream()), images.flip(-1))
+    assert torch.equal(augment.flip(images, draws(), p=0.0), images)
+    assert torch.equal(augment.flip(images, draws(), p=1.0), images.flip(-1))
 
 
 def test_random_resized_crop_cuts_boxes_of_the_right_area_and_shape() -> None:
@@ -67,7 +75,7 @@ def test_random_resized_crop_cuts_boxes_of_the_right_area_and_shape() -> None:
     side = 32
     ramp = torch.arange(side, dtype=torch.uint8) * 8
     image = torch.stack([ramp.expand(side, side), ramp[:, None].expand(side, side)])
-    cut = augment.random_resized_crop(image.repeat(500, 1, 1, 1), side, (0.25, 0.75), stream()).double() / 8
+    cut = augment.random_resized_crop(image.repeat(500, 1, 1, 1), draws(), size=side, scale=(0.25, 0.75)).double() / 8
     inner = slice(4, -4)  # where the border's repetition does not bend the ramp
     steps = torch.arange(side, dtype=torch.float64)[inner]
     widths = (cut[:, 0, :, inner].mean(1) @ (steps - steps.mean())) / steps.var(correction=0) / len(steps) * side
@@ -89,17 +97,17 @@ def test_random_resized_crop_cuts_boxes_of_the_right_area_and_shape() -> None:
 def test_random_resized_crop_of_everything_is_the_image_itself() -> None:
     images = noise(4, height=8, width=8)
     # A box of the whole area fits only where its ratio is 1, so that all attempts fail: the whole is taken.
-    assert torch.equal(augment.random_resized_crop(images, 8, (1.0, 1.0), stream()), images)
+    assert torch.equal(augment.random_resized_crop(images, draws(), size=8, scale=(1.0, 1.0)), images)
 
 
 def test_rand_augment_draws_from_its_stream_alone() -> None:
     images = noise(16, height=16, width=16)
     before = torch.get_rng_state()
-    first = augment.rand_augment(images, 2, 9, np.random.default_rng(1))
+    first = augment.rand_augment(images, draws(1))
     assert torch.equal(torch.get_rng_state(), before)
     torch.rand(5)
-    again = augment.rand_augment(images, 2, 9, np.random.default_rng(1))
-    other = augment.rand_augment(images, 2, 9, np.random.default_rng(2))
+    again = augment.rand_augment(images, draws(1))
+    other = augment.rand_augment(images, draws(2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert first.dtype == torch.uint8
@@ -108,7 +116,7 @@ def test_rand_augment_draws_from_its_stream_alone() -> None:
 
 def test_rand_augment_treats_each_image_by_itself() -> None:
     image = noise(1, height=16, width=16)
-    changed = augment.rand_augment(image.repeat(64, 1, 1, 1), 1, 9, np.random.default_rng(0))
+    changed = augment.rand_augment(image.repeat(64, 1, 1, 1), draws(), num_ops=1)
     kinds = {image.numpy().tobytes() for image in changed}
     assert 8 < len(kinds) <= 23  # 14 operations, 9 of them with a sign
     assert image.numpy()[0].tobytes() in kinds  # one of them is the identity
@@ -116,7 +124,7 @@ def test_rand_augment_treats_each_image_by_itself() -> None:
 
 def test_cutout_blanks_a_square_around_any_pixel() -> None:
     images = noise(3000).float()
-    blank = (augment.cutout(images, 3, stream()) == 0).numpy()
+    blank = (augment.cutout(images, draws(), size=3) == 0).numpy()
     assert (blank == blank[:, :1]).all()  # all channels alike
     # Oracle: the squares around each of the 42 centres, by a loop.
     possible = {}
@@ -135,7 +143,7 @@ def test_cutout_blanks_a_square_around_any_pixel() -> None:
 
 def test_random_erasing_blanks_rectangles() -> None:
     images = noise(2000, height=32, width=32).float()
-    blank = (augment.random_erasing(images, 0.25, stream()) == 0).numpy()[:, 0]
+    blank = (augment.random_erasing(images, draws()) == 0).numpy()[:, 0]
     erased = blank.any(axis=(1, 2))
     assert abs(erased.mean() - 0.25) < 0.04
     areas, ratios = [], []
@@ -154,7 +162,7 @@ def test_random_erasing_blanks_rectangles() -> None:
 
 def test_mixup_mixes_images_as_it_says() -> None:
     images, labels = noise(9).float(), torch.arange(9)
-    mixed = augment.mixup(images, labels, 0.8, stream(), np.random.default_rng(0))
+    mixed = augment.mixup(images, labels, draws())
     share = float(mixed.share)
     assert 0 < share < 1
     assert sorted(mixed.labels.tolist()) == labels.tolist()
@@ -167,7 +175,7 @@ def test_cutmix_pastes_the_share_that_it_says() -> None:
     images, labels = noise(9, height=16, width=16).float(), torch.arange(9)
     host, shares = np.random.default_rng(0), []
     for seed in range(30):
-        mixed = augment.cutmix(images, labels, 1.0, stream(seed), host)
+        mixed = augment.cutmix(images, labels, draws(seed, host))
         for i, j in enumerate(mixed.labels.tolist()):
             own = mixed.images[i] == images[i]
             assert (own | (mixed.images[i] == images[j])).all()
@@ -183,7 +191,7 @@ def test_cutmix_pastes_the_share_that_it_says() -> None:
 
 def test_mix_shares_follow_the_beta_distribution() -> None:
     images, labels, host = noise(2).float(), torch.arange(2), np.random.default_rng(0)
-    shares = [float(augment.mixup(images, labels, 0.8, stream(), host).share) for _ in range(400)]
+    shares = [float(augment.mixup(images, labels, draws(host=host)).share) for _ in range(400)]
     assert kstest(shares, "beta", args=(0.8, 0.8)).pvalue > 1e-3
 
 
@@ -197,21 +205,21 @@ def test_normalize_equals_the_formula() -> None:
 
 
 def test_a_pipeline_sorts_steps_by_what_they_work_on() -> None:
-    crop, flip = Crop(name="crop"), Flip(name="flip")
-    cutout, erasing = Cutout(name="cutout"), RandomErasing(name="random_erasing")
-    mixup, cutmix = Mixup(name="mixup"), Cutmix(name="cutmix")
+    crop, flip, cutout, erasing, mixup, cutmix = map(
+        step, ("crop", "flip", "cutout", "random_erasing", "mixup", "cutmix")
+    )
     pipeline = Pipeline.of([mixup, erasing, flip, cutmix, cutout, crop])
     assert pipeline == Pipeline((flip, crop), (erasing, cutout), (mixup, cutmix))
 
 
 def test_one_mix_of_those_named_is_drawn_for_each_batch() -> None:
-    pipeline = Pipeline.of([Mixup(name="mixup"), Cutmix(name="cutmix")])
+    pipeline = Pipeline.of([step("mixup"), step("cutmix")])
     images, labels = noise(8, height=16, width=16).float(), torch.arange(8)
     host, pasted = np.random.default_rng(0), 0
     for seed in range(200):
-        mixed = pipeline.mix(images, labels, stream(seed), host)
+        mixed = pipeline.mix(images, labels, draws(seed, host))
         assert mixed is not None
         partners = images[mixed.labels]
         pasted += bool(((mixed.images == images) | (mixed.images == partners)).all())
     assert 70 < pasted < 130
-    assert Pipeline.of([]).mix(images, labels, stream(), host) is None
+    assert Pipeline.of([]).mix(images, labels, draws()) is None

@@ -2,39 +2,37 @@ from __future__ import annotations
 
 import gc
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from kdbench.data.augment import Step
 from kdbench.data.base import Arrays, DataFacts, Split
 from kdbench.data.feed import Feed, Minibatch, ResidentFeed, open_feed
 from kdbench.errors import DataError
-from kdbench.recipe import (
-    Augmentation,
-    Crop,
-    Cutmix,
-    Cutout,
-    Flip,
-    Mixup,
-    RandAugment,
-    RandomErasing,
-    RandomResizedCrop,
-    Shift,
-)
+from kdbench.parts import Parts
+from kdbench.recipe import Recipe
+
+
+def step(name: str, **settings: Any) -> Step:
+    """A built-in augmentation."""
+    return Parts.of(Recipe(epochs=1, augmentation=({"name": name, **settings},))).steps[0]
+
 
 CPU = torch.device("cpu")
 FACTS = DataFacts(classes=5, image_shape=(3, 8, 8), n_train=50, n_test=23, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
-EVERYTHING: tuple[Augmentation, ...] = (
-    Crop(name="crop", padding=2),
-    Flip(name="flip"),
-    Shift(name="shift"),
-    RandomResizedCrop(name="random_resized_crop", size=8),
-    RandAugment(name="randaugment"),
-    Cutout(name="cutout", size=3),
-    RandomErasing(name="random_erasing"),
-    Mixup(name="mixup"),
-    Cutmix(name="cutmix"),
+EVERYTHING: tuple[Step, ...] = (
+    step("crop", padding=2),
+    step("flip"),
+    step("shift"),
+    step("random_resized_crop", size=8),
+    step("randaugment"),
+    step("cutout", size=3),
+    step("random_erasing"),
+    step("mixup"),
+    step("cutmix"),
 )
 
 
@@ -49,7 +47,7 @@ def arrays() -> Arrays:
     return Arrays(split(50), split(23), fingerprint="f")
 
 
-def feed_of(arrays: Arrays, augmentation: tuple[Augmentation, ...] = (), seed: int = 0, batch_size: int = 16) -> Feed:
+def feed_of(arrays: Arrays, augmentation: tuple[Step, ...] = (), seed: int = 0, batch_size: int = 16) -> Feed:
     return open_feed(arrays, FACTS, augmentation=augmentation, batch_size=batch_size, seed=seed, device=CPU)
 
 
@@ -125,31 +123,31 @@ def test_a_feed_leaves_the_global_generators_alone(arrays: Arrays) -> None:
 
 
 @pytest.mark.parametrize("augmentation", [(), EVERYTHING])
-def test_seed_stage_and_epoch_each_change_an_epoch(arrays: Arrays, augmentation: tuple[Augmentation, ...]) -> None:
+def test_seed_stage_and_epoch_each_change_an_epoch(arrays: Arrays, augmentation: tuple[Step, ...]) -> None:
     reference = list(feed_of(arrays, augmentation).epoch("main", 0))
     assert not same(reference, list(feed_of(arrays, augmentation, seed=1).epoch("main", 0)))
     assert not same(reference, list(feed_of(arrays, augmentation).epoch("boundary", 0)))
     assert not same(reference, list(feed_of(arrays, augmentation).epoch("main", 1)))
 
 
-@pytest.mark.parametrize("step", EVERYTHING, ids=lambda step: step.name)
-def test_seed_stage_and_epoch_each_change_the_augmentation(arrays: Arrays, step: Augmentation) -> None:
+@pytest.mark.parametrize("chosen", EVERYTHING, ids=lambda chosen: chosen.name)
+def test_seed_stage_and_epoch_each_change_the_augmentation(arrays: Arrays, chosen: Step) -> None:
     # Where all images are alike, the order shows in nothing but labels and indices.
     image = np.random.default_rng(5).integers(0, 256, (1, 3, 8, 8), dtype=np.uint8)
     alike = replace(arrays, train=Split(np.repeat(image, 50, 0), np.arange(50)))
 
     def seen(seed: int, stage: str, epoch: int) -> bytes:
-        batches = feed_of(alike, (step,), seed=seed).epoch(stage, epoch)
+        batches = feed_of(alike, (chosen,), seed=seed).epoch(stage, epoch)
         return b"".join((batch.images if batch.mix is None else batch.mix).numpy().tobytes() for batch in batches)
 
     assert seen(0, "main", 0) == seen(0, "main", 0)
     assert len({seen(0, "main", 0), seen(1, "main", 0), seen(0, "boundary", 0), seen(0, "main", 1)}) == 4
 
 
-@pytest.mark.parametrize("step", EVERYTHING, ids=lambda step: step.name)
-def test_augmentation_changes_images_but_neither_order_nor_labels(arrays: Arrays, step: Augmentation) -> None:
+@pytest.mark.parametrize("chosen", EVERYTHING, ids=lambda chosen: chosen.name)
+def test_augmentation_changes_images_but_neither_order_nor_labels(arrays: Arrays, chosen: Step) -> None:
     plain = list(feed_of(arrays).epoch("main", 0))
-    augmented = list(feed_of(arrays, (step,)).epoch("main", 0))
+    augmented = list(feed_of(arrays, (chosen,)).epoch("main", 0))
     for before, after in zip(plain, augmented, strict=True):
         assert torch.equal(before.indices, after.indices)
         assert torch.equal(before.labels, after.labels)
@@ -158,9 +156,9 @@ def test_augmentation_changes_images_but_neither_order_nor_labels(arrays: Arrays
     assert not same(plain, augmented)
 
 
-@pytest.mark.parametrize("step", [Mixup(name="mixup"), Cutmix(name="cutmix")], ids=lambda step: step.name)
-def test_mixing_gives_both_labels_and_the_share(arrays: Arrays, step: Augmentation) -> None:
-    for batch in feed_of(arrays, (step,)).epoch("main", 0):
+@pytest.mark.parametrize("chosen", [step("mixup"), step("cutmix")], ids=lambda chosen: chosen.name)
+def test_mixing_gives_both_labels_and_the_share(arrays: Arrays, chosen: Step) -> None:
+    for batch in feed_of(arrays, (chosen,)).epoch("main", 0):
         assert batch.mixed_labels is not None
         assert batch.mix is not None
         assert sorted(batch.mixed_labels.tolist()) == sorted(batch.labels.tolist())
@@ -216,7 +214,7 @@ def test_measured_statistics_stand_in_for_facts(arrays: Arrays) -> None:
 
 def test_a_crop_to_another_size_is_refused(arrays: Arrays) -> None:
     with pytest.raises(DataError) as error:
-        feed_of(arrays, (RandomResizedCrop(name="random_resized_crop", size=16),))
+        feed_of(arrays, (step("random_resized_crop", size=16),))
     assert str(error.value) == (
         "recipe.augmentation: random_resized_crop.size: must be the data set's image size (8x8), "
         "so that training and test images are equally large, got 16"

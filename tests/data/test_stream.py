@@ -2,27 +2,36 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from kdbench.data.augment import Step
 from kdbench.data.base import Arrays
 from kdbench.data.feed import Feed, Minibatch, open_feed
 from kdbench.data.imagenet import ImageNet
 from kdbench.data.splits import limit
 from kdbench.data.stream import StreamedFeed
 from kdbench.errors import DataError
-from kdbench.recipe import Augmentation, Crop, Flip, Mixup, RandAugment, RandomErasing, RandomResizedCrop
+from kdbench.parts import Parts
+from kdbench.recipe import Recipe
+
+
+def step(name: str, **settings: Any) -> Step:
+    """A built-in augmentation."""
+    return Parts.of(Recipe(epochs=1, augmentation=({"name": name, **settings},))).steps[0]
+
 
 SIZE = 28
-PLAIN: tuple[Augmentation, ...] = (RandomResizedCrop(name="random_resized_crop", size=SIZE), Flip(name="flip"))
-EVERYTHING: tuple[Augmentation, ...] = (
+PLAIN: tuple[Step, ...] = (step("random_resized_crop", size=SIZE), step("flip"))
+EVERYTHING: tuple[Step, ...] = (
     *PLAIN,
-    RandAugment(name="randaugment"),
-    RandomErasing(name="random_erasing"),
-    Mixup(name="mixup"),
+    step("randaugment"),
+    step("random_erasing"),
+    step("mixup"),
 )
 
 
@@ -39,7 +48,7 @@ def root(tmp_path: Path, write_image: Callable[..., np.ndarray]) -> Path:
 
 
 def feed_of(
-    root: Path, augmentation: tuple[Augmentation, ...] = PLAIN, *, seed: int = 0, workers: int = 0, batch: int = 4
+    root: Path, augmentation: tuple[Step, ...] = PLAIN, *, seed: int = 0, workers: int = 0, batch: int = 4
 ) -> Feed:
     data = ImageNet(root=str(root), size=SIZE, workers=workers)
     return open_feed(
@@ -132,7 +141,7 @@ def test_without_a_resizing_crop_training_sees_the_centre_too(root: Path) -> Non
     feed = open_feed(arrays, data.facts(), augmentation=(), **settings)  # type: ignore[arg-type]
     (train,), ((test, _),) = feed.epoch("main", 0), feed.evaluate()
     assert torch.equal(train.images, test[train.indices])
-    cropped = open_feed(arrays, data.facts(), augmentation=(Crop(name="crop"),), **settings)  # type: ignore[arg-type]
+    cropped = open_feed(arrays, data.facts(), augmentation=(step("crop"),), **settings)  # type: ignore[arg-type]
     assert not torch.equal(next(iter(cropped.epoch("main", 0))).images, train.images)
 
 
@@ -144,7 +153,7 @@ def test_crops_come_from_the_whole_image_at_the_scale_asked_for(tmp_path: Path) 
             path = tmp_path / "ramps" / split / "a" / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(ramp).save(path)
-    crop = RandomResizedCrop(name="random_resized_crop", size=SIZE, scale=(0.2, 0.3))
+    crop = step("random_resized_crop", size=SIZE, scale=(0.2, 0.3))
     data = ImageNet(root=str(tmp_path / "ramps"), size=SIZE)
     values = torch.cat([batch.images for batch in feed_of(tmp_path / "ramps", (crop,)).epoch("main", 0)])
     pixels = values[:, 0] * data.std[0] * 255 + data.mean[0] * 255

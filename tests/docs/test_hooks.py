@@ -8,10 +8,17 @@ import inspect
 import re
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
 from kdbench import hookspecs
+from kdbench.data.augment import Draws
+from kdbench.engine.optimizer import make_optimizer
+from kdbench.engine.schedule import learning_rate
+from kdbench.parts import Parts
 from kdbench.plugins import discover
+from kdbench.recipe import Recipe
 from kdbench.results import EpochRecord
 
 PAGE = "hooks.md"
@@ -58,7 +65,7 @@ def examples(blocks, tmp_path):
         if block.language == "python" and "@hookimpl" in block.text:
             files.append(tmp_path / f"example{len(files)}.py")
             files[-1].write_text(block.text)
-    assert len(files) == 4
+    assert len(files) == 7
     return files
 
 
@@ -69,6 +76,20 @@ def test_the_examples_offer_what_they_say(examples):
     assert network.load()(classes=3, image_shape=(3, 8, 8), **network.spec.presets).classifier
     data = registry.dataset("scans")
     assert data.load()(root="/nowhere", **data.spec.presets).size == 32
+
+
+def test_the_parts_of_a_recipe_work_together(examples):
+    registry = discover(examples)
+    schedule = {"name": "polynomial", "power": 1.0}
+    recipe = Recipe(epochs=4, lr=0.2, optimizer="rmsprop", schedule=schedule, augmentation=("noise",))
+    parts = Parts.of(recipe, registry)
+    assert list(parts.problems((3, 8, 8))) == []
+    assert learning_rate(parts, 1.0) == pytest.approx(0.15)
+    optimizer = make_optimizer(parts, {"weight": torch.nn.Parameter(torch.ones(2, 2))}, 0.2)
+    assert isinstance(optimizer, torch.optim.RMSprop)
+    draws = Draws(torch.Generator().manual_seed(0), np.random.default_rng(0))
+    changed = parts.steps[0](torch.zeros(200, 3, 8, 8), draws)
+    assert changed.std() == pytest.approx(0.1, rel=0.05)
 
 
 def test_the_example_listens(examples, tmp_path):

@@ -17,7 +17,8 @@ from kdbench.engine.teacher import build_seeded
 from kdbench.method import Batch, DataSignature, Method, Output, Terms
 from kdbench.models.base import TappedModel, signature
 from kdbench.models.resnet import resnet
-from kdbench.recipe import Recipe, Shift
+from kdbench.parts import Parts
+from kdbench.recipe import Recipe
 from kdbench.results import (
     DataUsed,
     Environment,
@@ -74,7 +75,7 @@ def feed() -> Feed:
     return open_feed(
         limit(digits.load(), **LIMITS),
         limit_facts(digits.facts(), **LIMITS),
-        augmentation=[Shift(name="shift")],
+        augmentation=Parts.of(Recipe(epochs=1, augmentation=("shift",))).steps,
         batch_size=48,  # 160 images: the last batch is smaller
         seed=3,
         device=CPU,

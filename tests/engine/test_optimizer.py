@@ -14,6 +14,7 @@ from kdbench.models.deit import deit
 from kdbench.models.resnet import resnet
 from kdbench.models.timm import build as timm_network
 from kdbench.models.torchvision import build as torchvision_network
+from kdbench.parts import Parts
 from kdbench.recipe import Recipe
 from kdbench.results import TrialFolder, TrialRecord
 
@@ -23,11 +24,11 @@ def test_adamw_spares_biases_norms_and_what_is_named_and_sgd_does_not():
     parameters = {**dict(layers.named_parameters()), "token": nn.Parameter(torch.zeros(1, 1, 2))}
     parameters["wide.bias"] = nn.Parameter(torch.zeros(1, 2))
     recipe = Recipe(epochs=1, optimizer="adamw", weight_decay=0.1)
-    groups = make_optimizer(recipe, parameters, 0.1, {"token", "of another network"}).param_groups
+    groups = make_optimizer(Parts.of(recipe), parameters, 0.1, {"token", "of another network"}).param_groups
     assert [(len(g["params"]), g["weight_decay"]) for g in groups] == [(1, 0.1), (5, 0.0)]
     assert groups[0]["params"] == [layers[0].weight]
     recipe = Recipe(epochs=1, weight_decay=0.1)
-    (group,) = make_optimizer(recipe, parameters, 0.1, {"token"}).param_groups
+    (group,) = make_optimizer(Parts.of(recipe), parameters, 0.1, {"token"}).param_groups
     assert (len(group["params"]), group["weight_decay"], group["momentum"]) == (6, 0.1, 0.9)
 
 
@@ -125,7 +126,7 @@ def test_a_parameter_that_joins_in_late_begins_with_no_momentum():
     """The fused SGD of torch fails there; the plain one is the reference."""
     found = [nn.Parameter(torch.tensor([1.0, 2.0])) for _ in range(2)]
     expected = [nn.Parameter(p.detach().clone()) for p in found]
-    fused = make_optimizer(Recipe(epochs=1, lr=0.1), {"a": found[0], "b": found[1]}, 0.1)
+    fused = make_optimizer(Parts.of(Recipe(epochs=1, lr=0.1)), {"a": found[0], "b": found[1]}, 0.1)
     plain = torch.optim.SGD(expected, lr=0.1, momentum=0.9, weight_decay=5e-4, foreach=False)
     for step in range(4):
         for parameters in (found, expected):

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from kdbench import resolve
+from kdbench.hookspecs import Spec
+from kdbench.plugins import built_in
 from kdbench.suite import load
 from kdbench.suite.schema import Suite
 
@@ -54,6 +57,9 @@ class Catalogue:
         if name != "digits":
             return [("", f"data set '{name}' is not registered")]
         return [(key, "unknown setting") for key in settings]
+
+    def part_problems(self, spec: type[Spec], name: str, settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+        return resolve.Catalogue(built_in()).part_problems(spec, name, settings)
 
 
 @pytest.fixture

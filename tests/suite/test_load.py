@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from kdbench.errors import SuiteError
+from kdbench.recipe import Part
 from kdbench.suite import load
 from kdbench.suite.schema import Suite
 
@@ -426,5 +427,5 @@ def test_no_value_at_any_key_is_more_than_a_suite_error(suite_file: Path) -> Non
 def test_pair_recipe_differs_where_the_pair_says(open_small: Callable[..., Suite]) -> None:
     suite = open_small('pairs.0.recipe={lr=0.01,optimizer="adamw"}')
     recipe = load.pair_recipe(suite, suite.pairs[0].recipe)
-    assert recipe == suite.recipe.model_copy(update={"lr": 0.01, "optimizer": "adamw"})
+    assert recipe == suite.recipe.model_copy(update={"lr": 0.01, "optimizer": Part(name="adamw")})
     assert load.pair_recipe(suite, {}) == suite.recipe

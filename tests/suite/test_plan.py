@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from kdbench.errors import SuiteError
-from kdbench.recipe import Crop, Recipe
+from kdbench.recipe import Part, Recipe
 from kdbench.results import TrialRecord
 from kdbench.run import open_suite
 from kdbench.status import Status
@@ -102,7 +102,7 @@ def test_what_does_not_change_the_hash(changes: dict[str, Any]) -> None:
         {"settings": {"temperature": 5.0}},
         {"settings": {"temperature": 4.0, "weight": 1}},
         {"recipe": recipe(lr=0.1)},
-        {"recipe": recipe(augmentation=(Crop(name="crop"),))},
+        {"recipe": recipe(augmentation=(Part(name="crop", padding=4),))},
         {"seed": 2},
         {"origin": Origin("kdbench", "1.0", "abd")},
         {"data": {"name": "digits", "train_limit": 129}},
@@ -309,7 +309,7 @@ def test_what_shares_a_feed(changes: dict[str, Any]) -> None:
     [
         {"recipe": recipe(batch_size=32)},
         {"recipe": recipe(epochs=11)},
-        {"recipe": recipe(augmentation=(Crop(name="crop"),))},
+        {"recipe": recipe(augmentation=(Part(name="crop", padding=4),))},
         {"recipe": recipe(precision="float32")},
         {"seed": 2},
         {"data": {"name": "digits"}},

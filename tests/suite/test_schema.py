@@ -70,7 +70,7 @@ NOK = {
     "recipe.lr=nan": ["recipe.lr: must be a finite number, got nan"],
     "recipe.momentum=1.0": ["recipe.momentum: must be less than 1, got 1.0"],
     "recipe.nesterov=1": ["recipe.nesterov: must be true or false, got 1"],
-    "recipe.optimizer=adam": ["recipe.optimizer: must be 'sgd' or 'adamw', got 'adam'"],
+    "recipe.optimizer=adam": ["recipe.optimizer: optimizer 'adam' is not registered; did you mean 'adamw'?"],
     "recipe.precision=fp16": ["recipe.precision: must be 'auto', 'float32', 'tf32' or 'bf16', got 'fp16'"],
     "recipe.schedule=cosine": ["recipe: drops belong to schedule = 'steps', not to 'cosine'"],
     "recipe.drops=[5,10]": ["recipe: drops must come before epoch 10, got [5, 10]"],
@@ -92,10 +92,19 @@ NOK = {
         "recipe.augmentation[0].num_ops: must be at most 100, got 101"
     ],
     "recipe.augmentation=crop": ["recipe.augmentation: must be a list, got 'crop'"],
-    'recipe.augmentation=["crop"]': ["recipe.augmentation[0]: must be a table, got 'crop'"],
-    "recipe.augmentation=[{padding=4}]": ["recipe.augmentation[0]: needs a name"],
-    'recipe.augmentation=[{name="crp"}]': ["recipe.augmentation[0]: unknown name 'crp'; did you mean 'crop'?"],
-    "recipe.augmentation.crop.pad=4": ["recipe.augmentation[0].pad: unknown key; did you mean 'padding'?"],
+    "recipe.augmentation=[4]": ["recipe.augmentation[0]: must be a table, got 4"],
+    'recipe.optimizer={name="sgd",momentum=1.0}': ["recipe.optimizer.momentum: must be less than 1, got 1.0"],
+    'recipe.optimizer={name="adamw",beta=0.9}': ["recipe.optimizer.beta: unknown setting; did you mean 'betas'?"],
+    'recipe.schedule={name="linear"}': [
+        "recipe: drops belong to schedule = 'steps', not to 'linear'",
+        "recipe.schedule.name: schedule 'linear' is not registered; known: constant, cosine, steps; "
+        "what is not installed can be named by -p, or by plugins in the suite",
+    ],
+    "recipe.augmentation=[{padding=4}]": ["recipe.augmentation[0].name: is required"],
+    'recipe.augmentation=[{name="crp"}]': [
+        "recipe.augmentation[0].name: augmentation 'crp' is not registered; did you mean 'crop'?"
+    ],
+    "recipe.augmentation.crop.pad=4": ["recipe.augmentation[0].pad: unknown setting; did you mean 'padding'?"],
     "recipe.augmentation.flip.p=2": ["recipe.augmentation[1].p: must be at most 1, got 2"],
     "recipe.selection=validation": [
         "recipe.selection: 'validation' needs data.validation, the images to cut from the training set"
@@ -105,9 +114,7 @@ NOK = {
     "pairs.0.techer=x": ["pairs[0].techer: unknown key; did you mean 'teacher'?"],
     "pairs.0.recipe.epoch=1": ["pairs[0].recipe.epoch: unknown key; did you mean 'epochs'?"],
     "pairs.0.recipe.epochs=5": ["pairs[0].recipe: drops must come before epoch 5, got [5, 8]"],
-    'pairs.0.recipe.augmentation=[{name="flip",q=1}]': [
-        "pairs[0].recipe.augmentation[0].q: unknown key; known: name, p"
-    ],
+    'pairs.0.recipe.augmentation=[{name="flip",q=1}]': ["pairs[0].recipe.augmentation[0].q: unknown setting; known: p"],
     "pairs.0.recipe.selection=validation": [
         "pairs[0].recipe.selection: 'validation' needs data.validation, the images to cut from the training set"
     ],

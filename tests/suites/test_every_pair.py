@@ -16,6 +16,7 @@ from kdbench.engine.learner import Learner
 from kdbench.engine.teacher import build_seeded
 from kdbench.method import DataSignature
 from kdbench.models.base import signature
+from kdbench.parts import Parts
 from kdbench.resolve import Resolver
 from kdbench.results import (
     DataUsed,
@@ -82,7 +83,7 @@ def feed(study: Opened, arrays: Arrays) -> Feed:
     return open_feed(
         arrays,
         study.resolver.facts,
-        augmentation=recipe.augmentation,
+        augmentation=Parts.of(recipe).steps,
         batch_size=recipe.batch_size,
         seed=0,
         device=CPU,

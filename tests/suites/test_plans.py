@@ -9,6 +9,7 @@ import pytest
 
 from kdbench.engine.schedule import learning_rate
 from kdbench.errors import DataError
+from kdbench.parts import Parts
 from kdbench.run import Opened, open_suite
 from kdbench.suite.cost import steps
 from kdbench.suite.load import pair_recipe, shipped
@@ -256,7 +257,7 @@ def test_every_suite_can_be_cut_to_a_few_epochs(name: str, epochs: int) -> None:
     for recipe in recipes:
         assert all(isinstance(drop, int) and 0 < drop < recipe.epochs for drop in recipe.drops)
         # The engine's own schedule takes every step of it.
-        rates = [learning_rate(recipe, step / 2) for step in range(2 * recipe.epochs)]
+        rates = [learning_rate(Parts.of(recipe), step / 2) for step in range(2 * recipe.epochs)]
         assert all(0 < rate <= recipe.lr for rate in rates)
 
 

@@ -11,6 +11,7 @@ import torch
 import torchvision
 
 from kdbench.errors import KdbenchError
+from kdbench.results import TrialResult
 from kdbench.run import Results, run_suite
 
 SHORTENED = (
@@ -43,7 +44,7 @@ def weights(path: Path, network: torch.nn.Module) -> Path:
     return path
 
 
-def outcomes(results: Results) -> dict[str, dict[str, Any]]:
+def outcomes(results: Results) -> dict[str, TrialResult]:
     found = {}
     for trial in results.plan.trials:
         result = results.folder.trial(trial.id).result
@@ -71,10 +72,10 @@ def test_the_first_pair_trains_from_the_stream(tmp_path: Path, photographs: Path
     assert list(found) == ["kd", "ab"]
     # Noise teaches a network nothing: it guesses one of two classes.
     assert warnings == [
-        f"teacher torchvision:resnet34: reaches {found['kd']['teacher']['top1']:.2f} % on the test set, "
+        f"teacher torchvision:resnet34: reaches {found['kd'].teacher.top1:.2f} % on the test set, "
         "the suite expects 73.31 ± 0.50 %"
     ]
-    assert found["kd"]["data"]["name"] == "imagenet"
+    assert found["kd"].data.name == "imagenet"
 
 
 def test_the_transformer_trains_by_its_own_recipe(tmp_path: Path, photographs: Path) -> None:
@@ -90,7 +91,7 @@ def test_the_transformer_trains_by_its_own_recipe(tmp_path: Path, photographs: P
         methods=["deit"],
     )
     [deit] = outcomes(results).values()
-    epochs = results.folder.trial(deit["id"]).epochs
+    epochs = results.folder.trial(deit.id).epochs
     # Five epochs of warm-up to 1e-3, one of cosine.
     assert [record.lr for record in epochs] == pytest.approx([1e-3 * (i + 1e-3) / 5 for i in range(5)] + [1e-3])
 

@@ -26,6 +26,7 @@ from kdbench.engine.cohort import Teacher
 from kdbench.engine.learner import Learner
 from kdbench.method import DataSignature, Method
 from kdbench.models.base import TappedModel, signature
+from kdbench.parts import Parts
 from kdbench.resolve import Resolver
 from kdbench.results import TeacherUsed, TrialFolder
 from kdbench.run import Opened, open_suite
@@ -101,7 +102,7 @@ def feed(study: Opened, gpu: None) -> Feed:
     return open_feed(
         arrays,
         study.resolver.facts,
-        augmentation=recipe.augmentation,
+        augmentation=Parts.of(recipe).steps,
         batch_size=recipe.batch_size,
         seed=0,
         device=GPU,

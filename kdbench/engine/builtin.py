@@ -1,0 +1,30 @@
+"""The optimisers and schedules that come with kdbench, offered through the hooks that any plugin uses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kdbench.hookspecs import OptimizerSpec, ScheduleSpec, hookimpl
+
+_ADAMW = "Loshchilov and Hutter, Decoupled Weight Decay Regularization, ICLR 2019, https://arxiv.org/abs/1711.05101"
+_COSINE = "Loshchilov and Hutter, SGDR, ICLR 2017, https://arxiv.org/abs/1608.03983"
+
+
+@hookimpl
+def kdbench_optimizers() -> Sequence[OptimizerSpec]:
+    """The built-in optimisers."""
+    return [
+        # As in the code of RepDistiller and most that followed it.
+        OptimizerSpec("sgd", "kdbench.engine.optimizer:sgd", decays_all=True),
+        OptimizerSpec("adamw", "kdbench.engine.optimizer:adamw", reference=_ADAMW),
+    ]
+
+
+@hookimpl
+def kdbench_schedules() -> Sequence[ScheduleSpec]:
+    """The built-in schedules."""
+    return [
+        ScheduleSpec("steps", "kdbench.engine.schedule:steps"),
+        ScheduleSpec("cosine", "kdbench.engine.schedule:cosine", reference=_COSINE),
+        ScheduleSpec("constant", "kdbench.engine.schedule:constant"),
+    ]
