@@ -23,7 +23,10 @@ from kdbench import isolation
 from kdbench.data.feed import EvaluationSplit, Feed, Minibatch
 from kdbench.engine.device import Precision, Stopwatch, responds
 from kdbench.engine.evaluate import collect, measure
-from kdbench.engine.learner import Learner, at_least_float32, now
+from kdbench.engine.learner import Learner
+from kdbench.engine.outputs import at_least_float32
+from kdbench.engine.progress import now
+from kdbench.engine.sharing import share_stage
 from kdbench.errors import KdbenchError, TrialError, in_words
 from kdbench.method import Signature
 from kdbench.metrics import HEADLINE
@@ -108,8 +111,9 @@ class Lockstep:
         self.checkpoint_every = checkpoint_every
         self.stop = stop
         self.overdue = overdue
-        self.device = learners[0].device
-        self.precision = learners[0].precision
+        self.device = learners[0].trainer.device
+        self.precision = learners[0].trainer.precision
+        self._seed = learners[0].trainer.seed
         self.precision.prepare()
         self._teacher_logits: Tensor | None = None
         self.watchful = watchful
@@ -141,8 +145,8 @@ class Lockstep:
         leaders = self._leaders(learners)
         trained = [learner for learner in learners if leaders[learner.id] is learner]
         for learner in trained:
-            self._guard(learner, learner.begin_epoch, thorough=True)
-        taught = [learner for learner in learners if learner.active and _is_taught(learner)]
+            self._guard(learner, learner.trainer.begin_epoch, thorough=True)
+        taught = [learner for learner in learners if learner.active and learner.trainer.is_taught]
         watch = Stopwatch(self.device)
         batches = iter(self.feed.epoch(position.stream, position.epoch))
         for number in range(self.feed.steps_per_epoch):
@@ -153,10 +157,12 @@ class Lockstep:
         for learner in learners:
             self._guard(learner, lambda: self._follow(learner, leaders[learner.id]))  # noqa: B023
         # A stage that several share cost each of them its part.
-        laps = {learner.id: learner.lap() for learner in trained}
+        laps = {learner.id: learner.trainer.lap() for learner in trained if learner.active}
         sharers = Counter(leader.id for leader in leaders.values())
         records: dict[str, EpochRecord] = {}
         for learner in learners:
+            if not learner.active:
+                continue
             leader = leaders[learner.id].id
             cost = laps[leader] / sharers[leader], share if learner in taught else 0.0
             self._guard(learner, lambda: records.update({learner.id: learner.end_epoch(*cost)}))  # noqa: B023
@@ -172,8 +178,8 @@ class Lockstep:
         """One batch: once through the teacher, then through every student. ``when``: stage, epoch, step."""
         number = when[-1]
         active = [learner for learner in learners if learner.active]
-        reads = tuple({name for learner in active for name in learner.phase.teacher_reads})
-        teacher = self.teacher if any(_is_taught(learner) for learner in active) else None
+        reads = tuple({name for learner in active for name in learner.trainer.phase.teacher_reads})
+        teacher = self.teacher if any(learner.trainer.is_taught for learner in active) else None
         watch.start()
         shown = self._show(teacher, minibatch.images, reads, active, when) if teacher else None
         watch.stop()
@@ -181,7 +187,7 @@ class Lockstep:
         versions = _versions(minibatch, shown)
         images_version = minibatch.images._version
         for place, learner in enumerate(active):
-            self._guard(learner, lambda: learner.step(number, minibatch, shown), thorough=number == 0)  # noqa: B023
+            self._guard(learner, lambda: learner.trainer.step(number, minibatch, shown), thorough=number == 0)  # noqa: B023
             if minibatch.images._version != images_version:
                 self._expel_from_images(active[place:])
                 break
@@ -219,14 +225,14 @@ class Lockstep:
             return shown[0]
         why = TrialError(f"its teacher failed: {in_words(error)}")
         for learner in learners:
-            if learner.active and _is_taught(learner):
+            if learner.active and learner.trainer.is_taught:
                 self._expel(learner, error if isinstance(error, torch.AcceleratorError) else why)
         return None
 
     def _seed_teacher(self, teacher: Teacher, *purpose: object) -> None:
         # A third party's may draw random numbers, which must not depend on the students.
         if teacher.foreign:
-            seed = derive(self.learners[0].seed, "teacher", *purpose)
+            seed = derive(self._seed, "teacher", *purpose)
             isolation.seed_globally(seed, self.device, foreign=True)
 
     def _follow(self, learner: Learner, leader: Learner) -> None:
@@ -234,13 +240,13 @@ class Lockstep:
             return
         if leader.error is not None:
             raise leader.error
-        learner.follow(leader)
+        learner.trainer.follow(leader.trainer)
 
     def _leaders(self, learners: Sequence[Learner]) -> dict[str, Learner]:
         """By learner, the one that trains for it: itself, but in a stage that several share."""
         leaders: dict[str, Learner] = {}
         for learner in learners:
-            same = (other for other in leaders.values() if other.shares_stage_with(learner))
+            same = (other for other in leaders.values() if share_stage(other, learner))
             leaders[learner.id] = next(same, learner)
         return leaders
 
@@ -268,7 +274,7 @@ class Lockstep:
         labels = []
         contexts = {learner.id: ExitStack() for learner in learners}
         for learner in learners:
-            self._guard(learner, lambda: contexts[learner.id].enter_context(learner.evaluated()))  # noqa: B023
+            self._guard(learner, lambda: contexts[learner.id].enter_context(learner.student.evaluated()))  # noqa: B023
         first = True
         for images, target in self.feed.evaluate(split) if learners else ():
             self._leave_if_overdue()
@@ -301,7 +307,7 @@ class Lockstep:
         return self._teacher_logits
 
     def _conclude(self, learner: Learner, record: EpochRecord) -> None:
-        learner.records.append(record)
+        learner.progress.records.append(record)
         with learner.writing():
             learner.folder.append_epoch(record)
         self.listener.epoch(learner.id, record)
@@ -309,21 +315,21 @@ class Lockstep:
             learner.finished = True
             self._finish(learner, Status.DIVERGED, record)
             return
-        stage = learner.phase_index
+        stage = learner.progress.phase_index
         learner.advance()
         if learner.finished:
             self._finish(learner, Status.DONE, record)
-        elif learner.phase_index != stage or learner.epoch % self.checkpoint_every == 0:
+        elif learner.progress.phase_index != stage or learner.progress.epoch % self.checkpoint_every == 0:
             learner.save()
 
     def _finish(self, learner: Learner, status: Status, last: EpochRecord) -> None:
         """Write the outcome. The headline is the last epoch, or the best on validation; never the best on test."""
-        main = [record for record in learner.records if record.top1 is not None]
+        main = [record for record in learner.progress.records if record.top1 is not None]
         chosen = last
         if status is Status.DONE:
             learner.write_student()
-            if learner.best is not None:
-                chosen = next(record for record in main if record.epoch == learner.best[1])
+            if learner.progress.best is not None:
+                chosen = next(record for record in main if record.epoch == learner.progress.best_epoch)
         best = max(main, key=lambda record: record.metrics[HEADLINE], default=None)
         measured = {"metrics": chosen.metrics, "validation": chosen.validation} if status is Status.DONE else {}
         fields: dict[str, Any] = {
@@ -337,7 +343,7 @@ class Lockstep:
             "cost": self._cost(learner),
             "data": self.data,
             "environment": self.environment,
-            "started": learner.started,
+            "started": learner.progress.started,
             "finished": now(),
         }
         if self.teacher is not None:
@@ -347,19 +353,20 @@ class Lockstep:
         self.listener.finished(learner.id, result)
 
     def _cost(self, learner: Learner) -> Cost:
-        main = [record for record in learner.records if record.in_main]
+        progress = learner.progress
+        main = [record for record in progress.records if record.in_main]
         # The first epoch holds what libraries do once: choosing algorithms, allocating.
         steady = main[1:] or main
         steps = len(steady) * self.feed.steps_per_epoch
         seconds = sum(record.seconds for record in steady)
         return Cost(
-            seconds=learner.seconds,
-            teacher_seconds=learner.teacher_seconds,
+            seconds=progress.seconds,
+            teacher_seconds=progress.teacher_seconds,
             seconds_per_step=seconds / steps if steps else None,
             images_per_second=len(steady) * self.feed.n_train / seconds if seconds else None,
-            peak_memory_bytes=learner.peak_memory_bytes,
+            peak_memory_bytes=progress.peak_memory_bytes,
             **learner.parameter_counts(),
-            extra_epochs=len(learner.records) - len(main),
+            extra_epochs=len(progress.records) - len(main),
         )
 
     # ---- plugins
@@ -452,7 +459,7 @@ class Lockstep:
         """Fail learners that share a parameter, as when a plugin keeps an adapter in its class or module."""
         owners: dict[int, tuple[Learner, str]] = {}
         for learner in self.learners:
-            for name, tensor in learner.modules.named_parameters():
+            for name, tensor in learner.trainer.modules.named_parameters():
                 place = tensor.untyped_storage().data_ptr()
                 owner, theirs = owners.setdefault(place, (learner, name)) if place else (learner, name)
                 if owner is learner:
@@ -462,10 +469,6 @@ class Lockstep:
                         what = f"its '{what}' is the very tensor that {other.id} trains; make one for each instance"
                         self._expel(guilty, TrialError(what))
                 break
-
-
-def _is_taught(learner: Learner) -> bool:
-    return learner.method.needs_teacher or not learner.in_main
 
 
 def _beside_images(minibatch: Minibatch) -> dict[str, Tensor]:
@@ -484,6 +487,6 @@ def _refuse_writing() -> None:
 
 def _modules(learners: Sequence[Learner], teacher: Teacher | None) -> set[str]:
     """The modules of the plugins that take part, which must not patch each other."""
-    parts = [part for learner in learners for part in (learner.network, learner.method)]
+    parts = [part for learner in learners for part in (learner.student.network, learner.student.method)]
     parts += [teacher.network] if teacher is not None else []
     return {cls.__module__ for part in parts for cls in type(part).__mro__}

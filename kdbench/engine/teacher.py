@@ -12,14 +12,16 @@ from kdbench.data.feed import Feed
 from kdbench.engine.cohort import Listener, Lockstep, Teacher
 from kdbench.engine.device import Precision
 from kdbench.engine.evaluate import collect, measure
-from kdbench.engine.learner import NETWORK, PARTS, Learner, now
+from kdbench.engine.learner import Learner
+from kdbench.engine.progress import now
+from kdbench.engine.student import NETWORK
 from kdbench.errors import TrialError
 from kdbench.isolation import contained
 from kdbench.method import Batch, Method, Output, Terms
 from kdbench.metrics import HEADLINE
 from kdbench.models.base import TappedModel, signature
 from kdbench.models.weights import weights_sha256, write_weights
-from kdbench.parts import Parts
+from kdbench.recipe import Recipe
 from kdbench.results import Cost, DataUsed, Environment, TeacherFolder, TeacherRecord, TeacherUsed
 from kdbench.seeding import derive
 from kdbench.status import Status
@@ -45,7 +47,7 @@ def build_seeded(build: Callable[[], TappedModel], seed: int, *purpose: object) 
 
 def train(
     plan: TeacherPlan,
-    parts: Parts,
+    recipe: Recipe,
     build: Callable[[], TappedModel],
     image_shape: tuple[int, int, int],
     feed: Feed,
@@ -71,17 +73,16 @@ def train(
             student=known,
             teacher=known,
             method=FromLabels(),
-            recipe=parts.recipe,
-            parts=parts,
+            recipe=recipe,
             seed=plan.seed,
             folder=folder,
             device=device,
             steps_per_epoch=feed.steps_per_epoch,
             made_with={
                 "data": data.fingerprint,
-                "precision": Precision.choose(parts.recipe.precision, device).name,
+                "precision": Precision.choose(recipe.precision, device).name,
             },
-            foreign={*([NETWORK] if foreign else []), *parts.foreign} & PARTS,
+            foreign={NETWORK} if foreign else (),
         )
 
     folder.begin(TeacherRecord.of(plan))
@@ -91,7 +92,7 @@ def train(
     except Exception:  # noqa: BLE001 - a checkpoint that does not fit may fail in any way
         folder.checkpoint.unlink(missing_ok=True)
         learner = make()
-    folder.write_epochs(learner.records)
+    folder.write_epochs(learner.progress.records)
     Lockstep(
         [learner],
         feed,
@@ -104,9 +105,7 @@ def train(
         overdue=overdue,
     ).run()
     if learner.error is not None:
-        failure = folder.error
-        why = failure.reason if failure is not None else learner.error
-        raise TrialError(f"teacher {plan.name} failed: {why}") from learner.error
+        raise TrialError(f"teacher {plan.name} failed: {learner.error}") from learner.error
     result = folder.result
     if result is None or not result.done:
         epoch = result.epoch if result else "?"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench import settings as settings_of
-from kdbench.engine.learner import outputs
+from kdbench.engine.outputs import outputs
 from kdbench.errors import ExportError, PluginError
 from kdbench.export.find import FinishedTrial
 from kdbench.method import DataSignature, Method

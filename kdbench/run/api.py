@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from kdbench.engine.cohort import Interrupted
 from kdbench.engine.device import choose_device, device_name
-from kdbench.engine.learner import now
+from kdbench.engine.progress import now
 from kdbench.environment import describe_environment
 from kdbench.errors import KdbenchError
 from kdbench.hookspecs import RunInfo

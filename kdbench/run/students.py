@@ -11,7 +11,8 @@ from kdbench.data.feed import Feed
 from kdbench.engine import teacher as teachers
 from kdbench.engine.cohort import Interrupted, Lockstep, Teacher
 from kdbench.engine.device import Precision
-from kdbench.engine.learner import Learner, failure
+from kdbench.engine.failure import failure
+from kdbench.engine.learner import Learner
 from kdbench.errors import DataError, ResultsError, TeacherMismatchError, in_words
 from kdbench.isolation import Originals, contained
 from kdbench.method import DataSignature, set_up
@@ -98,7 +99,7 @@ class Students:
             learner = self._new_learner(trial, teacher, feed)
             if learner is None:
                 return None
-        place.write_epochs(learner.records)
+        place.write_epochs(learner.progress.records)
         self.context.notify("kdbench_trial_started", trial=trial, run=self.context.info)
         return learner
 

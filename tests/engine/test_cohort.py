@@ -105,10 +105,10 @@ def test_stopped_after_any_epoch_and_resumed_it_ends_with_the_same_bits(learner,
         train(learner(Hints(), "a", "halved", epochs=3), stop=lambda: next(count) >= epochs_before)
     again = learner(Hints(), "a", "halved", epochs=3)
     assert again.resume()
-    assert len(again.records) == epochs_before
+    assert len(again.progress.records) == epochs_before
     train(again)
     assert equal(weights(tmp_path, "whole"), weights(tmp_path, "halved"))
-    assert [(r.stage, r.epoch) for r in again.records] == [
+    assert [(r.stage, r.epoch) for r in again.progress.records] == [
         ("hints", 1), ("hints", 2), ("main", 1), ("main", 2), ("main", 3)
     ]  # fmt: skip
 
@@ -184,32 +184,32 @@ def test_the_headline_is_the_last_epoch_or_the_best_on_validation_never_on_test(
     train(last, chosen)
     result = heard.results["last"]
     assert result.epoch == 6
-    assert result.top1 == last.records[-1].top1
-    assert result.best_on_test.top1 == max(r.top1 for r in last.records)
+    assert result.top1 == last.progress.records[-1].top1
+    assert result.best_on_test.top1 == max(r.top1 for r in last.progress.records)
     result = heard.results["chosen"]
-    best = max(chosen.records, key=lambda r: r.validation_top1)
+    best = max(chosen.progress.records, key=lambda r: r.validation_top1)
     assert (result.epoch, result.top1) == (best.epoch, best.top1)
 
 
 def test_weights_chosen_on_validation_are_those_that_are_saved(learner, train, tmp_path, feed, heard):
     chosen = learner(Labels(), "a", epochs=6, lr=2.0, selection="validation")
     train(chosen)
-    chosen.network.load_state_dict(weights(tmp_path, "a"))
-    chosen.network.eval()
-    with chosen.evaluated():
+    chosen.student.network.load_state_dict(weights(tmp_path, "a"))
+    chosen.student.network.eval()
+    with chosen.student.evaluated():
         right = sum((chosen.predict(x).argmax(1) == y).sum().item() for x, y in feed.evaluate("test"))
     assert right == pytest.approx(heard.results["a"].top1)  # of 100 images
 
 
 def test_mixed_labels_reach_the_loss(learner, feed, teacher):
     one = learner(Labels())
-    one.begin_epoch()
+    one.trainer.begin_epoch()
     minibatch = next(iter(feed.epoch("main", 0)))
     mixed = replace(minibatch, mixed_labels=minibatch.labels.roll(1), mix=torch.tensor(0.25))
-    one.step(0, mixed, teacher(mixed.images, (), one.precision))
+    one.trainer.step(0, mixed, teacher(mixed.images, (), one.trainer.precision))
     reference = learner(Labels(), "b")
-    reference.modules.train()
-    logits = reference.network(mixed.images)["logits"]
+    reference.trainer.modules.train()
+    logits = reference.student.network(mixed.images)["logits"]
     soft = 0.25 * nn.functional.one_hot(mixed.labels, 10) + 0.75 * nn.functional.one_hot(mixed.labels.roll(1), 10)
     expected = -(soft * logits.log_softmax(1)).sum(1).mean()
     assert one.end_epoch(0.0, 0.0).train_loss == pytest.approx(expected.item(), rel=1e-6)
@@ -284,7 +284,7 @@ def test_a_device_that_stops_working_ends_the_run_and_is_said(learner, train, he
     assert heard.results == {}
 
 
-def test_a_stage_is_not_shared_across_settings_or_smoothing(learner, train, feed):
+def test_a_stage_is_not_shared_across_smoothing(learner, train, feed):
     class Smoothed(Encoder):
         def first(self, student, teacher, batch):
             value = batch.cross_entropy(self.encoder(teacher["stage3"]).mean((2, 3)).repeat(1, 2)[:, :10])
@@ -294,15 +294,12 @@ def test_a_stage_is_not_shared_across_settings_or_smoothing(learner, train, feed
     Smoothed.trained = 0
     train(learner(Smoothed(), "a"), learner(Smoothed(), "b", label_smoothing=0.3))
     assert Smoothed.trained == 4 * feed.steps_per_epoch
-    one, two = learner(Smoothed(), "c"), learner(Smoothed(), "d")
-    two.settings = {"reconstruction": "l1"}
-    assert not one.shares_stage_with(two)
 
 
 def test_sharers_of_a_stage_share_its_cost(learner, train, heard):
     a, b = learner(Encoder(), "a"), learner(Encoder(), "b", lr=0.05)
     train(a, b)
-    first = [[r.seconds for r in x.records if r.stage == "encode"] for x in (a, b)]
+    first = [[r.seconds for r in x.progress.records if r.stage == "encode"] for x in (a, b)]
     assert first[0] == first[1]
     assert min(first[0]) > 0
 
@@ -340,13 +337,16 @@ def test_what_a_method_froze_stays_frozen_through_later_stages(learner, train):
 
     one = learner(Two(), epochs=1)
     snapshots = []
-    original = one.method.after_stage
-    one.method.after_stage = lambda name: (original(name), snapshots.append(one.method.adapter.weight.clone()))
+    original = one.student.method.after_stage
+    one.student.method.after_stage = lambda name: (
+        original(name),
+        snapshots.append(one.student.method.adapter.weight.clone()),
+    )
     train(one)
-    assert not one.method.adapter.weight.requires_grad
-    assert not one.method.second.weight.requires_grad
+    assert not one.student.method.adapter.weight.requires_grad
+    assert not one.student.method.second.weight.requires_grad
     assert torch.equal(snapshots[0], snapshots[1])
-    assert torch.equal(snapshots[1], one.method.adapter.weight)
+    assert torch.equal(snapshots[1], one.student.method.adapter.weight)
 
 
 @pytest.mark.parametrize("recipe", [{"ema_decay": 0.9}, {"selection": "validation", "lr": 1.0}])

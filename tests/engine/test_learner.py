@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdbench.engine.learner import outputs
+from kdbench.engine.outputs import outputs
 from kdbench.errors import PluginError
 from kdbench.method import Batch, Method, Output, Stage, Terms
 
@@ -39,18 +39,18 @@ class Body(Labels):
 def test_a_first_stage_trains_what_it_names_and_nothing_else(learner, train):
     """The head keeps its bits and its mode; the main stage then trains the student, but not what was frozen."""
     one = learner(Body(), epochs=1)
-    before = {key: value.clone() for key, value in one.modules.state_dict().items()}
-    one.begin_epoch()
-    assert one.network.training
-    assert not one.network.get_submodule(one.network.head[0]).training
-    assert one.method.adapter.training
-    assert not one.method.bystander.training
+    before = {key: value.clone() for key, value in one.trainer.modules.state_dict().items()}
+    one.trainer.begin_epoch()
+    assert one.student.network.training
+    assert not one.student.network.get_submodule(one.student.network.head[0]).training
+    assert one.student.method.adapter.training
+    assert not one.student.method.bystander.training
     train(one)
-    after = one.modules.state_dict()
-    assert [r.stage for r in one.records] == ["first", "first", "main"]
-    assert [r.epoch for r in one.records] == [1, 2, 1]
-    assert [r.lr for r in one.records[:2]] == [0.01, 0.01]
-    assert all(set(taps) == {"stage3"} for taps in one.method.seen)
+    after = one.trainer.modules.state_dict()
+    assert [r.stage for r in one.progress.records] == ["first", "first", "main"]
+    assert [r.epoch for r in one.progress.records] == [1, 2, 1]
+    assert [r.lr for r in one.progress.records[:2]] == [0.01, 0.01]
+    assert all(set(taps) == {"stage3"} for taps in one.student.method.seen)
     assert torch.equal(after["method.bystander.weight"], before["method.bystander.weight"])
     assert not torch.equal(after["method.adapter.weight"], before["method.adapter.weight"])
 
@@ -61,18 +61,18 @@ def test_a_first_stage_of_no_epochs_is_over_at_once(learner, train):
             return [Stage("first", self.first, 0, ("student.body", "adapter"), frozenset({"stage-1"}))]
 
     one = learner(Empty(), epochs=1)
-    assert one.in_main
-    assert not one.method.adapter.weight.requires_grad
+    assert one.trainer.in_main
+    assert not one.student.method.adapter.weight.requires_grad
     train(one)
-    assert [r.stage for r in one.records] == ["main"]
+    assert [r.stage for r in one.progress.records] == ["main"]
 
 
 def test_in_a_body_stage_the_heads_keep_every_bit(learner, train):
     one = learner(Body(), epochs=1)
-    head = one.network.get_submodule(one.network.head[0])
+    head = one.student.network.get_submodule(one.student.network.head[0])
     before = {key: value.clone() for key, value in head.state_dict().items()}
     snapshots = []
-    one.method.after_stage = lambda name: snapshots.append({k: v.clone() for k, v in head.state_dict().items()})
+    one.student.method.after_stage = lambda name: snapshots.append({k: v.clone() for k, v in head.state_dict().items()})
     train(one)
     assert len(snapshots) == 1
     assert all(torch.equal(snapshots[0][key], before[key]) for key in before)
@@ -133,11 +133,11 @@ def test_methods_see_float32_and_only_what_they_read():
 def test_one_sgd_step_is_the_recipes(learner, feed, teacher):
     """Weight decay is added to the gradient, momentum starts with it: w - lr * (grad + decay * w)."""
     one = learner(Labels(), lr=0.1, weight_decay=0.01)
-    weight = one.network.get_submodule(one.network.classifier).weight
+    weight = one.student.network.get_submodule(one.student.network.classifier).weight
     before = weight.detach().clone()
-    one.begin_epoch()
+    one.trainer.begin_epoch()
     minibatch = next(iter(feed.epoch("main", 0)))
-    one.step(0, minibatch, teacher(minibatch.images, (), one.precision))
+    one.trainer.step(0, minibatch, teacher(minibatch.images, (), one.trainer.precision))
     expected = before - 0.1 * (weight.grad + 0.01 * before)
     torch.testing.assert_close(weight.detach(), expected)
 
@@ -160,21 +160,25 @@ def test_adapters_are_trained_counted_and_the_students_own_head_is_not_an_adapte
     one = learner(Head())
     train(one)
     cost = heard.results["a"].cost
-    own = sum(p.numel() for p in one.network.parameters())
+    own = sum(p.numel() for p in one.student.network.parameters())
     assert cost.student_parameters == own + 650
     assert cost.adapter_parameters == 455 + 8
     # The network's own head is left out of this loss.
     assert cost.trained_parameters == own - 650 + 650 + 455
-    assert {k for k in one.student_state() if k.startswith("method.")} == {"method.second.weight", "method.second.bias"}
+    assert {k for k in one.student.weights() if k.startswith("method.")} == {
+        "method.second.weight",
+        "method.second.bias",
+    }
 
 
 def test_an_averaged_student_is_evaluated_and_saved(learner, train, heard):
     plain, averaged = learner(Labels(), "a"), learner(Labels(), "b", ema_decay=0.5)
     train(plain, averaged)
-    assert averaged.average is not None
+    assert averaged.student.average is not None
     assert all(
-        torch.equal(p, q) for p, q in zip(plain.network.parameters(), averaged.network.parameters(), strict=True)
+        torch.equal(p, q)
+        for p, q in zip(plain.student.network.parameters(), averaged.student.network.parameters(), strict=True)
     )
-    saved = averaged.student_state()
-    assert any(not torch.equal(saved[key], value) for key, value in averaged.network.state_dict().items())
+    saved = averaged.student.weights()
+    assert any(not torch.equal(saved[key], value) for key, value in averaged.student.network.state_dict().items())
     assert heard.results["a"].metrics["nll"] != heard.results["b"].metrics["nll"]

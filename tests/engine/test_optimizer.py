@@ -61,9 +61,9 @@ def groups(tmp_path):
             device=torch.device("cpu"),
             steps_per_epoch=1,
         )
-        names = {id(p): name for name, p in learner.modules.named_parameters()}
+        names = {id(p): name for name, p in learner.trainer.modules.named_parameters()}
         found = {0.1: set(), 0.0: set()}
-        for group in learner.optimizer.param_groups:
+        for group in learner.trainer.optimizer.param_groups:
             found[group["weight_decay"]] |= {names[id(p)] for p in group["params"]}
         return found[0.1], found[0.0]
 

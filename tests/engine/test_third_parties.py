@@ -220,7 +220,7 @@ def test_who_writes_into_the_images_fails_and_those_that_would_read_them_after_i
         if network.training == training:
             arguments[0].zero_()
 
-    writes.network.register_forward_pre_hook(write)
+    writes.student.network.register_forward_pre_hook(write)
     train(learner(Labels(), "a", foreign=()), writes, learner(Labels(), "b", foreign=()))
     assert heard.errors["w"].message.startswith("it wrote into the teacher's outputs or the batch")
     assert heard.errors["b"].message == "w wrote into the images of a batch before they reached this student"

@@ -354,12 +354,12 @@ def agrees(registry: Registry, tmp_path: Path) -> Callable[..., None]:
         taught = Teacher(networks["teacher"].eval().requires_grad_(False), known["teacher"], used)
         made_with = {"data": DataUsed(name="d", fingerprint="f"), "environment": Environment(device="cpu")}
         Lockstep([learner], feed, taught, Silent(), **made_with, checkpoint_every=100).run()
-        found.rates = [record.lr for record in learner.records]
-        found.nll = [record.metrics["nll"] for record in learner.records if record.metrics]
+        found.rates = [record.lr for record in learner.progress.records]
+        found.nll = [record.metrics["nll"] for record in learner.progress.records if record.metrics]
         expected = train_plainly(world, reference(world), feed, optimizer(world))
-        found.state = {f"network.{key}": value for key, value in learner.network.state_dict().items()}
+        found.state = {f"network.{key}": value for key, value in learner.student.network.state_dict().items()}
         for path in world.adapters:
-            theirs = learner.method.get_submodule(path).state_dict().values()
+            theirs = learner.student.method.get_submodule(path).state_dict().values()
             found.state |= {f"{path}#{i}": value for i, value in enumerate(theirs)}
         compare(found, expected)
 

@@ -140,18 +140,22 @@ class Inspector:
         learner = self.learners[identifier]
         self.stages[identifier].append(record.stage)
         assert np.isfinite(record.train_loss), (identifier, record)
-        trained = {id(p) for group in learner.optimizer.param_groups for p in group["params"]}
-        names = {id(p): name for name, p in learner.modules.named_parameters()}
-        student = {id(p) for p in learner.network.parameters()}
-        if learner.in_main:
+        trained = {id(p) for group in learner.trainer.optimizer.param_groups for p in group["params"]}
+        names = {id(p): name for name, p in learner.trainer.modules.named_parameters()}
+        student = {id(p) for p in learner.student.network.parameters()}
+        if learner.trainer.in_main:
             assert student <= trained, identifier
-        elif learner.phase.uses_student:
-            head = {id(p) for part in learner.network.head for p in learner.network.get_submodule(part).parameters()}
+        elif learner.trainer.phase.uses_student:
+            head = {
+                id(p)
+                for part in learner.student.network.head
+                for p in learner.student.network.get_submodule(part).parameters()
+            }
             assert student & trained == student - head, identifier
-        for group in learner.optimizer.param_groups:
+        for group in learner.trainer.optimizer.param_groups:
             for parameter in group["params"]:
                 where = f"{identifier}, {record.stage}: {names[id(parameter)]}"
-                if learner.in_main and "method.connectors." in where:
+                if learner.trainer.in_main and "method.connectors." in where:
                     continue  # they served the boundary stage
                 assert parameter.grad is not None, where
                 assert parameter.grad.isfinite().all(), where
@@ -175,7 +179,7 @@ def test_two_steps_with_every_method(study: Opened, feed: Feed, tmp_path: Path, 
     assert [trial.label for trial in trials] == ["none", "kd", "vid", "rkd", "pkt", "ab", "ft", "deit"]
     teacher = teacher_of(study.resolver, trials[0], feed)
     learners = [learner_of(study, trial, teacher, feed, tmp_path) for trial in trials]
-    before = {learner.id: [p.detach().clone() for p in learner.network.parameters()] for learner in learners}
+    before = {learner.id: [p.detach().clone() for p in learner.student.network.parameters()] for learner in learners}
     inspector = Inspector(learners)
     assert feed.steps_per_epoch == STEPS
     Lockstep(learners, feed, teacher, inspector, **MADE_WITH, checkpoint_every=9).run()
@@ -186,7 +190,9 @@ def test_two_steps_with_every_method(study: Opened, feed: Feed, tmp_path: Path, 
         trial.label: Status.DONE for trial in trials
     }
     for learner in learners:
-        moved = [not torch.equal(a, b) for a, b in zip(before[learner.id], learner.network.parameters(), strict=True)]
+        moved = [
+            not torch.equal(a, b) for a, b in zip(before[learner.id], learner.student.network.parameters(), strict=True)
+        ]
         assert all(moved), learner.id
 
 

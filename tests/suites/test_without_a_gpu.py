@@ -24,6 +24,7 @@ from kdbench.data.base import Arrays, Split
 from kdbench.data.feed import Feed, open_feed
 from kdbench.engine.cohort import Teacher
 from kdbench.engine.learner import Learner
+from kdbench.engine.stages import through
 from kdbench.method import DataSignature, Method
 from kdbench.models.base import TappedModel, signature
 from kdbench.parts import Parts
@@ -146,18 +147,16 @@ def learner(study: Opened, feed: Feed, teacher: Teacher, tmp_path: Path) -> Call
 
 
 def train(learner: Learner, feed: Feed, teacher: Teacher) -> None:
-    """An epoch of each stage; first stages end as they do in a cohort."""
-    while True:
-        learner.begin_epoch()
+    """An epoch of each stage."""
+    trainer = learner.trainer
+    for phase in through(trainer):
+        trainer.begin_epoch()
         for number, minibatch in enumerate(feed.epoch("main", 0)):
             assert {minibatch.images.device, minibatch.labels.device, minibatch.indices.device} == {GPU}
-            shown = teacher(minibatch.images, learner.phase.teacher_reads, learner.precision)
+            shown = teacher(minibatch.images, phase.teacher_reads, trainer.precision)
             with NothingComesOver():
-                learner.step(number, minibatch, shown)
-        if learner.in_main:
-            break
-        learner._end_stage()
-    with learner.evaluated():
+                trainer.step(number, minibatch, shown)
+    with learner.student.evaluated():
         for images, labels in feed.evaluate():
             assert (learner.predict(images).device, labels.device) == (GPU, GPU)
 

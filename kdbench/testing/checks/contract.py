@@ -17,6 +17,7 @@ from torch import Tensor
 from kdbench import settings as settings_of
 from kdbench.data.feed import Minibatch
 from kdbench.engine.learner import Learner
+from kdbench.engine.stages import STUDENT, through
 from kdbench.method import Incompatible, Method
 from kdbench.recipe import Recipe
 from kdbench.results import TrialFolder
@@ -161,23 +162,19 @@ def training(subject: Subject) -> str | None:
     )
     batch = bench.batch()
     minibatch = Minibatch(bench.images(), batch.labels, batch.indices)
-    while True:
-        phase = learner.phase
-        learner.begin_epoch()
+    trainer = learner.trainer
+    # One step each, however many epochs it has.
+    for phase in through(trainer):
+        trainer.begin_epoch()
         with torch.no_grad():
             shown = teacher(minibatch.images, phase.teacher_reads)
         before = _copy(network)
-        learner.step(0, minibatch, shown)
-        if not all(p.isfinite().all() for p in learner.modules.parameters()):
+        trainer.step(0, minibatch, shown)
+        unchanged = all(torch.equal(old, new) for old, new in zip(before, _copy(network), strict=True))
+        if not all(p.isfinite().all() for p in trainer.modules.parameters()):
             raise CheckFailed(f"{phase.name}: parameters are not finite after one step")
-        trains_student = {"student", "student.body"} & {*phase.trains}
-        if trains_student and all(torch.equal(old, new) for old, new in zip(before, _copy(network), strict=True)):
+        if unchanged and STUDENT & {*phase.trains}:
             raise CheckFailed(f"{phase.name}: one step leaves the student as it was")
-        if learner.in_main:
-            break
-        # Straight to the stage's end, however many epochs it has.
-        learner.epoch = phase.epochs
-        learner.advance()
     return "stages: " + ", ".join([*names, "main"])
 
 

@@ -1,0 +1,60 @@
+"""Which learners learn the very same in a stage without the student, so that one of them learns it for all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from kdbench.engine.learner import Learner
+from kdbench.engine.phase import Phase
+
+# Everything else in a recipe must be equal. What is added to recipes is compared until it is named here.
+WITHOUT_EFFECT = frozenset(
+    {
+        # A first stage has epochs of its own, which are compared.
+        "epochs",
+        # A first stage's rate is constant, and is compared: the stage's own, or else the recipe's lr.
+        "lr",
+        # How the rate changes concerns the main stage alone.
+        "schedule",
+        "drops",
+        "drop_factor",
+        "warmup_epochs",
+        "min_lr",
+        # The learners of a cohort have one feed, and one pass of the teacher in its precision.
+        "batch_size",
+        "augmentation",
+        "precision",
+        # These concern the student, which is not run: its average, its stochastic depth, the choice of its weights.
+        "ema_decay",
+        "drop_path",
+        "selection",
+    }
+)
+"""What may differ between the recipes of two trainings that share a stage without the student."""
+
+
+def share_stage(one: Learner, other: Learner) -> bool:
+    """Whether both would learn the very same in the stage they are in: no student, equal settings, equal state."""
+    mine, yours = one.trainer.phase, other.trainer.phase
+    methods = one.student.method, other.student.method
+    if mine.uses_student or yours.uses_student or type(methods[0]) is not type(methods[1]):
+        return False
+    if _schedule(mine) != _schedule(yours) or _relevant(one) != _relevant(other):
+        return False
+    return all(_equal(*(method.get_submodule(name).state_dict() for method in methods)) for name in mine.trains)
+
+
+def _schedule(phase: Phase) -> tuple[object, ...]:
+    return phase.name, phase.trains, phase.epochs, phase.rate(0.0)
+
+
+def _relevant(learner: Learner) -> tuple[object, ...]:
+    recipe = learner.recipe.model_dump(exclude=set(WITHOUT_EFFECT))
+    return recipe, learner.settings, learner.made_with
+
+
+def _equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)

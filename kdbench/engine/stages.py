@@ -1,0 +1,128 @@
+"""The way through a training's stages: what entering and leaving one does to the modules.
+
+The engine, the checks of :mod:`kdbench.testing` and tests all go through stages by :func:`through`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from torch import nn
+
+from kdbench.engine.phase import Phase, phases
+from kdbench.engine.progress import Progress
+from kdbench.method import Method, Signature
+from kdbench.models.base import TappedModel
+from kdbench.recipe import Recipe
+
+BODY = "student.body"
+STUDENT = frozenset({"student", BODY})
+"""How a stage names the student among what it trains: all of it, or all but its classifiers."""
+
+
+class Staged(Protocol):
+    """What is trained in stages, and is in one of them."""
+
+    @property
+    def phase(self) -> Phase:
+        """The stage it is in."""
+
+    @property
+    def in_main(self) -> bool:
+        """Whether that is the main one, which is the last."""
+
+    def leave(self) -> None:
+        """End the stage, and enter the next one."""
+
+
+def through(staged: Staged) -> Iterator[Phase]:
+    """Each stage, from the one that ``staged`` is in to the main one; asking for the next leaves the one before."""
+    yield staged.phase
+    while not staged.in_main:
+        staged.leave()
+        yield staged.phase
+
+
+class Stages:
+    """The stages of a method, with a network or without one, and the one that they are in.
+
+    In a stage only what it trains records gradients. What the method froze itself remains frozen.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        recipe: Recipe,
+        student: Signature,
+        teacher: Signature,
+        *,
+        network: TappedModel | None = None,
+        progress: Progress | None = None,
+        main_only: bool = False,
+    ) -> None:
+        """Enter the first stage. ``progress`` counts the stages; ``main_only`` leaves out those before the main one.
+
+        Raises :class:`~kdbench.errors.PluginError` for a stage that trains what there is not.
+        """
+        self.method = method
+        self.network = network
+        self.modules = nn.ModuleDict({"network": network} if network is not None else {})
+        self.modules["method"] = method
+        self.progress = Progress() if progress is None else progress
+        found = phases(method, recipe, student, teacher)
+        self.phases = found[-1:] if main_only else found
+        self.trained: dict[str, nn.Parameter] = {}
+        """What the stage trains, by its name among the modules: ``network.*`` and ``method.*``."""
+        self._enter()
+
+    @property
+    def phase(self) -> Phase:
+        """The stage it is in."""
+        return self.phases[self.progress.phase_index]
+
+    @property
+    def in_main(self) -> bool:
+        """Whether the first stages are over."""
+        return self.progress.phase_index == len(self.phases) - 1
+
+    def set_modes(self) -> None:
+        """Put what the stage trains into train mode, all else into eval mode."""
+        self.modules.eval()
+        for module in self._trained_modules():
+            module.train()
+        for head in self._frozen_heads():
+            head.eval()
+
+    def leave(self) -> None:
+        """End the stage: unfreeze what entering it froze, call ``after_stage``, enter the next one."""
+        for key, parameter in self.modules.named_parameters():
+            parameter.requires_grad_(self._trainable.get(key, True))
+        self.method.after_stage(self.phase.name)
+        self.progress.enter_next_phase()
+        self._enter()
+
+    def _enter(self) -> None:
+        heads = {id(p) for head in self._frozen_heads() for p in head.parameters()}
+        chosen = {id(p) for module in self._trained_modules() for p in module.parameters()} - heads
+        self._trainable = {key: p.requires_grad for key, p in self.modules.named_parameters()}
+        # What the method froze itself is not trained.
+        self.trained = {key: p for key, p in self.modules.named_parameters() if id(p) in chosen and p.requires_grad}
+        for parameter in self.modules.parameters():
+            parameter.requires_grad_(False)
+        for parameter in self.trained.values():
+            parameter.requires_grad_(True)
+
+    def _trained_modules(self) -> Iterator[nn.Module]:
+        for name in self.phase.trains:
+            if name == "method":
+                yield self.method
+            elif name not in STUDENT:
+                yield self.method.get_submodule(name)
+            elif self.network is not None:
+                yield self.network
+
+    def _frozen_heads(self) -> list[nn.Module]:
+        if self.network is None or BODY not in self.phase.trains:
+            return []
+        return [self.network.get_submodule(name) for name in self.network.head]
