@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import cast
@@ -47,7 +47,7 @@ class Inputs:
     batch: Batch
 
 
-def output(taps: Mapping[str, Tensor], names: list[str]) -> Output:
+def output(taps: Mapping[str, Tensor], names: Sequence[str]) -> Output:
     """What a method sees of a network: the taps it reads, no more."""
     return Output(taps["logits"], {name: taps[name] for name in names})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from kdbench import settings as settings_of
+from kdbench.engine.outputs import detached
+from kdbench.engine.stages import STUDENT, Stages, through
 from kdbench.errors import KdbenchError, PluginError
 from kdbench.hookspecs import MethodSpec
-from kdbench.method import Batch, Method, Output, Stage, Terms, set_up
+from kdbench.method import Method, Output, Terms, set_up
 from kdbench.plugins import Offer
+from kdbench.recipe import Recipe
 from kdbench.testing.bench import Bench, Inputs, output
-
-MAIN = "main"
-WHOLE_METHOD = "method"
 
 
 class CheckFailed(KdbenchError):  # noqa: N818 - an outcome
@@ -140,29 +140,24 @@ class Subject:
 
     def steps(self, inputs: Inputs, method: Method | None = None, *, with_teacher: bool = True) -> Iterator[Step]:
         """One step of each stage, the main one last; between them ``after_stage`` is called."""
-        method = self.method() if method is None else method
-        trainable = {name: p.requires_grad for name, p in method.named_parameters()}
-        for stage in method.stages():
-            seen = output(inputs.student, self.bench.student.select(stage.reads)) if stage.uses_student else None
-            shown = output(inputs.teacher, self.bench.teacher.select(stage.reads))
-            yield self._step(method, stage, seen, shown if with_teacher else None, inputs.batch)
-            for name, parameter in method.named_parameters():
-                parameter.requires_grad_(trainable.get(name, True))
-            method.after_stage(stage.name)
-        yield self.main_step(method, inputs, with_teacher=with_teacher)
+        stages = self._stages(self.method() if method is None else method)
+        for _ in through(stages):
+            yield _step(stages, inputs, with_teacher)
 
     def prepared(self, seed: int = 0) -> Method:
         """A new one, set up, with the stages before the main one behind it (though nothing was trained)."""
         method = self.method(seed)
-        for stage in method.stages():
-            method.after_stage(stage.name)
+        for _ in through(self._stages(method)):
+            pass
         return method
 
-    def main_step(self, method: Method, inputs: Inputs, *, with_teacher: bool = True) -> Step:
+    def main_step(self, method: Method, inputs: Inputs) -> Step:
         """A step of the main stage alone."""
-        main = Stage(MAIN, method, 1, ("student", WHOLE_METHOD), method.reads)
-        student, teacher = self.main_outputs(method, inputs)
-        return self._step(method, main, student, teacher if with_teacher else None, inputs.batch)
+        return _step(self._stages(method, main_only=True), inputs)
+
+    def _stages(self, method: Method, *, main_only: bool = False) -> Stages:
+        # Of the recipe, stages take no more than the rate.
+        return Stages(method, Recipe(epochs=1), self.bench.student, self.bench.teacher, main_only=main_only)
 
     def main_outputs(self, method: Method, inputs: Inputs) -> tuple[Output, Output]:
         """What the main stage, ``after_step`` and ``predict`` see of student and teacher."""
@@ -179,45 +174,19 @@ class Subject:
         with torch.no_grad():
             method.after_step(detached(student), detached(teacher), inputs.batch)
 
-    def _step(self, method: Method, stage: Stage, student: Output | None, teacher: Output | None, batch: Batch) -> Step:
-        trained = _enter(method, stage.trains)
-        # The engine seeds each step: dropout and the like draw the same numbers here as there.
-        torch.manual_seed(0)
-        # A stage without the student, or a method without a teacher, says so in its own signature.
-        terms = stage.loss(student, teacher, batch)  # type: ignore[arg-type]
-        trains_student = bool({"student", "student.body"} & {*stage.trains})
-        return Step(stage.name, terms, student, teacher, trained, trains_student)
 
-
-def detached(seen: Output) -> Output:
-    """An output that records nothing."""
-    return Output(seen.logits.detach(), {name: tap.detach() for name, tap in seen.taps.items()})
-
-
-def _enter(method: Method, trains: Sequence[str]) -> dict[str, nn.Parameter]:
-    """Set modes and freeze as the engine does on entering a stage; what is trained of the method."""
-    trained: dict[str, nn.Parameter] = {}
-    method.eval()
-    for name, module in _trained_modules(method, trains):
-        module.train()
-        prefix = f"{name}." if name else ""
-        trained |= {prefix + key: p for key, p in module.named_parameters() if p.requires_grad}
-    for parameter in method.parameters():
-        parameter.requires_grad_(False)
-    for parameter in trained.values():
-        parameter.requires_grad_(True)
-    return trained
-
-
-def _trained_modules(method: Method, trains: Sequence[str]) -> Iterable[tuple[str, nn.Module]]:
-    for name in trains:
-        if name == WHOLE_METHOD:
-            yield "", method
-        elif name not in {"student", "student.body"}:
-            try:
-                yield name, method.get_submodule(name)
-            except AttributeError:
-                raise CheckFailed(f"a stage trains '{name}', which is no submodule of the method") from None
+def _step(stages: Stages, inputs: Inputs, with_teacher: bool = True) -> Step:
+    """A step of the stage that ``stages`` is in, but for the optimiser's."""
+    phase = stages.phase
+    stages.set_modes()
+    student = output(inputs.student, phase.student_reads) if phase.uses_student else None
+    teacher = output(inputs.teacher, phase.teacher_reads) if with_teacher else None
+    # The engine seeds each step: dropout and the like draw the same numbers here as there.
+    torch.manual_seed(0)
+    # A stage without the student, or a method without a teacher, says so in its own signature.
+    terms = phase.loss(student, teacher, inputs.batch)  # type: ignore[arg-type]
+    trained = {name.removeprefix("method."): parameter for name, parameter in stages.trained.items()}
+    return Step(phase.name, terms, student, teacher, trained, bool(STUDENT & {*phase.trains}))
 
 
 def rewound(inputs: Inputs, **changes: Any) -> Inputs:
