@@ -6,9 +6,10 @@ from typing import Any
 
 from kdbench.hookspecs import KINDS, MethodSpec, ModelSpec
 from kdbench.method import DataSignature, Method, Signature
-from kdbench.models.base import TappedModel, signature
+from kdbench.models.base import from_offer, signature
 from kdbench.models.shapes import without_draws
 from kdbench.plugins import Offer, Registry
+from kdbench.results import MAIN
 from kdbench.words import plural
 
 # Adapters depend on the networks; these two show them.
@@ -50,7 +51,7 @@ def _method(offer: Offer[Any], registry: Registry) -> dict[str, Any]:
         f"adapters_for_{TEACHER}_to_{STUDENT}": {name: f"{n:,} parameters" for name, n in counts.items() if n},
         "stages": {
             **{s.name: f"{plural(s.epochs, 'epoch')}, trains {', '.join(s.trains)}" for s in method.stages()},
-            "main": "the recipe's epochs",
+            MAIN: "the recipe's epochs",
         },
         "expected_failures": dict(method.expected_failures),
     }
@@ -58,17 +59,13 @@ def _method(offer: Offer[Any], registry: Registry) -> dict[str, Any]:
 
 def _signature(registry: Registry, name: str) -> Signature:
     with without_draws():
-        return signature(_build(registry.model(name)), name, IMAGE_SHAPE)
-
-
-def _build(offer: Offer[ModelSpec]) -> TappedModel:
-    network: TappedModel = offer.load()(classes=CLASSES, image_shape=IMAGE_SHAPE, **offer.spec.presets)
-    return network
+        network = from_offer(registry.model(name), classes=CLASSES, image_shape=IMAGE_SHAPE)
+        return signature(network, name, IMAGE_SHAPE)
 
 
 def _model(offer: Offer[Any]) -> dict[str, Any]:
     with without_draws():
-        network = _build(offer)
+        network = from_offer(offer, classes=CLASSES, image_shape=IMAGE_SHAPE)
     known = signature(network, offer.spec.name, IMAGE_SHAPE)
     return {
         "family": known.family,

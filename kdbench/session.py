@@ -22,68 +22,66 @@ from kdbench.engine.cohort import Interrupted
 from kdbench.errors import ResultsError
 from kdbench.plugins import Registry
 from kdbench.results import SuiteFolder, TeacherFolder
-from kdbench.results.folder import LOCK
 
 
 @contextmanager
 def only_one_run(folder: SuiteFolder) -> Iterator[None]:
     """Refuse to work where another run does; make the folder where there is none."""
-    lock = FileLock(folder.path / LOCK, timeout=0)
-    try:
-        with _explained(folder.path):
-            folder.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-    except Timeout:
+
+    def refuse() -> None:
         raise ResultsError(f"{folder.path}: another kdbench run is working here; wait for it or stop it") from None
-    try:
+
+    with _locked(folder.path, refuse, patience=0):
         folder.remove_leftovers()
         yield
-    finally:
-        lock.release()
 
 
 @contextmanager
 def alone_with(folder: TeacherFolder, stop: Stop, warn: Callable[[str], None]) -> Iterator[None]:
     """Suites share teachers: the second run waits until the first has trained it."""
-    lock = FileLock(folder.path / LOCK)
-    waiting = False
+    warned = False
+
+    def wait() -> None:
+        nonlocal warned
+        if not warned:
+            warn(f"{folder.path}: another run trains this teacher; waiting for it")
+        warned = True
+        if stop.asked():
+            raise Interrupted("interrupted") from None
+
+    with _locked(folder.path, wait, patience=1):
+        yield
+
+
+@contextmanager
+def _locked(folder: Path, busy: Callable[[], None], *, patience: float) -> Iterator[None]:
+    """Hold the lock of a folder, which is made where there is none.
+
+    Where another process holds it, ``busy`` is called every ``patience`` seconds; what it raises ends the waiting.
+    Raises :class:`~kdbench.errors.ResultsError` where the folder cannot be locked or written.
+    """
+    lock = FileLock(folder / ".lock")
     while not lock.is_locked:
         try:
-            with _explained(folder.path):
-                folder.path.mkdir(parents=True, exist_ok=True)
-                lock.acquire(timeout=1)
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=patience)
         except Timeout:
-            if not waiting:
-                warn(f"{folder.path}: another run trains this teacher; waiting for it")
-            waiting = True
-            if stop.asked():
-                raise Interrupted("interrupted") from None
+            busy()
+        except OSError as error:
+            raise _explained(folder, error) from error
     try:
         yield
     finally:
         lock.release()
 
 
-@contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    """Errors of locking a folder, in words."""
-    try:
-        yield
-    except Timeout:
-        raise
-    except OSError as error:
-        if error.errno in {errno.ENOLCK, errno.EOPNOTSUPP}:
-            raise ResultsError(
-                f"{folder}: cannot be locked ({error.strerror}); choose an --output on a file system with flock"
-            ) from error
-        lock = folder / LOCK
-        # Where the folder itself cannot be written, removing the lock would not help, and is not possible.
-        if error.filename == str(lock) and os.path.lexists(lock) and os.access(folder, os.W_OK):
-            raise ResultsError(
-                f"{lock}: cannot be opened for writing: {error.strerror}; it holds nothing: if no other run works in "
-                "this folder, remove it and run again"
-            ) from error
-        raise ResultsError(f"{folder}: cannot be written: {error.strerror or error}") from error
+def _explained(folder: Path, error: OSError) -> ResultsError:
+    """The error of locking a folder, in words."""
+    if error.errno in {errno.ENOLCK, errno.EOPNOTSUPP}:
+        return ResultsError(
+            f"{folder}: cannot be locked ({error.strerror}); choose an --output on a file system with flock"
+        )
+    return ResultsError(f"{folder}: cannot be written: {error.strerror or error}")
 
 
 class LeftAtOnceError(KeyboardInterrupt):

@@ -16,7 +16,7 @@ from kdbench.engine.outputs import outputs
 from kdbench.errors import ExportError, PluginError
 from kdbench.export.find import FinishedTrial
 from kdbench.method import DataSignature, Method
-from kdbench.models.base import TappedModel, signature
+from kdbench.models.base import TappedModel, from_offer, signature
 from kdbench.plugins import Registry
 from kdbench.resolve import method_fingerprint
 
@@ -56,6 +56,12 @@ class Blueprint:
             plugin=trial.plugin.model_dump(),
         )
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        channels, height, width = self.image_shape
+        return channels, height, width
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, from which ``Blueprint(**...)`` makes it again."""
         return dataclasses.asdict(self)
@@ -90,15 +96,14 @@ class Student(nn.Module):
 
 def build(blueprint: Blueprint, registry: Registry) -> Student:
     """The student in eval mode, its weights yet to be loaded. Raises :class:`PluginError`."""
-    shape = (blueprint.image_shape[0], blueprint.image_shape[1], blueprint.image_shape[2])
     with torch.random.fork_rng(devices=[]):
         network = _network(blueprint.model, blueprint, registry)
         method = _method(blueprint, registry)
         reads: Sequence[str] = ()
         if type(method).predict is not Method.predict:
-            student = signature(network, blueprint.model, shape)
+            student = signature(network, blueprint.model, blueprint.shape)
             teacher_network = _network(blueprint.teacher_model, blueprint, registry)
-            teacher = signature(teacher_network, blueprint.teacher_model, shape)
+            teacher = signature(teacher_network, blueprint.teacher_model, blueprint.shape)
             try:
                 method.setup(student, teacher, DataSignature(blueprint.classes, blueprint.n_train))
             except Exception as error:
@@ -109,9 +114,7 @@ def build(blueprint: Blueprint, registry: Registry) -> Student:
 
 def _network(name: str, blueprint: Blueprint, registry: Registry) -> TappedModel:
     offer = _still_there(lambda: registry.model(name))
-    shape = tuple(blueprint.image_shape)
-    network: TappedModel = offer.load()(classes=blueprint.classes, image_shape=shape, **offer.spec.presets)
-    return network
+    return from_offer(offer, classes=blueprint.classes, image_shape=blueprint.shape)
 
 
 def _method(blueprint: Blueprint, registry: Registry) -> Method:

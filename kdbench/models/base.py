@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,10 @@ from torch import Tensor, nn
 
 from kdbench.errors import ModelError
 from kdbench.method import Signature, TapSignature
+
+if TYPE_CHECKING:
+    from kdbench.hookspecs import ModelSpec
+    from kdbench.plugins import Offer
 
 NONNEGATIVE = True
 SIGNED = False
@@ -72,6 +76,19 @@ class TappedModel(nn.Module):
         margins from it: Heo 2019, https://arxiv.org/abs/1904.01866).
         """
         return None
+
+
+def from_offer(
+    offer: Offer[ModelSpec], *, classes: int, image_shape: tuple[int, int, int], **settings: Any
+) -> TappedModel:
+    """A new network of a model on offer, for images (channels, height, width).
+
+    ``settings`` are further arguments of its builder. Raises what the builder raises, and
+    :class:`~kdbench.errors.PluginError` where it cannot be imported. That what it returns keeps the contract is
+    for the caller to check.
+    """
+    build = offer.load()
+    return cast(TappedModel, build(classes=classes, image_shape=image_shape, **offer.spec.presets, **settings))
 
 
 def contract_problems(network: object) -> list[str]:

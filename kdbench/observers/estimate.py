@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from kdbench.results import EpochRecord
+from kdbench.results import MAIN, EpochRecord
 from kdbench.suite.plan import Trial
 
 
@@ -68,7 +68,7 @@ class TimeLeft:
         done[stage] = done.get(stage, 0) + 1
         if record.in_main and done[stage] == 1:
             # Now it is known which stages come before the main one with this method, and how long they are.
-            before = {name: count for name, count in done.items() if name != "main"}
+            before = {name: count for name, count in done.items() if name != MAIN}
             self._stages[trial.student, trial.label] = before
 
     def end_round(self) -> None:
@@ -89,8 +89,8 @@ class TimeLeft:
 
     def _own_seconds(self, identifier: str, trial: Trial) -> float | None:
         done = self._done.get(identifier, {})
-        planned = {"main": trial.recipe.epochs}
-        if "main" not in done:
+        planned = {MAIN: trial.recipe.epochs}
+        if MAIN not in done:
             planned |= self._stages.get((trial.student, trial.label), {})
         total = 0.0
         for stage, epochs in planned.items():

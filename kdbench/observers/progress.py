@@ -13,7 +13,7 @@ from rich.text import Text
 
 from kdbench.hookspecs import RunInfo, hookimpl
 from kdbench.observers.estimate import TimeLeft
-from kdbench.results import EpochRecord, Failure, SuiteFolder, TeacherRecord, TeacherResult, TrialResult
+from kdbench.results import MAIN, EpochRecord, Failure, SuiteFolder, TeacherRecord, TeacherResult, TrialResult
 from kdbench.status import UNFINISHED, Status
 from kdbench.suite.plan import Cohort, Plan, Trial, count
 
@@ -306,8 +306,8 @@ class ProgressObserver:
         stage, epoch = self._place
         if row.ended:
             return False
-        if stage == "main":
-            return row.stage != "main" or row.epoch < epoch
+        if stage == MAIN:
+            return row.stage != MAIN or row.epoch < epoch
         return row.stage == stage and row.epoch < epoch
 
     def _end_round(self) -> None:
@@ -320,7 +320,7 @@ class ProgressObserver:
         self._ends = tuple(self._clock() + seconds for seconds in _until_none(left))
         stage, epoch = self._place
         cohort = self._cohort
-        last = cohort.epochs if cohort is not None and stage == "main" else 0
+        last = cohort.epochs if cohort is not None and stage == MAIN else 0
         self._say_at_times(stage, epoch, last, self._round_lines)
 
     def _round_lines(self) -> list[str]:
@@ -339,8 +339,8 @@ class ProgressObserver:
             name = cohort.name
         if not stage:
             return f"{name}  starting"
-        epochs = f"/{cohort.epochs}" if stage == "main" and cohort is not None else ""
-        splits = {row.split for row in self._rows.values()} if stage == "main" else set()
+        epochs = f"/{cohort.epochs}" if stage == MAIN and cohort is not None else ""
+        splits = {row.split for row in self._rows.values()} if stage == MAIN else set()
         measured = f"  {' or '.join(sorted(splits))} accuracy" if "validation" in splits else ""
         return f"{name}  {stage} {epoch}{epochs}{measured}"
 

@@ -18,6 +18,7 @@ from kdbench.results.files import parse_json, remove_leftovers, write_atomically
 from kdbench.results.find import again, find_folder
 from kdbench.results.folder import TEACHERS, AnyFolder, SuiteFolder, TeacherFolder, TrialFolder
 from kdbench.results.record import (
+    MAIN,
     Best,
     Cost,
     DataUsed,
@@ -36,6 +37,7 @@ from kdbench.results.record import (
 )
 
 __all__ = [
+    "MAIN",
     "TEACHERS",
     "AnyFolder",
     "Best",

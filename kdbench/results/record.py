@@ -204,7 +204,7 @@ class _Outcome(_Measured):
     id: FileName
     status: AnyStatus
     epoch: Count
-    stage: str = "main"
+    stage: str = MAIN
     selection: str = "last"
     """How ``epoch`` was chosen, as in the recipe."""
     best_on_test: Best | None = None

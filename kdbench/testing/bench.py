@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from kdbench.errors import KdbenchError
 from kdbench.method import Batch, DataSignature, Output, Signature
-from kdbench.models.base import TappedModel, signature
+from kdbench.models.base import TappedModel, from_offer, signature
 from kdbench.plugins import Registry
 from kdbench.seeding import derive
 
@@ -87,8 +86,7 @@ class Bench:
         """A network by name, always with the same weights."""
         offer = self.registry.model(name)
         torch.manual_seed(derive(0, name))
-        build = offer.load()
-        return cast(TappedModel, build(classes=CLASSES, image_shape=IMAGE_SHAPE, **offer.spec.presets))
+        return from_offer(offer, classes=CLASSES, image_shape=IMAGE_SHAPE)
 
     @cached_property
     def student(self) -> Signature:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
 from unittest import mock
 
 import torch
 from torch import Tensor
 
 from kdbench.hookspecs import ModelSpec
-from kdbench.models.base import Recorder, TappedModel
+from kdbench.models.base import Recorder, TappedModel, from_offer
 from kdbench.plugins import Offer
 from kdbench.seeding import derive
 from kdbench.testing.bench import BATCH_SIZE, CLASSES
@@ -38,8 +37,7 @@ class NetworkSubject:
 
     def build(self) -> TappedModel:
         """What the builder returns."""
-        build = self.offer.load()
-        return cast(TappedModel, build(classes=CLASSES, image_shape=self.image_shape, **self.offer.spec.presets))
+        return from_offer(self.offer, classes=CLASSES, image_shape=self.image_shape)
 
     def network(self, seed: int = 0, *, training: bool = False) -> TappedModel:
         """A new network with the weights of a seed, in the memory format of the engine."""

@@ -28,7 +28,7 @@ from kdbench.data.feed import Minibatch
 from kdbench.engine.cohort import Lockstep, Teacher
 from kdbench.engine.learner import Learner
 from kdbench.method import DataSignature, Method
-from kdbench.models.base import TappedModel, signature
+from kdbench.models.base import TappedModel, from_offer, signature
 from kdbench.plugins import Registry, discover
 from kdbench.recipe import Recipe
 from kdbench.results import (
@@ -314,8 +314,7 @@ def agrees(registry: Registry, tmp_path: Path) -> Callable[..., None]:
         torch.manual_seed(7)
 
         def build(model: str) -> TappedModel:
-            offer = registry.model(model)
-            return uneven(offer.load()(classes=CLASSES, image_shape=image_shape, **offer.spec.presets))
+            return uneven(from_offer(registry.model(model), classes=CLASSES, image_shape=image_shape))
 
         networks = {"student": build(student), "teacher": build(teacher)}
         known = {key: signature(network, key, image_shape) for key, network in networks.items()}

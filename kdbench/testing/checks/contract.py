@@ -20,7 +20,7 @@ from kdbench.engine.learner import Learner
 from kdbench.engine.stages import STUDENT, through
 from kdbench.method import Incompatible, Method
 from kdbench.recipe import Recipe
-from kdbench.results import TrialFolder
+from kdbench.results import MAIN, TrialFolder
 from kdbench.testing.bench import BATCH_SIZE, CLASSES
 from kdbench.testing.subject import CheckFailed, CheckSkipped, Step, Subject, rewound
 
@@ -146,8 +146,8 @@ def training(subject: Subject) -> str | None:
     network, teacher = bench.network(bench.student_name), bench.network(bench.teacher_name).eval()
     method = subject.method()
     names = [stage.name for stage in method.stages()]
-    if len({*names, "main"}) <= len(names):
-        raise CheckFailed(f"stages need different names, none of them 'main': {', '.join(names)}")
+    if len({*names, MAIN}) <= len(names):
+        raise CheckFailed(f"stages need different names, none of them '{MAIN}': {', '.join(names)}")
     learner = Learner(
         identifier="check",
         network=network,
@@ -175,7 +175,7 @@ def training(subject: Subject) -> str | None:
             raise CheckFailed(f"{phase.name}: parameters are not finite after one step")
         if unchanged and STUDENT & {*phase.trains}:
             raise CheckFailed(f"{phase.name}: one step leaves the student as it was")
-    return "stages: " + ", ".join([*names, "main"])
+    return "stages: " + ", ".join([*names, MAIN])
 
 
 def _copy(network: torch.nn.Module) -> list[Tensor]:

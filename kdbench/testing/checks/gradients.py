@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from kdbench.results import MAIN
 from kdbench.testing.subject import CheckFailed, CheckSkipped, Subject
 
 
@@ -28,7 +29,7 @@ def adapter_gradient(subject: Subject) -> str | None:
         gradients = step.gradients()
         for name in step.trained:
             found = gradients[name] is not None
-            if not found and step.stage != "main":
+            if not found and step.stage != MAIN:
                 raise CheckFailed(f"{step.stage}: no gradient reaches {name}, which the stage trains")
             trained[name] = trained.get(name, False) or found
     if not trained:

@@ -23,6 +23,7 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdbench.method import Method
+from kdbench.results import MAIN
 from kdbench.testing.bench import Inputs
 from kdbench.testing.subject import CheckFailed, CheckSkipped, Subject
 
@@ -95,7 +96,7 @@ def _run_elsewhere(subject: Subject, watch: AbstractContextManager[Any] | None =
     fake = FakeTensorMode()
     method = _moved(subject.method(), fake)
     inputs = _moved_inputs(subject.bench.made_up(), fake)
-    stage = "main"
+    stage = MAIN
     with fake, watch or nullcontext():
         try:
             for step in subject.steps(inputs, method):
