@@ -23,6 +23,9 @@ from kdbench.errors import ResultsError
 from kdbench.plugins import Registry
 from kdbench.results import SuiteFolder, TeacherFolder
 
+POLL = 1.0
+"""Seconds between two attempts at a lock that is waited for."""
+
 
 @contextmanager
 def only_one_run(folder: SuiteFolder) -> Iterator[None]:
@@ -49,7 +52,7 @@ def alone_with(folder: TeacherFolder, stop: Stop, warn: Callable[[str], None]) -
         if stop.asked():
             raise Interrupted("interrupted") from None
 
-    with _locked(folder.path, wait, patience=1):
+    with _locked(folder.path, wait, patience=POLL):
         yield
 
 
