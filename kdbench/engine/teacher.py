@@ -9,9 +9,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from kdbench.data.feed import Feed
-from kdbench.engine.cohort import Listener, Lockstep, Teacher
+from kdbench.engine.cohort import Listener, Lockstep
 from kdbench.engine.device import Precision
 from kdbench.engine.evaluate import collect, measure
+from kdbench.engine.frozen import Teacher
 from kdbench.engine.learner import Learner
 from kdbench.engine.progress import now
 from kdbench.engine.student import NETWORK

@@ -9,9 +9,10 @@ import torch
 
 from kdbench.data.feed import Feed
 from kdbench.engine import teacher as teachers
-from kdbench.engine.cohort import Interrupted, Lockstep, Teacher
+from kdbench.engine.cohort import Interrupted, Lockstep
 from kdbench.engine.device import Precision
 from kdbench.engine.failure import failure
+from kdbench.engine.frozen import Teacher
 from kdbench.engine.learner import Learner
 from kdbench.errors import DataError, ResultsError, TeacherMismatchError, in_words
 from kdbench.isolation import Originals, contained

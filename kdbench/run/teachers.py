@@ -6,8 +6,8 @@ from collections.abc import Callable
 from functools import partial
 
 from kdbench.engine import teacher as teachers
-from kdbench.engine.cohort import Teacher
 from kdbench.engine.device import Precision
+from kdbench.engine.frozen import Teacher
 from kdbench.errors import TeacherMismatchError, TrialError
 from kdbench.isolation import contained
 from kdbench.models.base import TappedModel

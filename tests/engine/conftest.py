@@ -11,7 +11,8 @@ import torch
 from kdbench.data.digits import Digits
 from kdbench.data.feed import Feed, open_feed
 from kdbench.data.splits import limit, limit_facts
-from kdbench.engine.cohort import Lockstep, Teacher
+from kdbench.engine.cohort import Lockstep
+from kdbench.engine.frozen import Teacher
 from kdbench.engine.learner import Learner
 from kdbench.engine.teacher import build_seeded
 from kdbench.method import Batch, DataSignature, Method, Output, Terms

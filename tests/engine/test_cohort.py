@@ -277,7 +277,7 @@ def test_a_device_that_works_was_not_stopped_by_who_says_so(learner, train, hear
 
 def test_a_device_that_stops_working_ends_the_run_and_is_said(learner, train, heard, monkeypatch):
     # No CPU can be made to fail like this.
-    monkeypatch.setattr("kdbench.engine.cohort.responds", lambda device: False)
+    monkeypatch.setattr("kdbench.engine.guard.responds", lambda device: False)
     with pytest.raises(KdbenchError, match="cpu stopped working while x was trained: device-side assert"):
         train(learner(Asserts(), "x"), learner(Labels(), "a"))
     assert heard.errors["x"].type == "AcceleratorError"
@@ -405,6 +405,6 @@ def test_without_need_of_a_teacher_none_is_run_or_charged(learner, feed, heard, 
         **made_with,
         checkpoint_every=1,
     )
-    lockstep._teacher_logits = torch.zeros(100, 10)  # agreement is measured with it all the same
+    lockstep.lessons._on_test = torch.zeros(100, 10)  # agreement is measured with it all the same
     lockstep.run()
     assert heard.results["a"].cost.teacher_seconds == 0

@@ -25,7 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.data.feed import Minibatch
-from kdbench.engine.cohort import Lockstep, Teacher
+from kdbench.engine.cohort import Lockstep
+from kdbench.engine.frozen import Teacher
 from kdbench.engine.learner import Learner
 from kdbench.method import DataSignature, Method
 from kdbench.models.base import TappedModel, from_offer, signature

@@ -11,7 +11,8 @@ from torch import nn
 
 from kdbench.data.base import Arrays, Split
 from kdbench.data.feed import Feed, open_feed
-from kdbench.engine.cohort import Lockstep, Teacher
+from kdbench.engine.cohort import Lockstep
+from kdbench.engine.frozen import Teacher
 from kdbench.engine.learner import Learner
 from kdbench.engine.teacher import build_seeded
 from kdbench.method import DataSignature

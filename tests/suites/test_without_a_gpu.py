@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdbench.data.base import Arrays, Split
 from kdbench.data.feed import Feed, open_feed
-from kdbench.engine.cohort import Teacher
+from kdbench.engine.frozen import Teacher
 from kdbench.engine.learner import Learner
 from kdbench.engine.stages import through
 from kdbench.method import DataSignature, Method

@@ -1,0 +1,33 @@
+"""A teacher while it teaches: a network that is not trained any more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kdbench.engine.device import Precision
+from kdbench.engine.outputs import at_least_float32
+from kdbench.method import Signature
+from kdbench.models.base import TappedModel
+from kdbench.results import TeacherUsed
+
+
+@dataclass
+class Teacher:
+    """A network in eval mode, and what is known of it."""
+
+    network: TappedModel
+    signature: Signature
+    used: TeacherUsed
+    """As results name it."""
+    foreign: bool = True
+    """Whether a third party provides the network."""
+
+    def __call__(self, images: Tensor, reads: Sequence[str], precision: Precision) -> dict[str, Tensor]:
+        """Its outputs for a batch, without gradients, in float32."""
+        with torch.no_grad(), precision.autocast():
+            raw = self.network(images, reads)
+        return {name: at_least_float32(value) for name, value in raw.items()}

@@ -1,0 +1,57 @@
+"""What is recorded of a training that has ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kdbench.data.feed import Feed
+from kdbench.engine.learner import Learner
+from kdbench.engine.progress import now
+from kdbench.metrics import HEADLINE
+from kdbench.results import Best, Cost, EpochRecord
+from kdbench.status import Status
+
+
+def outcome(learner: Learner, status: Status, last: EpochRecord, feed: Feed) -> dict[str, Any]:
+    """The fields of ``result.json`` that the training itself gives, but for teacher, data and environment.
+
+    The headline is the last epoch, or the best on validation; never the best on test.
+    """
+    progress = learner.progress
+    main = [record for record in progress.records if record.top1 is not None]
+    chosen = last
+    if status is Status.DONE and progress.best_epoch is not None:
+        chosen = next(record for record in main if record.epoch == progress.best_epoch)
+    best = max(main, key=lambda record: record.metrics[HEADLINE], default=None)
+    measured = {"metrics": chosen.metrics, "validation": chosen.validation} if status is Status.DONE else {}
+    return {
+        "id": learner.id,
+        "status": status,
+        "stage": last.stage,
+        "epoch": chosen.epoch,
+        "selection": learner.recipe.selection,
+        **measured,
+        "best_on_test": Best(epoch=best.epoch, top1=best.metrics[HEADLINE]) if best else None,
+        "cost": cost(learner, feed),
+        "started": progress.started,
+        "finished": now(),
+    }
+
+
+def cost(learner: Learner, feed: Feed) -> Cost:
+    """What the training took."""
+    progress = learner.progress
+    main = [record for record in progress.records if record.in_main]
+    # The first epoch holds what libraries do once: choosing algorithms, allocating.
+    steady = main[1:] or main
+    steps = len(steady) * feed.steps_per_epoch
+    seconds = sum(record.seconds for record in steady)
+    return Cost(
+        seconds=progress.seconds,
+        teacher_seconds=progress.teacher_seconds,
+        seconds_per_step=seconds / steps if steps else None,
+        images_per_second=len(steady) * feed.n_train / seconds if seconds else None,
+        peak_memory_bytes=progress.peak_memory_bytes,
+        **learner.parameter_counts(),
+        extra_epochs=len(progress.records) - len(main),
+    )
