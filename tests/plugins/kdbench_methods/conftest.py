@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import torch
 from jaxtyping import install_import_hook
 from kdbench_methods import METHODS
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdbench.method import Batch, DataSignature, Method, Output, Signature, TapSignature
 
@@ -170,37 +168,3 @@ def build() -> Callable[..., Method]:
         return method
 
     return make
-
-
-class HostSyncError(Exception):
-    """A tensor's value was asked for on the host, or a shape depended on values."""
-
-
-class _NoHostSync(TorchDispatchMode):
-    refused = frozenset({"_local_scalar_dense", "nonzero", "masked_select", "unique", "_unique2", "is_nonzero"})
-    # On a GPU their status is read on the host; on a CPU nothing tells.
-    decompositions = frozenset({"_linalg_eigh", "_linalg_svd", "linalg_eig", "linalg_qr", "linalg_cholesky_ex"})
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func.overloadpacket.__name__ in self.refused | self.decompositions:
-            raise HostSyncError(str(func))
-        # Boolean indexing calls nonzero beneath the dispatcher.
-        if func.overloadpacket.__name__ in {"index", "index_put", "index_put_"} and any(
-            index is not None and index.dtype == torch.bool for index in args[1]
-        ):
-            raise HostSyncError(f"{func} with a mask")
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.fixture
-def no_host_sync() -> Callable[[], Any]:
-    """A context in which synchronising with the host, or a shape that depends on values, is an error."""
-
-    @contextmanager
-    def refuse() -> Iterator[None]:
-        with _NoHostSync():
-            yield
-
-    return refuse
