@@ -192,7 +192,7 @@ def registered(observers: Sequence[object], registry: Registry, warn: Callable[[
 
 
 def default_observers(tracking_uri: str | None, console: Console, warn: Callable[[str], None]) -> list[object]:
-    """The progress display on ``console``, and MLflow unless it is told ``none``."""
+    """The progress display on ``console``, and MLflow unless ``tracking_uri`` is ``none``."""
     from kdbench.observers.mlflow import MlflowObserver
     from kdbench.observers.progress import ProgressObserver
 

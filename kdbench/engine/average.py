@@ -47,7 +47,7 @@ class Average:
         return {"steps": self._steps, "average": self._average}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Continue from a checkpoint."""
         self._steps = state["steps"]
         for key, value in state["average"].items():
             self._average[key].copy_(value)

@@ -37,7 +37,7 @@ class Interrupted(KdbenchError):  # noqa: N818 - it was asked for, it is no erro
 
 
 class Listener(Protocol):
-    """Is told what happens to each learner."""
+    """Hears what happens to each learner."""
 
     def epoch(self, identifier: str, record: EpochRecord) -> None:
         """An epoch ended."""
@@ -96,7 +96,7 @@ class Lockstep:
         return self._guard.replaced
 
     def run(self) -> None:
-        """Train to the end. Raises :class:`Interrupted` after writing checkpoints if told to stop.
+        """Train to the end. Raises :class:`Interrupted` after writing checkpoints if asked to stop.
 
         If overdue, it raises at the next batch and writes none: a checkpoint is always that of an epoch's end.
         """

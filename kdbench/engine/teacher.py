@@ -63,7 +63,7 @@ def train(
     overdue: Callable[[], bool] = lambda: False,
     foreign: bool = True,
 ) -> None:
-    """Train a teacher to the end, or go on where it stopped; the outcome stands in ``folder``."""
+    """Train a teacher to the end, or continue where it stopped; the outcome is written to ``folder``."""
 
     def make() -> Learner:
         network = build_seeded(build, plan.seed, "teacher", plan.model)

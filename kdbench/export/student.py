@@ -27,7 +27,7 @@ METHOD = "method."
 
 @dataclass(frozen=True)
 class Blueprint:
-    """All that it takes to build a student anew, but for its weights."""
+    """All that it takes to build a student again, but for its weights."""
 
     model: str
     classes: int

@@ -75,7 +75,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(torch, "Generator", Anywhere)
     monkeypatch.setattr(torch.autograd, "backward", backward)
-    # What is made here lies on the GPU from the start; fake parameters cannot be swapped for moved ones.
+    # What is made here is on the GPU from the start; fake parameters cannot be swapped for moved ones.
     monkeypatch.setattr(nn.Module, "to", lambda self, *where, **how: self)
     for optimizer in (torch.optim.SGD, torch.optim.AdamW):
         monkeypatch.setattr(optimizer, "step", lambda self: None)
