@@ -22,6 +22,7 @@ from kdbench.engine.cohort import Interrupted
 from kdbench.errors import ResultsError
 from kdbench.plugins import Registry
 from kdbench.results import SuiteFolder, TeacherFolder
+from kdbench.results.folder import LOCK
 
 POLL = 1.0
 """Seconds between two attempts at a lock that is waited for."""
@@ -63,7 +64,7 @@ def _locked(folder: Path, busy: Callable[[], None], *, patience: float) -> Itera
     Where another process holds it, ``busy`` is called every ``patience`` seconds; what it raises ends the waiting.
     Raises :class:`~kdbench.errors.ResultsError` where the folder cannot be locked or written.
     """
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / LOCK)
     while not lock.is_locked:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -83,6 +84,13 @@ def _explained(folder: Path, error: OSError) -> ResultsError:
     if error.errno in {errno.ENOLCK, errno.EOPNOTSUPP}:
         return ResultsError(
             f"{folder}: cannot be locked ({error.strerror}); choose an --output on a file system with flock"
+        )
+    lock = folder / LOCK
+    # Where the folder itself cannot be written, removing the lock would not help, and is not possible.
+    if error.filename == str(lock) and os.path.lexists(lock) and os.access(folder, os.W_OK):
+        return ResultsError(
+            f"{lock}: cannot be opened for writing: {error.strerror}; it holds nothing: if no other run works in "
+            "this folder, remove it and run again"
         )
     return ResultsError(f"{folder}: cannot be written: {error.strerror or error}")
 

@@ -20,6 +20,7 @@ from kdbench.errors import ResultsError
 from kdbench.method import Method, Signature
 from kdbench.models.base import TappedModel
 from kdbench.models.weights import write_weights
+from kdbench.parts import Parts
 from kdbench.recipe import Recipe
 from kdbench.results import AnyFolder, EpochRecord, Failure
 
@@ -44,23 +45,25 @@ class Learner:
         made_with: Mapping[str, str] | None = None,
         stream: str = "",
         foreign: Collection[str] = (NETWORK, METHOD),
+        parts: Parts | None = None,
     ) -> None:
         """``settings`` are the method's; ``made_with`` names the teacher's weights and the data, which a
         checkpoint must share; ``stream`` separates this learner's randomness from its neighbours'. ``foreign``
-        says which of its parts, ``network`` and ``method``, third parties provide: those get copies of what
-        learners share.
+        says which of its parts, ``network``, ``method``, ``optimizer`` and ``schedule``, third parties provide: those
+        get copies of what learners share. ``parts`` are the recipe's; without them, it has built-in ones alone.
         """
         self.id = identifier
         self.settings = dict(settings or {})
         self.made_with = dict(made_with or {})
         self.recipe = recipe
+        parts = parts or Parts.of(recipe)
         self.folder = folder
         self.progress = Progress()
         self.student = Student(network, method, device, classes=student.classes, foreign=foreign)
         self.foreign = self.student.foreign
-        stages = Stages(method, recipe, student, teacher, network=network, progress=self.progress)
+        stages = Stages(method, parts, student, teacher, network=network, progress=self.progress)
         self.trainer = Trainer(
-            self.student, stages, recipe, seed=seed, stream=stream, device=device, steps_per_epoch=steps_per_epoch
+            self.student, stages, parts, seed=seed, stream=stream, device=device, steps_per_epoch=steps_per_epoch
         )
         self.finished = False
         self.error: BaseException | None = None

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from kdbench.engine.schedule import learning_rate
 from kdbench.errors import PluginError
 from kdbench.method import Batch, Method, Output, Signature, Stage, Terms
-from kdbench.recipe import Recipe
+from kdbench.parts import Parts
 from kdbench.results import MAIN
 
 
@@ -40,12 +40,13 @@ class Phase:
     uses_student: bool
 
 
-def phases(method: Method, recipe: Recipe, student: Signature, teacher: Signature) -> list[Phase]:
+def phases(method: Method, parts: Parts, student: Signature, teacher: Signature) -> list[Phase]:
     """A training's phases in order: the method's first stages, then the main one.
 
     Raises :class:`~kdbench.errors.PluginError` for a stage that trains what there is not.
     """
     found = []
+    recipe = parts.recipe
     for stage in method.stages():
         _check(method, stage)
         rate = stage.lr if stage.lr is not None else recipe.lr
@@ -66,7 +67,7 @@ def phases(method: Method, recipe: Recipe, student: Signature, teacher: Signatur
         MAIN,
         method,
         recipe.epochs,
-        lambda progress: learning_rate(recipe, progress),
+        lambda progress: learning_rate(parts, progress),
         ("student", "method"),
         tuple(student.select(reads if method.student_reads is None else method.student_reads)),
         tuple(teacher.select(reads if method.teacher_reads is None else method.teacher_reads)),

@@ -14,7 +14,7 @@ from kdbench.engine.phase import Phase, phases
 from kdbench.engine.progress import Progress
 from kdbench.method import Method, Signature
 from kdbench.models.base import TappedModel
-from kdbench.recipe import Recipe
+from kdbench.parts import Parts
 
 BODY = "student.body"
 STUDENT = frozenset({"student", BODY})
@@ -53,7 +53,7 @@ class Stages:
     def __init__(
         self,
         method: Method,
-        recipe: Recipe,
+        parts: Parts,
         student: Signature,
         teacher: Signature,
         *,
@@ -70,7 +70,7 @@ class Stages:
         self.modules = nn.ModuleDict({"network": network} if network is not None else {})
         self.modules["method"] = method
         self.progress = Progress() if progress is None else progress
-        found = phases(method, recipe, student, teacher)
+        found = phases(method, parts, student, teacher)
         self.phases = found[-1:] if main_only else found
         self.trained: dict[str, nn.Parameter] = {}
         """What the stage trains, by its name among the modules: ``network.*`` and ``method.*``."""

@@ -15,6 +15,7 @@ from kdbench.method import Method
 from kdbench.models.base import TappedModel
 
 NETWORK, METHOD = "network", "method"
+PARTS = frozenset({NETWORK, METHOD, "optimizer", "schedule"})
 """What of a student's training third parties may provide."""
 
 

@@ -15,14 +15,14 @@ from kdbench.engine.evaluate import collect, measure
 from kdbench.engine.frozen import Teacher
 from kdbench.engine.learner import Learner
 from kdbench.engine.progress import now
-from kdbench.engine.student import NETWORK
+from kdbench.engine.student import NETWORK, PARTS
 from kdbench.errors import TrialError
 from kdbench.isolation import contained
 from kdbench.method import Batch, Method, Output, Terms
 from kdbench.metrics import HEADLINE
 from kdbench.models.base import TappedModel, signature
 from kdbench.models.weights import weights_sha256, write_weights
-from kdbench.recipe import Recipe
+from kdbench.parts import Parts
 from kdbench.results import Cost, DataUsed, Environment, TeacherFolder, TeacherRecord, TeacherUsed
 from kdbench.seeding import derive
 from kdbench.status import Status
@@ -48,7 +48,7 @@ def build_seeded(build: Callable[[], TappedModel], seed: int, *purpose: object) 
 
 def train(
     plan: TeacherPlan,
-    recipe: Recipe,
+    parts: Parts,
     build: Callable[[], TappedModel],
     image_shape: tuple[int, int, int],
     feed: Feed,
@@ -74,16 +74,17 @@ def train(
             student=known,
             teacher=known,
             method=FromLabels(),
-            recipe=recipe,
+            recipe=parts.recipe,
+            parts=parts,
             seed=plan.seed,
             folder=folder,
             device=device,
             steps_per_epoch=feed.steps_per_epoch,
             made_with={
                 "data": data.fingerprint,
-                "precision": Precision.choose(recipe.precision, device).name,
+                "precision": Precision.choose(parts.recipe.precision, device).name,
             },
-            foreign={NETWORK} if foreign else (),
+            foreign={*([NETWORK] if foreign else []), *parts.foreign} & PARTS,
         )
 
     folder.begin(TeacherRecord.of(plan))
@@ -106,7 +107,9 @@ def train(
         overdue=overdue,
     ).run()
     if learner.error is not None:
-        raise TrialError(f"teacher {plan.name} failed: {learner.error}") from learner.error
+        failure = folder.error
+        why = failure.reason if failure is not None else learner.error
+        raise TrialError(f"teacher {plan.name} failed: {why}") from learner.error
     result = folder.result
     if result is None or not result.done:
         epoch = result.epoch if result else "?"

@@ -18,7 +18,7 @@ from kdbench.engine.stages import Stages
 from kdbench.engine.student import NETWORK, Student
 from kdbench.engine.terms import Means, weigh
 from kdbench.method import Batch, Method, Output
-from kdbench.recipe import Recipe
+from kdbench.parts import Parts
 from kdbench.seeding import derive
 
 
@@ -29,7 +29,7 @@ class Trainer:
         self,
         student: Student,
         stages: Stages,
-        recipe: Recipe,
+        parts: Parts,
         *,
         seed: int,
         stream: str,
@@ -41,11 +41,12 @@ class Trainer:
         self.stages = stages
         self.modules = stages.modules
         self.progress = stages.progress
-        self.recipe = recipe
+        self.parts = parts
+        self.recipe = parts.recipe
         self.seed = seed
         self.device = device
         self.steps_per_epoch = steps_per_epoch
-        self.precision = Precision.choose(recipe.precision, device)
+        self.precision = Precision.choose(self.recipe.precision, device)
         self._stream = stream
         self._generator = torch.Generator(device=device)
         self._watch = Stopwatch(device)
@@ -72,7 +73,7 @@ class Trainer:
     def _begin_stage(self) -> None:
         """Make a fresh optimiser, and the average where the main stage begins."""
         spared = {f"network.{name}" for name in self.student.network.no_weight_decay()}
-        self.optimizer = make_optimizer(self.recipe, self.stages.trained, self.phase.rate(0.0), spared)
+        self.optimizer = make_optimizer(self.parts, self.stages.trained, self.phase.rate(0.0), spared)
         if self.in_main and self.recipe.ema_decay is not None:
             self.student.begin_average(self.recipe.ema_decay)
         if not self.in_main and self.phase.epochs == 0:

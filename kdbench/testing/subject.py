@@ -16,6 +16,7 @@ from kdbench.engine.stages import STUDENT, Stages, through
 from kdbench.errors import KdbenchError, PluginError
 from kdbench.hookspecs import MethodSpec
 from kdbench.method import Method, Output, Terms, set_up
+from kdbench.parts import Parts
 from kdbench.plugins import Offer
 from kdbench.recipe import Recipe
 from kdbench.testing.bench import Bench, Inputs, output
@@ -157,7 +158,7 @@ class Subject:
 
     def _stages(self, method: Method, *, main_only: bool = False) -> Stages:
         # Of the recipe, stages take no more than the rate.
-        return Stages(method, Recipe(epochs=1), self.bench.student, self.bench.teacher, main_only=main_only)
+        return Stages(method, Parts.of(Recipe(epochs=1)), self.bench.student, self.bench.teacher, main_only=main_only)
 
     def main_outputs(self, method: Method, inputs: Inputs) -> tuple[Output, Output]:
         """What the main stage, ``after_step`` and ``predict`` see of student and teacher."""

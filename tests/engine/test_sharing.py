@@ -7,7 +7,7 @@ from torch import nn
 
 from kdbench.engine.sharing import WITHOUT_EFFECT, share_stage
 from kdbench.method import Batch, Method, Output, Stage, Terms
-from kdbench.recipe import Flip, Recipe
+from kdbench.recipe import Part, Recipe
 
 
 class Encoder(Method):
@@ -43,12 +43,12 @@ def shared(learner):
 OTHER = {
     "epochs": 9,
     "batch_size": 7,
-    "optimizer": "adamw",
+    "optimizer": Part(name="adamw"),
     "lr": 0.01,
     "momentum": 0.5,
     "nesterov": True,
     "weight_decay": 0.1,
-    "schedule": "cosine",
+    "schedule": Part(name="cosine"),
     "drops": (1,),
     "drop_factor": 0.5,
     "warmup_epochs": 1,
@@ -57,7 +57,7 @@ OTHER = {
     "clip_grad_norm": 1.0,
     "ema_decay": 0.9,
     "drop_path": 0.1,
-    "augmentation": (Flip(name="flip"),),
+    "augmentation": (Part(name="flip"),),
     "precision": "bf16",
     "selection": "validation",
 }

@@ -7,6 +7,7 @@ from torch import nn
 
 from kdbench.engine.stages import Stages, through
 from kdbench.method import Method, Signature, Stage
+from kdbench.parts import Parts
 from kdbench.recipe import Recipe
 
 KNOWN = Signature("net", "resnet", 10, {})
@@ -40,7 +41,7 @@ def trained(stages: Stages) -> set[str]:
 
 
 def test_every_stage_trains_what_it_names_and_the_main_one_what_is_not_frozen(method):
-    stages = Stages(method, Recipe(epochs=1), KNOWN, KNOWN)
+    stages = Stages(method, Parts.of(Recipe(epochs=1)), KNOWN, KNOWN)
     seen = []
     for phase in through(stages):
         stages.set_modes()
@@ -56,14 +57,14 @@ def test_every_stage_trains_what_it_names_and_the_main_one_what_is_not_frozen(me
 
 
 def test_the_main_stage_alone_ends_no_other(method):
-    stages = Stages(method, Recipe(epochs=1), KNOWN, KNOWN, main_only=True)
+    stages = Stages(method, Parts.of(Recipe(epochs=1)), KNOWN, KNOWN, main_only=True)
     assert [phase.name for phase in through(stages)] == ["main"]
     assert method.ended == []
     assert trained(stages) == {"first", "second", "idle"}
 
 
 def test_the_way_begins_where_the_stages_are(method):
-    stages = Stages(method, Recipe(epochs=1), KNOWN, KNOWN)
+    stages = Stages(method, Parts.of(Recipe(epochs=1)), KNOWN, KNOWN)
     stages.leave()
     assert [phase.name for phase in through(stages)] == ["second", "main"]
     assert method.ended == ["first", "second"]
