@@ -37,10 +37,9 @@ def connector(student: TapSignature, teacher: TapSignature, who: str) -> nn.Modu
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation that also takes a batch of one value a channel.
+    """Batch normalisation that also accepts a batch of one value per channel.
 
-    One value has no variance; torch refuses it in training. Here the running statistics stand in, so that a
-    last batch of one image does not end a run.
+    One value has no variance; torch refuses it in training. Such a batch is normalised with the running statistics.
     """
 
     def forward(self, input: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch c h w"]:
