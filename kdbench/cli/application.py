@@ -17,13 +17,13 @@ SOME_CHECK_FAILED = 1
 
 app = typer.Typer(
     name="kdbench",
-    help="A benchmark for knowledge distillation: bring a loss, compare it believably.",
+    help="Benchmark knowledge distillation losses: the same teachers, batches and seeds for all.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-mlflow_app = typer.Typer(help="Keep MLflow in step with the results.", no_args_is_help=True)
+mlflow_app = typer.Typer(help="Copy results to MLflow.", no_args_is_help=True)
 app.add_typer(mlflow_app, name="mlflow")
 
 
@@ -47,7 +47,7 @@ def main() -> None:
             drop_output()
             code = OK
         else:
-            show_error(f"internal error: something called sys.exit({error.code!r})")
+            show_error(f"internal error: sys.exit({error.code!r}) was called")
             code = SOME_TRIAL_FAILED
     except BrokenPipeError:
         drop_output()
@@ -62,7 +62,7 @@ def main() -> None:
                 show_error(f"{said}; see kdbench --help")
             code = getattr(error, "exit_code", USAGE)
         else:
-            show_error(f"internal error: {type(error).__name__}: {error}; --debug shows where")
+            show_error(f"internal error: {type(error).__name__}: {error}; use --debug for the traceback")
             code = SOME_TRIAL_FAILED
     sys.exit(code)
 

@@ -16,11 +16,11 @@ from kdbench.cli.output import show
 def new_method(
     name: Annotated[str, typer.Argument(help="The method's name: lower-case letters, digits and dashes.")],
     directory: Annotated[
-        Path | None, typer.Option("--directory", metavar="DIR", help="Where to write it; kdbench-NAME unless named.")
+        Path | None, typer.Option("--directory", metavar="DIR", help="Output folder; default: kdbench-NAME.")
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Write a distribution for a loss of your own: installable, tested, with a suite that compares it."""
+    """Create a package for a loss: installable, with tests and a suite that compares it."""
     from kdbench.plugins import discover
     from kdbench.scaffold import check_name, create
 

@@ -13,26 +13,29 @@ from kdbench.cli.output import show, show_json, show_warning, stderr
 
 @app.command()
 def check(
-    target: Annotated[str, typer.Argument(help="A method, a model, a plugin file, or a distribution: all it offers.")],
+    target: Annotated[
+        str, typer.Argument(help="A method, a model, a plugin file or a package (everything it offers).")
+    ],
     pairs: Annotated[
         list[str] | None,
-        typer.Option("--pair", metavar="TEACHER:STUDENT", help="Try a method on these networks; may be repeated."),
+        typer.Option("--pair", metavar="TEACHER:STUDENT", help="Check a method on this pair; may be repeated."),
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method; may be repeated.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a setting of the method; may be repeated."),
     ] = None,
     plugins: Plugins = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Check that methods and models keep the contract: finite numbers, gradients, declared taps and signs."""
+    """Check methods and models: finite numbers, gradients, declared taps and signs."""
     from kdbench.errors import KdbenchError
     from kdbench.testing import examine, examine_model, table
     from kdbench.testing.targets import find, parse_settings
 
     found = find(target, parse_settings(settings or ()), plugins or ())
     if pairs and not found.examinees:
-        raise KdbenchError(f"--pair {pairs[0]}: '{target}' is a model; pairs of networks are for methods")
+        raise KdbenchError(f"--pair {pairs[0]}: '{target}' is a model; --pair is for methods only")
     reports = []
     with stderr().status("") as status:
         for examinee in found.examinees:
@@ -65,7 +68,7 @@ def selftest(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Check this machine: golden vectors in float64 and a short training with every method, on one device."""
+    """Test this machine: golden vectors in float64 and a short training with every method, on one device."""
     from dataclasses import asdict
 
     from kdbench import selftest as room

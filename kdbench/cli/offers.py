@@ -53,7 +53,7 @@ def list_(
         libraries = [library for spec, library in ADAPTERS if spec is specs.get(kind)]
         if libraries:
             names = " and ".join(f"{library}:NAME" for library in libraries)
-            show(f"and those of {' and '.join(libraries)}, as {names}")
+            show(f"also those of {' and '.join(libraries)}: {names}")
     for broken in registry.broken if kind != PLUGINS else ():
         show_warning(f"plugin {broken}")
 
@@ -94,13 +94,13 @@ def _list_suites(as_json: bool) -> None:
 def describe(
     name: Annotated[
         str,
-        typer.Argument(help="A method, model or data set; or recipe, pairs, crop, adamw: keys of a suite."),
+        typer.Argument(help="A method, model or data set, or a part of a suite file: recipe, pairs, crop, adamw."),
     ],
     plugins: Plugins = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Describe a method, model, data set, or keys of a suite: settings, paper, taps, adapters, who provides it."""
+    """Describe a method, model, data set or part of a suite file: settings, paper, taps, adapters, package."""
     from kdbench import reference
     from kdbench.plugins import discover
 

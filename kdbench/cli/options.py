@@ -23,20 +23,22 @@ Overrides = Annotated[
 Plugins = Annotated[
     list[Path] | None, typer.Option("-p", "--plugin", metavar="FILE", help="Load a local plugin; may be repeated.")
 ]
-Output = Annotated[Path, typer.Option("--output", metavar="DIR", help="Where results go.")]
-ReportDir = Annotated[Path, typer.Option("--report-dir", metavar="DIR", help="Where reports go.")]
+Output = Annotated[Path, typer.Option("--output", metavar="DIR", help="Folder of all results.")]
+ReportDir = Annotated[Path, typer.Option("--report-dir", metavar="DIR", help="Folder of all reports.")]
 ReportName = Annotated[
     str | None,
     typer.Option(
         "--report-name",
         metavar="NAME",
-        help="The report's folder; else the suite's name, and what --set, -m, --pair and --seed made different.",
+        help="Name of the report's folder; default: the suite's name, with the values of --set, -m, --pair and --seed.",
     ),
 ]
 TrackingUri = Annotated[
     str | None,
     typer.Option(
-        "--tracking-uri", metavar="URI", help="MLflow's store; sqlite:///mlflow.db unless named; 'none' for none."
+        "--tracking-uri",
+        metavar="URI",
+        help="MLflow's store, or 'none'; default: MLFLOW_TRACKING_URI, or sqlite:///mlflow.db.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]

@@ -24,21 +24,19 @@ class Form(StrEnum):
 
 @app.command()
 def export(
-    trial: Annotated[
-        str, typer.Argument(metavar="TRIAL", help="A trial's id, as much of its beginning as is unique, or its folder.")
-    ],
+    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="A trial's id, a unique prefix of it, or its folder.")],
     to: Annotated[
-        Form, typer.Option("--to", help="Weights for safetensors or torch.load, or an ONNX program.")
+        Form, typer.Option("--to", help="Weights as safetensors or for torch.load, or an ONNX program.")
     ] = Form.SAFETENSORS,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help="The file, or its folder; named by the trial otherwise."),
+        typer.Option("--out", metavar="FILE", help="Output file or folder; default: named after the trial."),
     ] = None,
     plugins: Plugins = None,
     output: Output = RUNS,
     debug: Debug = False,
 ) -> None:
-    """Write a trained student without its adapters, ready to use, with a model card beside it."""
+    """Write a trained student without its adapters, with a model card."""
     from kdbench.export import export_trial
 
     written = export_trial(trial, to.value, out, output=output, plugins=plugins or (), warn=show_warning)

@@ -48,9 +48,11 @@ def run(
     report_dir: ReportDir = REPORTS,
     report_name: ReportName = None,
     tracking_uri: TrackingUri = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Ignore earlier results of these trials.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Train again, ignoring earlier results of these trials.")
+    ] = False,
     allow_teacher_mismatch: Annotated[
-        bool, typer.Option("--allow-teacher-mismatch", help="Continue where a teacher is not as good as expected.")
+        bool, typer.Option("--allow-teacher-mismatch", help="Continue if a teacher differs from its expected accuracy.")
     ] = False,
     grace: Annotated[
         float | None,
@@ -58,12 +60,12 @@ def run(
             "--grace",
             metavar="SECONDS",
             min=0,
-            help="After a signal to stop, wait at most so long for the epoch's end; without it, as long as it takes.",
+            help="After a signal, wait at most this long for the end of the epoch; default: no limit.",
         ),
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Train what is missing of a suite, log it, and write its report."""
+    """Train the missing trials of a suite, log them, and write the report."""
     try:
         from kdbench.run import run_suite
 
@@ -85,23 +87,23 @@ def run(
         )
     except KeyboardInterrupt as error:
         # Here, since Typer makes an exit of it that has lost its signal.
-        show_error("stopped at once; the same command resumes from the last checkpoint")
+        show_error("aborted; run the same command to resume from the last checkpoint")
         raise typer.Exit(exit_code_of(getattr(error, "signal", None))) from None
     if results.interrupted:
-        show_error("interrupted; the same command resumes from the last checkpoint")
+        show_error("interrupted; run the same command to resume from the last checkpoint")
         raise typer.Exit(exit_code_of(results.stopped_by))
     failed = results.missing
     for trial in failed:
         show_error(f"{trial.id}: {trial.status}: {trial.reason}")
     if failed:
         show_error(
-            f"{plural(len(failed), 'trial')} failed; see error.json in {results.folder.path}; the next run tries again"
+            f"{plural(len(failed), 'trial')} failed; see error.json in {results.folder.path}; run again to retry"
         )
     leaderboard = results.report / "leaderboard.md"
     if leaderboard.is_file():
         show(escape(f"report: {results.report / 'index.html'}"))
         if methods or pairs or seeds:
-            show("it shows what was chosen; `kdbench report` without -m, --pair and --seed writes the whole one")
+            show("it shows the selected trials; `kdbench report` without -m, --pair and --seed writes the full report")
     raise typer.Exit(SOME_TRIAL_FAILED if failed else OK)
 
 
@@ -117,7 +119,7 @@ def plan(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Show the trials of a suite: what is done, what is to do, what will be skipped and why."""
+    """Show which trials of a suite are done, pending or skipped, and why."""
     from kdbench.opening import open_suite
     from kdbench.resolve import Filters, with_results
     from kdbench.results import SuiteFolder
@@ -178,9 +180,7 @@ def _plan_summary(chosen: Plan, everything: Plan, folder: Any, n_train: int) -> 
     waiting = [trial for trial in chosen.trials if trial.status in UNFINISHED]
     if waiting:
         estimate = hours(waiting, everything.trials, folder)
-        known = (
-            f"about {time_span(estimate[0] * 3600)} by results on {estimate[1]}" if estimate else "time not yet known"
-        )
+        known = f"about {time_span(estimate[0] * 3600)} by the results on {estimate[1]}" if estimate else "time unknown"
         yield f"to do: {plural(steps(waiting, n_train), 'step')} of students, {known}"
 
 
@@ -200,7 +200,7 @@ def report(
     report_name: ReportName = None,
     debug: Debug = False,
 ) -> None:
-    """Write the report of a suite as its file is now, over all results so far that fit it."""
+    """Write the report of the results so far that match the current suite file."""
     from kdbench.report import naming
     from kdbench.report.frame import Filters
     from kdbench.report.render import render
@@ -215,7 +215,7 @@ def report(
         folder = SuiteFolder(output, opened.suite.name)
         if not folder.path.is_dir():
             raise ResultsError(
-                f"{folder.path}: no results; `kdbench run {suite}` trains them, or name their folder with --output"
+                f"{folder.path}: no results; train them with `kdbench run {suite}`, or set their folder with --output"
             )
         plan, base = opened.record(), opened.report_name
     else:
@@ -225,7 +225,7 @@ def report(
         last = folder.plan
         base = (last and last.report) or suite
         planned = last.path if last else suite
-        hint = f"from {planned}; name the file to report what it says now" if planned else "from Python"
+        hint = f"from {planned}; to report its current content, pass the file" if planned else "from Python"
         show(escape(f"{folder.path}: as last planned {hint}"))
     folder.check_protocol()
     name = naming.one_folder(report_name) if report_name is not None else naming.report_name(base, (), filters)

@@ -16,7 +16,7 @@ def sync(
     tracking_uri: TrackingUri = None,
     debug: Debug = False,
 ) -> None:
-    """Bring MLflow up to date with a results folder; may be repeated without harm."""
+    """Copy missing results to MLflow; safe to repeat."""
     from kdbench.observers.mlflow import sync as replay
     from kdbench.results import SuiteFolder
 

@@ -15,7 +15,7 @@ from kdbench.cli.options import RUNS, AsJson, Debug, Output, Plugins
 from kdbench.cli.output import show, show_json
 
 TrialArgument = Annotated[
-    str, typer.Argument(metavar="TRIAL", help="A trial's id, as much of its beginning as is unique, or its folder.")
+    str, typer.Argument(metavar="TRIAL", help="A trial's id, a unique prefix of it, or its folder.")
 ]
 
 
@@ -25,7 +25,7 @@ def runs(
         str | None,
         typer.Argument(
             metavar="[SUITE]",
-            help="The name of a results folder, or a suite file: then 'planned' is what it asks for now.",
+            help="The name of a results folder, or a suite file; with a file, 'planned' refers to its current content.",
         ),
     ] = None,
     plugins: Plugins = None,
@@ -75,7 +75,7 @@ def runs(
 def diff(
     one: TrialArgument, other: TrialArgument, output: Output = RUNS, as_json: AsJson = False, debug: Debug = False
 ) -> None:
-    """Show what differs between two trials: settings, recipe, data, teacher, environment, source code."""
+    """Show the differences of two trials: settings, recipe, data, teacher, environment, source code."""
     from kdbench.results import find_folder
     from kdbench.results.compare import compare
 

@@ -80,7 +80,7 @@ def test_control_c_finishes_the_epoch_and_says_how_to_go_on(write_suite, kdbench
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "stopping after this epoch" in stderr
-    assert "interrupted; the same command resumes from the last checkpoint" in stderr
+    assert "interrupted; run the same command to resume from the last checkpoint" in stderr
     assert "Traceback" not in stderr
     folders = [p.parent for p in (tmp_path / "runs/tiny").glob("*/checkpoint.pt")]
     assert len(folders) == 2

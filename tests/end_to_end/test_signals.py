@@ -153,7 +153,7 @@ def test_sigterm_finishes_the_epoch_and_the_run_resumes_with_the_same_bits(suite
     open_gate(tmp_path)
     stderr += process.communicate(timeout=DEADLINE_SECONDS)[1]
     assert process.returncode == 143, stderr
-    assert "interrupted; the same command resumes from the last checkpoint" in stderr
+    assert "interrupted; run the same command to resume from the last checkpoint" in stderr
     assert "Traceback" not in stderr
     assert steps(tmp_path) == 2 * STEPS_PER_EPOCH
     assert epochs_of_checkpoints(tmp_path) == {2}
@@ -185,7 +185,7 @@ def test_a_second_signal_stops_at_once(suite, at_the_gate, tmp_path, number, cod
     stderr += process.communicate(timeout=DEADLINE_SECONDS)[1]
     # The gate was never opened.
     assert process.returncode == code, stderr
-    assert "stopped at once; the same command resumes from the last checkpoint" in stderr
+    assert "aborted; run the same command to resume from the last checkpoint" in stderr
     assert "Traceback" not in stderr
     assert steps(tmp_path) == GATE_AT
 

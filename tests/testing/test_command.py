@@ -146,7 +146,7 @@ def test_the_models_of_a_plugin_file(check, plugin):
         (("--set", "width=2"), "--set width: 'resnet8' is a model; only methods have settings here"),
         (
             ("--pair", "resnet8:resnet8"),
-            "--pair resnet8:resnet8: 'resnet8' is a model; pairs of networks are for methods",
+            "--pair resnet8:resnet8: 'resnet8' is a model; --pair is for methods only",
         ),
     ],
 )
