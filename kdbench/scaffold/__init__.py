@@ -1,4 +1,4 @@
-"""``kdbench new-method``: a distribution of one's own, ready to be installed, checked and compared."""
+"""``kdbench new-method``: creates a package for a loss, with its tests and a suite."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ _FILES = {
 
 
 class ScaffoldError(KdbenchError):
-    """A name that a method cannot have, or a place that is taken."""
+    """A name that is not valid or already used, or a folder that is not empty."""
 
 
 @dataclass(frozen=True)
 class Names:
-    """What the parts of a method's distribution are called."""
+    """The names of the parts of a method's package."""
 
     name: str
     """The method's name in suites: ``my-loss``."""
 
     @property
     def distribution(self) -> str:
-        """The distribution: ``kdbench-my-loss``."""
+        """The package's distribution name: ``kdbench-my-loss``."""
         return f"kdbench-{self.name}"
 
     @property
@@ -66,35 +66,39 @@ class Names:
 
 
 def check_name(name: str, registry: Registry) -> Names:
-    """The names that follow from ``name``.
+    """The names derived from ``name``.
 
     Raises:
-        ScaffoldError: it is no lower-case name with dashes, or something installed is called so already.
+        ScaffoldError: it is not a lower-case name with dashes, or an installed method or package has this name.
     """
     if not _NAME.fullmatch(name):
         raise ScaffoldError(
-            f"'{name}' cannot name a method: lower-case letters, digits and single dashes, "
-            "a letter first, as in 'my-loss'"
+            f"'{name}' is not a valid name: use lower-case letters, digits and single dashes, "
+            "starting with a letter, as in 'my-loss'"
         )
     names = Names(name)
     if keyword.iskeyword(names.class_name):
-        raise ScaffoldError(f"'{name}' cannot name a method: its class would be called {names.class_name}")
+        raise ScaffoldError(f"'{name}' is not a valid name: its class would be called {names.class_name}")
     for offer in registry.methods:
         if offer.spec.name == name:
             raise ScaffoldError(f"'{name}' is already a method of {offer.provider}; choose another name")
     if importlib.util.find_spec(names.package) is not None:
-        raise ScaffoldError(f"'{name}' needs a package {names.package}, and one is installed; choose another name")
+        raise ScaffoldError(
+            f"'{name}' needs a package {names.package}, which is already installed; choose another name"
+        )
     return names
 
 
 def create(names: Names, directory: Path) -> list[Path]:
-    """Write the distribution into ``directory``; the files written.
+    """Write the package into ``directory`` and return the files written.
 
     Raises:
         ScaffoldError: the directory exists and is not empty, or cannot be written.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise ScaffoldError(f"{directory}: exists already; nothing is overwritten, name another with --directory")
+        raise ScaffoldError(
+            f"{directory}: already exists and is not overwritten; choose another folder with --directory"
+        )
     environment = Environment(
         loader=PackageLoader("kdbench.scaffold"),
         undefined=StrictUndefined,

@@ -110,15 +110,16 @@ def test_nok_name_of_another_form(name, registry):
     with pytest.raises(ScaffoldError) as error:
         check_name(name, registry)
     assert str(error.value) == (
-        f"'{name}' cannot name a method: lower-case letters, digits and single dashes, a letter first, as in 'my-loss'"
+        f"'{name}' is not a valid name: use lower-case letters, digits and single dashes, starting with a letter, "
+        "as in 'my-loss'"
     )
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("true", "'true' cannot name a method: its class would be called True"),
-        ("methods", "'methods' needs a package kdbench_methods, and one is installed; choose another name"),
+        ("true", "'true' is not a valid name: its class would be called True"),
+        ("methods", "'methods' needs a package kdbench_methods, which is already installed; choose another name"),
     ],
 )
 def test_nok_name_that_clashes(name, message, registry):
@@ -134,7 +135,9 @@ def test_nok_name_of_a_registered_method(registry):
 
 def test_nothing_is_overwritten(tmp_path):
     (tmp_path / "kept.txt").write_text("mine")
-    with pytest.raises(ScaffoldError, match="exists already; nothing is overwritten, name another with --directory"):
+    with pytest.raises(
+        ScaffoldError, match="already exists and is not overwritten; choose another folder with --directory"
+    ):
         create(Names("my-loss"), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
 
@@ -157,7 +160,7 @@ def test_the_command(name, code, tmp_path, monkeypatch, capsys):
     assert (exit_.value.code or 0) == code
     captured = capsys.readouterr()
     if code:
-        assert "kdbench: 'My-Loss' cannot name a method" in captured.err
+        assert "kdbench: 'My-Loss' is not a valid name" in captured.err
         assert not (tmp_path / "new").exists()
     else:
         assert "pyproject.toml" in captured.out
