@@ -26,13 +26,13 @@ INTRODUCTION = """\
 
 <!-- Written by `python -m kdbench.docs > docs/methods.md`; a test fails when it is not current. -->
 
-The {count} losses that come with kdbench. Those of other distributions stand beside them in `kdbench list methods`;
-`kdbench describe NAME` tells the same of each as this page does. A name with a slash is a variant: the same class
-with other settings, or another system's formulation under its own name.
+The {count} losses included in kdbench. `kdbench list methods` also lists those of other packages, and
+`kdbench describe NAME` prints the information on this page. A name with a slash is a variant: the same class
+with other settings, or another system's formulation.
 
-*Reads* are the taps that a loss sees of both networks: `stage*` every stage's map, `stage*/pre` the same before the
-activation, `stage-1` the last. *Adapters* are trained along with the student and counted in the cost table; their sizes
-are those for {teacher} teaching {student} on CIFAR-100.
+*Reads* are the taps that a loss reads from both networks: `stage*` every stage's map, `stage*/pre` the same before the
+activation, `stage-1` the last. *Adapters* are trained with the student and counted in the cost table; their sizes
+are for teacher {teacher} and student {student} on CIFAR-100.
 """
 
 
@@ -55,12 +55,12 @@ def methods_page(registry: Registry) -> str:
 
 
 def first_party(registry: Registry) -> list[Offer[MethodSpec]]:
-    """The methods that come with kdbench, in their order; not those of what else is installed."""
+    """The methods included in kdbench, in their order, without those of other packages."""
     return [offer for offer in registry.methods if _is_ours(offer)]
 
 
 def _row(offer: Offer[MethodSpec], registry: Registry) -> dict[str, Any]:
-    """What is known of a method; less where it cannot be built without being told more."""
+    """The properties of a method; fewer if it cannot be built without further settings."""
     # What the class's docstring adds to its first line, the summary. A variant with a summary may differ from it.
     docstring = "" if offer.spec.summary else inspect.getdoc(offer.load()) or ""
     details = docstring.partition("\n\n")[2].replace("``", "`")
@@ -91,7 +91,7 @@ def _section(row: Mapping[str, Any]) -> Iterable[str]:
         name = f"`{stage.name}`, {plural(stage.epochs, 'epoch')}"
         yield f"- Stage before the main one: {name}; reads {reads}; trains {trains}"
     for check, reason in row.get("expected_failures", {}).items():
-        yield f"- Fails the check `{check}` by its nature: {reason}"
+        yield f"- Fails the check `{check}` by design: {reason}"
     if row["settings"]:
         yield ""
         yield "| setting | default | type |"
@@ -102,7 +102,7 @@ def _section(row: Mapping[str, Any]) -> Iterable[str]:
 
 def _reads(row: Mapping[str, Any]) -> str:
     if row["reads"] is None:
-        return "what its settings ask for"
+        return "depends on its settings"
     student = _names(row.get("student_reads", row["reads"]))
     teacher = _names(row.get("teacher_reads", row["reads"])) if row["needs_teacher"] else "nothing"
     return student if student == teacher else f"{student} of the student, {teacher} of the teacher"
@@ -138,10 +138,10 @@ SUITE_INTRODUCTION = """\
 
 <!-- Written by `python -m kdbench.docs suite > docs/suite-reference.md`; a test fails when it is not current. -->
 
-Every key of a suite file, with its type and range, its default, and what it means. `kdbench describe recipe` prints the
-same of one table. Settings of methods and data sets are keys of their tables: see [methods.md](methods.md) and
-`kdbench describe image_folder`. Integers must fit 64 bits, numbers must be finite and at most 1e19 in size, a list or
-table has at most 1,000 entries, and a file at most 1 MiB.
+Every key of a suite file, with its type and range, its default, and its meaning. `kdbench describe recipe` prints the
+keys of one table. Settings of methods and data sets are keys of their tables: see [methods.md](methods.md) and
+`kdbench describe image_folder`. Integers must fit into 64 bits, numbers must be finite and at most 1e19 in magnitude. A
+list or table may have at most 1,000 entries, a file at most 1 MiB.
 """
 
 HEADINGS = {

@@ -1,4 +1,4 @@
-"""Keeps plugins apart: finds what a plugin's call left changed in the process, and puts it back.
+"""Isolates plugins: detects changes that a plugin's call made to global state, and undoes them.
 
 :func:`state` and :func:`undo` take microseconds and surround every call of a plugin. :class:`Originals` finds replaced
 functions; that takes a fraction of a millisecond and is done once an epoch. Nothing here waits for a GPU. This is no
@@ -40,7 +40,7 @@ class _Aspect:
     shown: bool = True
     """Whether the value means something to a reader."""
     quiet: bool = False
-    """Put back without blame: common, and without effect on numbers."""
+    """Restored without an error: common, and without effect on numbers."""
 
 
 # ---- torch. Much of this has no public reading function.
@@ -322,12 +322,12 @@ _SLOW_ASPECTS = (
 
 
 def state() -> State:
-    """What a plugin's call must leave as it is."""
+    """The state that a plugin's call must not change."""
     return [read() for read in _READERS]
 
 
 def undo(before: State) -> list[str]:
-    """Put back what has changed since :func:`state` gave ``before``, and name it."""
+    """Restore what has changed since :func:`state` returned ``before``, and return its names."""
     now = state()
     if now == before:
         return []
@@ -348,7 +348,7 @@ def _undo(aspects: Iterable[_Aspect], before: Iterable[Any], now: Iterable[Any])
 
 def complaint(changed: Iterable[str]) -> str:
     """The message for what :func:`undo` or :meth:`Originals.undo` named."""
-    return f"left changed: {', '.join(changed)}; a plugin must restore what it changes"
+    return f"changed global state: {', '.join(changed)}; a plugin must restore what it changes"
 
 
 # ---- functions that somebody replaced
@@ -407,7 +407,7 @@ class Originals:
         self._slow = [aspect.read() for aspect in _SLOW_ASPECTS]
 
     def undo(self) -> list[str]:
-        """Put back what was replaced, and name it; also what changed of the rarer kinds of global state."""
+        """Restore what was replaced, and return its names; also rarer kinds of global state."""
         changed = []
         for position, (owner, names, values, size) in enumerate(self._known):
             now = vars(owner)
@@ -490,7 +490,7 @@ def contained(who: str, originals: Originals | None = None) -> Iterator[None]:
 
 @contextmanager
 def restored(originals: Originals | None = None) -> Iterator[None]:
-    """As :func:`contained`, without a word: for what is tried before anything is trained."""
+    """As :func:`contained`, without a message: for attempts before training."""
     before = state()
     try:
         yield
@@ -503,7 +503,7 @@ def _undo_all(before: State, originals: Originals | None) -> list[str]:
 
 
 def seed_globally(seed: int, device: torch.device, *, foreign: bool) -> None:
-    """Seed the generators that a careless plugin draws from: what others drew before must not matter.
+    """Seed the global generators, so that a plugin's numbers do not depend on earlier draws of others.
 
     Torch's on the CPU and on ``device``; before code of third parties Python's and numpy's too (some 30 microseconds).
     """

@@ -165,7 +165,7 @@ def test_contained_passes_errors_on_and_turns_what_is_no_exception_into_one():
         raise GeneratorExit
     with pytest.raises(KeyboardInterrupt), isolation.contained("it"):
         raise KeyboardInterrupt
-    left = r"^it left changed: grad mode \(True → False\); a plugin must restore what it changes$"
+    left = r"^it changed global state: grad mode \(True → False\); a plugin must restore what it changes$"
     with pytest.raises(PluginError, match=left), isolation.contained("it"):
         torch.set_grad_enabled(False)
 

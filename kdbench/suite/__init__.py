@@ -1,1 +1,1 @@
-"""From a suite file to the trials and cohorts that it asks for. Loads no torch."""
+"""From a suite file to its trials and cohorts. Does not import torch."""

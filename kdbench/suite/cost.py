@@ -1,4 +1,4 @@
-"""What a plan costs: steps, and hours as far as earlier results tell."""
+"""The cost of a plan: steps, and hours estimated from earlier results."""
 
 from __future__ import annotations
 

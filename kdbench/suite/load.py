@@ -30,7 +30,7 @@ from kdbench.suite.tables import (
 __all__ = ["Catalogue", "load", "locate", "pair_recipe", "plugin_files", "read", "report_name", "shipped"]
 
 MAX_PROBLEMS = 50
-"""So many are reported at once: with more, the file is none that was nearly right."""
+"""The maximum number of reported problems."""
 
 Problem = tuple[Location, str]
 """Where something is wrong, and what."""
@@ -73,7 +73,7 @@ def load(path: Path | str, tables: Mapping[str, Any], catalogue: Catalogue | Non
     found = list(islice(dict.fromkeys(problems()), MAX_PROBLEMS + 1))
     if found or suite is None:
         lines = [f"{known.where(location)}: {what}" for location, what in found[:MAX_PROBLEMS]]
-        more = [f"{path}: has more problems than these {MAX_PROBLEMS}"] if len(found) > MAX_PROBLEMS else []
+        more = [f"{path}: has more problems; the first {MAX_PROBLEMS} are shown"] if len(found) > MAX_PROBLEMS else []
         raise SuiteError([*lines, *more])
     return suite
 
@@ -136,7 +136,7 @@ def _pair_problems(tables: Mapping[str, Any]) -> Iterator[Problem]:
             yield ("pairs", index, "recipe", *place), what
         for label in table(pair.get("methods")) if labels else ():
             if label not in labels:
-                yield ("pairs", index, "methods", label), f"is no method of this suite{did_you_mean(label, labels)}"
+                yield ("pairs", index, "methods", label), f"is not a method of this suite{did_you_mean(label, labels)}"
     used = {str(pair["teacher"]) for pair in pairs if "teacher" in pair}
     for name, teacher in teachers.items():
         if used and name not in used:

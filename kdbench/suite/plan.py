@@ -1,4 +1,4 @@
-"""Trials and cohorts: what a suite asks for, before anything is trained. Pure and printable."""
+"""Trials and cohorts of a suite, before training. Pure and printable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values that are right in form and mean nothing for the suite's images."""
+"""Values that are valid, but not plausible for the suite's images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def size_problems(
 
 
 def remarks(suite: Suite, n_train: int) -> Iterator[Problem]:
-    """What a recipe hardly means, though it can be trained. ``n_train``: the images that are trained on."""
+    """Implausible values of a recipe that can be trained. ``n_train``: the images that are trained on."""
     for location, recipe, given in _recipes(suite):
         if recipe.batch_size > n_train and "batch_size" in given:
             what = f"{recipe.batch_size} is above the number of training images, {n_train}: an epoch is one step"

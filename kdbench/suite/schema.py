@@ -22,7 +22,7 @@ def _printable(text: str) -> str:
 
 def _text(text: str) -> str:
     if not all(c.isprintable() or c in "\n\t" for c in text):
-        raise ValueError(f"must not hold control characters, got {shown(text)}")
+        raise ValueError(f"must not contain control characters, got {shown(text)}")
     return text
 
 
@@ -54,7 +54,7 @@ class Data(BaseModel):
     test_limit: Annotated[int, Field(gt=0)] | None = None
     """Use this many test images, likewise."""
     validation: Annotated[int | float, BeforeValidator(_count_or_share)] = 0
-    """Images cut from the training set: a number, or a share below 1; stratified by class."""
+    """Images held out from the training set: a number, or a share below 1; stratified by class."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -71,7 +71,7 @@ class Method(BaseModel):
     name: Name
     """Its name in ``kdbench list methods``."""
     label: Label = ""
-    """Names the row in tables; needed where one method occurs twice with different settings."""
+    """Name of the row in tables; required if a method occurs twice with different settings."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -103,18 +103,18 @@ class Pair(Table):
 
 
 class Teacher(Table):
-    """``[teachers.NAME]``: what the teacher is that pairs call NAME, and how it is trained."""
+    """``[teachers.NAME]``: the model and the training of the teacher that pairs call NAME."""
 
     model: str = ""
-    """The network, where NAME is not its own name."""
+    """The network, if its name is not NAME."""
     weights: Annotated[str, Field(min_length=1)] | None = None
-    """Given weights: a file, or what torchvision or timm call them. Otherwise the teacher is trained."""
+    """Given weights: a file, or a name in torchvision or timm. By default, the teacher is trained."""
     expected_top1: Annotated[float, Field(ge=0, le=100)] | None = None
     """Test accuracy in percent that the teacher should reach."""
     tolerance: Annotated[float, Field(ge=0)] = 1.0
-    """How many points it may be off."""
+    """The allowed difference in percentage points."""
     seed: Seed = 0
-    """Decides its initial weights and the order of its images."""
+    """Seed of its initial weights and of the order of its images."""
     recipe: Mapping[str, Any] = {}
     """What differs from ``[recipe]`` when it is trained."""
 
@@ -123,23 +123,23 @@ class Suite(Table):
     """A whole suite file."""
 
     name: Slug
-    """Names the folders of results and report."""
+    """Name of the folders of results and report."""
     question: Annotated[str, Field(min_length=1), AfterValidator(_text)]
-    """What the suite finds out; the report opens with it."""
+    """The question that the suite answers; the title of the report."""
     cost: Annotated[str, AfterValidator(_text)] = ""
-    """What a full run costs, in words."""
+    """The cost of a full run, as text."""
     data: Data
     """The data set."""
     recipe: Recipe
-    """How students are trained, and teachers where their tables do not differ."""
+    """How students are trained, and teachers unless their tables differ."""
     pairs: Annotated[tuple[Pair, ...], Field(min_length=1)]
     """Teachers and their students."""
     methods: Annotated[tuple[Method, ...], Field(min_length=1)]
-    """The losses that are compared."""
+    """The losses to compare."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
-    """Each trains every pair with every method once; initial weights and the order of images follow the seed."""
+    """One run of every pair and method per seed; the seed sets initial weights and the order of images."""
     teachers: Mapping[Name, Teacher] = {}
-    """What teachers are, if not just trained networks of their names."""
+    """Settings of teachers; by default, a teacher is the network of its name, trained here."""
     plugins: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Local plugin files, relative to the suite file."""
     checkpoint_every: Annotated[int, Field(gt=0)] = 10
@@ -172,7 +172,7 @@ class Suite(Table):
     def _is_not_too_large(self) -> Suite:
         trials = len(self.pairs) * len(self.methods) * len(self.seeds)
         if trials > MAX_TRIALS:
-            raise ValueError(f"asks for {trials:,} trials; at most {MAX_TRIALS:,} are allowed, so split it")
+            raise ValueError(f"defines {trials:,} trials; at most {MAX_TRIALS:,} are allowed; split the suite")
         return self
 
     def teacher(self, name: str) -> Teacher:

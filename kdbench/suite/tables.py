@@ -169,7 +169,7 @@ def _read_extending(path: Path, seen: tuple[Path, ...]) -> Tables:
     if path.resolve() in seen:
         raise SuiteError([f"{path}: extends itself"])
     if len(seen) > MAX_EXTENDS:
-        raise SuiteError([f"{path}: is the end of a chain of more than {MAX_EXTENDS} files that extend each other"])
+        raise SuiteError([f"{path}: is in a chain of more than {MAX_EXTENDS} files that extend each other"])
     tables = _parse(path)
     return _extended(tables, path, path.parent, (*seen, path.resolve()))
 
@@ -183,25 +183,25 @@ def _parse(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise SuiteError([f"{path}: cannot be read: {error.strerror or error}"]) from None
     if len(content) > MAX_BYTES:
-        raise SuiteError([f"{path}: is larger than {MAX_BYTES:,} bytes, which no suite needs"])
+        raise SuiteError([f"{path}: is larger than {MAX_BYTES:,} bytes, the limit for a suite"])
     # The parser's time grows with the square of a dotted key's length.
     for number, line in enumerate(content.splitlines(), 1):
         if line.count(b".") > MAX_DOTS:
-            raise SuiteError([f"{path}: line {number} has more than {MAX_DOTS:,} dots, which no suite needs"])
+            raise SuiteError([f"{path}: line {number} has more than {MAX_DOTS:,} dots, the limit for a suite"])
     try:
         tables = tomllib.loads(content.decode("utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SuiteError([f"{path}: is no valid TOML: {error}"]) from None
+        raise SuiteError([f"{path}: is not valid TOML: {error}"]) from None
     except RecursionError:
         raise SuiteError([f"{path}: is nested more than {MAX_DEPTH} levels deep"]) from None
     except ValueError:  # Python's limit on the digits of an integer
-        raise SuiteError([f"{path}: holds an integer of thousands of digits; numbers must fit 64 bits"]) from None
+        raise SuiteError([f"{path}: contains an integer of thousands of digits; numbers must fit 64 bits"]) from None
     _check_size(tables, lambda location: f"{path}: {key_of(location)}".removesuffix(": "))
     return tables
 
 
 def _check_size(tables: Mapping[str, Any], where: Callable[[Location], str]) -> None:
-    """Refuse what no suite needs, and what would take long or fail further on."""
+    """Refuse contents that no suite needs, and that would be slow or fail later."""
     waiting: list[tuple[Location, Any]] = [((), tables)]
     while waiting:
         location, value = waiting.pop()
@@ -218,13 +218,13 @@ def _check_size(tables: Mapping[str, Any], where: Callable[[Location], str]) -> 
             text = f"has {len(value):,} characters; at most {MAX_CHARACTERS:,} are allowed"
             raise SuiteError([f"{where(location)}: {text}"])
         if isinstance(value, str) and "\0" in value:
-            raise SuiteError([f"{where(location)}: must not hold a NUL character, got {shown(value)}"])
+            raise SuiteError([f"{where(location)}: must not contain a NUL character, got {shown(value)}"])
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise SuiteError([f"{where(location)}: must fit 64 bits, got {_short_integer(value)}"])
         if isinstance(value, float) and not math.isfinite(value):
             raise SuiteError([f"{where(location)}: must be a finite number, got {value}"])
         if isinstance(value, float) and abs(value) > LARGEST:
-            raise SuiteError([f"{where(location)}: must be at most {LARGEST:g} in size, got {value}"])
+            raise SuiteError([f"{where(location)}: must be at most {LARGEST:g} in magnitude, got {value}"])
 
 
 def _short_integer(value: int) -> str:
@@ -327,7 +327,7 @@ _KEY_PART = re.compile(r'"([^"]*)"|([^".]+)')
 def _overridden(tables: Tables, overrides: Sequence[str]) -> Tables:
     for override in overrides:
         location = _override(tables, override)
-        # What the command line gives is nobody else's mistake.
+        # Mistakes on the command line are reported with the option, not with a file.
         tables.origins = {
             place: origin for place, origin in tables.origins.items() if place[: len(location)] != location
         }
@@ -353,7 +353,10 @@ def _override(tables: Tables, override: str) -> Location:
             if item is None:
                 names = [n for row in place if isinstance(row, dict) for n in _row_names(row)]
                 raise SuiteError(
-                    [f"--set {override}: '{part}' is no entry of {'.'.join(parts[:depth])}{did_you_mean(part, names)}"]
+                    [
+                        f"--set {override}: '{part}' is not an entry of {'.'.join(parts[:depth])}"
+                        f"{did_you_mean(part, names)}"
+                    ]
                 )
             if last:
                 place[item] = value

@@ -52,5 +52,5 @@ def test_adapters_and_stages(page):
     assert "- Stage before the main one: `paraphraser`, 30 epochs; reads `stage-1`; trains `paraphraser`" in text
 
 
-def test_expected_failures_are_told(page):
-    assert "- Fails the check `batch-order` by its nature: each image is compared" in section(page("methods.md"), "cc")
+def test_expected_failures_are_listed(page):
+    assert "- Fails the check `batch-order` by design: each image is compared" in section(page("methods.md"), "cc")

@@ -77,7 +77,7 @@ def test_who_replaces_a_function_within_an_epoch_is_found_by_a_watchful_cohort(
     Lockstep(second, feed, teacher, heard, watchful=True, **options).run()
     assert nn.functional.cross_entropy is original
     assert heard.errors["r"].message == (
-        "its method or its network left changed: torch.nn.functional.cross_entropy; "
+        "its method or its network changed global state: torch.nn.functional.cross_entropy; "
         "a plugin must restore what it changes"
     )
     assert equal(weights(tmp_path, "alone"), weights(tmp_path, "a"))
@@ -185,7 +185,7 @@ def test_a_teacher_that_replaces_a_function_is_blamed_and_no_student(learner, ru
         run_with(replaces, learner(Labels(), "a", **options), watchful=True)
     assert nn.functional.cross_entropy is original
     assert heard.errors["a"].message == (
-        "its teacher failed: the teacher's network left changed: torch.nn.functional.cross_entropy; "
+        "its teacher failed: the teacher's network changed global state: torch.nn.functional.cross_entropy; "
         "a plugin must restore what it changes"
     )
 

@@ -94,7 +94,7 @@ def test_toml_that_cannot_be_read_says_where(tmp_path: Path, content: bytes, whe
         load.read(path)
     [problem] = caught.value.problems
     # What is wrong is said in the words of Python's own reader, which differ between its versions.
-    assert problem.startswith(f"{path}: is no valid TOML: ")
+    assert problem.startswith(f"{path}: is not valid TOML: ")
     assert where in problem
 
 
@@ -291,9 +291,11 @@ NOK_SET = {
     "=3": "must be KEY=VALUE, as in recipe.epochs=3",
     "name.first=3": "name is a value, not a table",
     "recipe.epochs.first=3": "recipe.epochs is a value, not a table",
-    "methods.kdd.temperature=3": "'kdd' is no entry of methods; did you mean 'kd'?",
-    "methods.2.temperature=3": "'2' is no entry of methods; known: kd, none",
-    "pairs.resnet20:resnet9.recipe.lr=3": ("'resnet20:resnet9' is no entry of pairs; did you mean 'resnet20:resnet8'?"),
+    "methods.kdd.temperature=3": "'kdd' is not an entry of methods; did you mean 'kd'?",
+    "methods.2.temperature=3": "'2' is not an entry of methods; known: kd, none",
+    "pairs.resnet20:resnet9.recipe.lr=3": (
+        "'resnet20:resnet9' is not an entry of pairs; did you mean 'resnet20:resnet8'?"
+    ),
     "seeds.0.x=3": "seeds.0 is a value, not a table",
 }
 
@@ -330,7 +332,7 @@ def test_every_problem_at_once(problems_of: Callable[..., list[str]]) -> None:
         "nme: unknown key; did you mean 'name'?",
         "pairs[0].recipe.epochs: must be positive, got 0",
         "pairs[0].recipe.lrr: unknown key; did you mean 'lr'?",
-        "pairs[0].methods.kdd: is no method of this suite; did you mean 'kd'?",
+        "pairs[0].methods.kdd: is not a method of this suite; did you mean 'kd'?",
         "teachers.resnet20.recipe.momentum: must be less than 1, got 2",
         "data.name: data set 'digit' is not registered",
         "methods[0].name: method 'non' is not registered",

@@ -118,7 +118,7 @@ NOK = {
     "pairs.0.recipe.selection=validation": [
         "pairs[0].recipe.selection: 'validation' needs data.validation, the images to cut from the training set"
     ],
-    "pairs.0.methods={kdd={}}": ["pairs[0].methods.kdd: is no method of this suite; did you mean 'kd'?"],
+    "pairs.0.methods={kdd={}}": ["pairs[0].methods.kdd: is not a method of this suite; did you mean 'kd'?"],
     "pairs.0.methods.kd=3": ["pairs[0].methods.kd: must be a table, got 3"],
     'pairs=[{teacher="resnet20",student="resnet8"},{teacher="resnet20",student="resnet8"}]': [
         "pairs: 'resnet20:resnet8' occurs twice"
@@ -128,8 +128,8 @@ NOK = {
     'methods=[{name="kd"},{name="kd",temperature=2.0}]': ["methods: 'kd' occurs twice; give each its own label"],
     'methods=[{name="kd"},{name="none",label="kd"}]': ["methods: 'kd' occurs twice; give each its own label"],
     'methods.kd.label="a\\u001bb"': ["methods[1].label: must be printable, without spaces at its ends, got 'a\\x1bb'"],
-    "methods.kd.temperature=1e20": ["methods.kd.temperature: must be at most 1e+19 in size, got 1e+20"],
-    'question="a\\u001bb"': ["question: must not hold control characters, got 'a\\x1bb'"],
+    "methods.kd.temperature=1e20": ["methods.kd.temperature: must be at most 1e+19 in magnitude, got 1e+20"],
+    'question="a\\u001bb"': ["question: must not contain control characters, got 'a\\x1bb'"],
     "teachers.resnet20.sed=1": ["teachers.resnet20.sed: unknown key; did you mean 'seed'?"],
     "teachers.resnet20.expected_top1=101": ["teachers.resnet20.expected_top1: must be at most 100, got 101"],
     "teachers.resnet20.recipe.lr=0": ["teachers.resnet20.recipe.lr: must be positive, got 0"],
@@ -185,7 +185,7 @@ def test_fractions_follow_the_epochs_of_a_pair(open_small: Callable[..., Suite])
 
 def test_too_many_trials_are_refused() -> None:
     methods = tuple(Method(name="kd", label=f"kd{i}") for i in range(251))
-    with pytest.raises(ValidationError, match=r"asks for 50,200 trials; at most 50,000 are allowed, so split it"):
+    with pytest.raises(ValidationError, match=r"defines 50,200 trials; at most 50,000 are allowed; split the suite"):
         Suite(
             name="x",
             question="?",

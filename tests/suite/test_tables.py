@@ -102,16 +102,16 @@ def test_keys(location: tuple[int | str, ...], key: str) -> None:
         ("[data]\nn = 9223372036854775808", "data.n: must fit 64 bits, got 9,223,372,036,854,775,808"),
         ("[data]\nn = -9223372036854775809", "data.n: must fit 64 bits, got -9,223,372,036,854,775,809"),
         ("n = 1" + "0" * 4000, "n: must fit 64 bits, got an integer of 13288 bits"),
-        ("n = 1" + "0" * 5000, "holds an integer of thousands of digits; numbers must fit 64 bits"),
+        ("n = 1" + "0" * 5000, "contains an integer of thousands of digits; numbers must fit 64 bits"),
         ("n = [inf]", "n[0]: must be a finite number, got inf"),
-        ("n = -1e20", "n: must be at most 1e+19 in size, got -1e+20"),
+        ("n = -1e20", "n: must be at most 1e+19 in magnitude, got -1e+20"),
         ("n = " + "[" * 30 + "]" * 30, "n[0][0]: is nested more than 20 levels deep"),
         ("n = " + "[" * 5000 + "]" * 5000, "is nested more than 20 levels deep"),
         ("n = [" + "0," * 1001 + "]", "n: has 1,001 entries; at most 1,000 are allowed"),
         ("n = '" + "a" * 10001 + "'", "n: has 10,001 characters; at most 10,000 are allowed"),
-        ('n = "a\\u0000b"', "n: must not hold a NUL character, got 'a\\x00b'"),
-        ("#" * 2**20 + "\n", "is larger than 1,048,576 bytes, which no suite needs"),
-        ("\n[a" + ".a" * 2001 + "]", "line 2 has more than 2,000 dots, which no suite needs"),
+        ('n = "a\\u0000b"', "n: must not contain a NUL character, got 'a\\x00b'"),
+        ("#" * 2**20 + "\n", "is larger than 1,048,576 bytes, the limit for a suite"),
+        ("\n[a" + ".a" * 2001 + "]", "line 2 has more than 2,000 dots, the limit for a suite"),
     ],
 )
 def test_what_no_suite_needs_is_refused_before_any_work(tmp_path: Path, content: str, problem: str) -> None:
@@ -148,7 +148,7 @@ def test_a_long_chain_of_files_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SuiteError) as caught:
         load.read(tmp_path / "0.toml")
     assert caught.value.problems == (
-        f"{tmp_path / '21.toml'}: is the end of a chain of more than 20 files that extend each other",
+        f"{tmp_path / '21.toml'}: is in a chain of more than 20 files that extend each other",
     )
 
 
@@ -158,4 +158,4 @@ def test_very_many_problems_are_cut_short(suite_file: Path) -> None:
     with pytest.raises(SuiteError) as caught:
         load.load(suite_file, load.read(suite_file))
     assert len(caught.value.problems) == 51
-    assert caught.value.problems[-1] == f"{suite_file}: has more problems than these 50"
+    assert caught.value.problems[-1] == f"{suite_file}: has more problems; the first 50 are shown"
