@@ -1,4 +1,4 @@
-"""Does a method or a network keep the contract? Checks that anybody runs on their own loss or model.
+"""Checks that authors run on their own loss or model.
 
 On the command line, ``kdbench check my-loss``. In a test file::
 

@@ -1,4 +1,4 @@
-"""What a method is tried on: small networks in pairs, what they put out, and batches."""
+"""Inputs for checks: small pairs of networks, their outputs, and batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Put the checks to a method on each pair of networks, or to a network at each image size, and collect the answers."""
+"""Runs the checks on a method for each pair of networks, or on a network for each image size."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from kdbench.testing.subject import CheckFailed, CheckSkipped, Examinee, Subject
 
 
 class Status(StrEnum):
-    """How a check came out."""
+    """The outcome of a check."""
 
     PASSED = "passed"
     FAILED = "failed"
@@ -34,7 +34,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Result:
-    """How one check came out, and why (for a pass: what is worth knowing)."""
+    """The outcome of one check, and the reason (for a pass: a remark)."""
 
     check: str
     question: str
@@ -84,13 +84,13 @@ class Report:
 
 
 def examine(examinee: Examinee, registry: Registry, pairs: Sequence[str] = ()) -> Report:
-    """Put every check to a method, on the pairs it can read (of ``pairs``, or else of the usual ones)."""
+    """Run every check on a method, with the pairs that it supports (of ``pairs``, by default the usual ones)."""
     examination = Examination(examinee, registry, pairs)
     return _report("method", examinee.offer, examination)
 
 
 def examine_model(offer: Offer[ModelSpec]) -> Report:
-    """Put every check to a model, at the image sizes that it takes."""
+    """Run every check on a model, at the image sizes that it supports."""
     return _report("model", offer, ModelExamination(offer))
 
 
@@ -183,11 +183,11 @@ class Examination(_Examination[Subject]):
     def nowhere(self) -> str:
         """Why no check is possible."""
         why = "; ".join(f"{pair}: {reason}" for pair, reason in self.refused.items())
-        return f"the method reads none of the pairs ({why}); name one with --pair"
+        return f"the method supports none of the pairs ({why}); name one with --pair"
 
     @cached_property
     def expected(self) -> Mapping[str, str]:
-        """The failures that the method announces, as it stands after its setup."""
+        """The failures that the method declares after its setup."""
         try:
             method: Method | type[Method] = self.subjects[0].method() if self.subjects else self.examinee.method_class
         except Exception:  # noqa: BLE001 - each check will say so
@@ -210,7 +210,10 @@ class Examination(_Examination[Subject]):
         if announced is not None and status is Status.FAILED:
             status, reason = Status.EXPECTED_FAILURE, f"{announced} (seen: {reason})"
         elif announced is not None and status is Status.PASSED:
-            status, reason = Status.FAILED, f"expected to fail ({announced}), yet it passes: no longer list it"
+            status, reason = (
+                Status.FAILED,
+                f"expected to fail ({announced}), but it passes: remove it from expected_failures",
+            )
         return Result(check.name, check.question, status, reason)
 
 
@@ -245,7 +248,7 @@ class ModelExamination(_Examination[NetworkSubject]):
     def nowhere(self) -> str:
         """Why no check is possible."""
         why = "; ".join(f"{shape}: {reason}" for shape, reason in self.refused.items())
-        return f"the model takes none of the image shapes ({why})"
+        return f"the model supports none of the image shapes ({why})"
 
     def results(self) -> Iterable[Result]:
         """Every check's; only the first one's, the contract's, where that fails."""

@@ -1,4 +1,4 @@
-"""The method under examination, led through its stages as the engine leads it."""
+"""The method under examination, run through its stages as in the engine."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from kdbench.testing.bench import Bench, Inputs, output
 
 
 class CheckFailed(KdbenchError):  # noqa: N818 - an outcome
-    """The method does not keep what a check asks for; the message says what was seen."""
+    """The method fails a check; the message says why."""
 
 
 class CheckSkipped(KdbenchError):  # noqa: N818 - an outcome
-    """A check has no meaning for the method, or cannot tell; the message says why."""
+    """A check does not apply to the method; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Step:
     def _part(self, name: Any, term: Any) -> Tensor:
         where = f"{self.stage}: term '{name}'"
         if not isinstance(name, str) or not name:
-            raise CheckFailed(f"{self.stage}: a term's name must be a text, got {name!r}")
+            raise CheckFailed(f"{self.stage}: a term's name must be a string, got {name!r}")
         if not (isinstance(term, tuple) and len(term) == 2 and isinstance(term[0], Tensor)):
             raise CheckFailed(f"{where} must be a pair (value, weight), got {type(term).__name__}")
         value, weight = term

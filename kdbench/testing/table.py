@@ -1,4 +1,4 @@
-"""Reports of checks as tables for people."""
+"""Reports of checks as tables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ORDER = (Status.FAILED, Status.EXPECTED_FAILURE, Status.SKIPPED, Status.PASSED)
 
 
 def of_one(report: Report) -> Iterable[Table | str]:
-    """Every check of one method or model: what it asks, how it came out, why."""
+    """Every check of one method or model: question, outcome, reason."""
     tried_on = _listed(report.tried_on) or ("no pair" if report.kind == "method" else "no image shape")
     title = f"{report.name}, {report.distribution} {report.version}, on {tried_on}"
     table = Table(title=escape(title), title_justify="left")

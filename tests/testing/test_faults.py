@@ -380,7 +380,7 @@ FAULTS = [
     (UnknownPart, "training", "PluginError: stage 'first' trains 'head', which is no submodule", ...),
     (StageCalledMain, "training", "stages need different names, none of them 'main'", ...),
     (BrokenStage, "training", "ValueError: no such tap", ...),
-    (OwnLabels, "labels", "main: mixed labels change nothing; use batch.cross_entropy(logits)", ()),
+    (OwnLabels, "labels", "main: mixed labels have no effect; use batch.cross_entropy(logits)", ()),
     (PredictsWithAdapter, "predict", "predict uses head.weight, head.bias, which part_of_student does not name", ()),
     (PredictsAnotherShape, "predict", "predict must return logits of shape (8, 10), got (8, 64)", ()),
     (PredictsByTheBatch, "predict", "depends on the images beside it", ()),
@@ -408,10 +408,10 @@ FAULTS = [
     (Random, "seed", "main: term 'distance' differs with the same seed", ...),
     (Centred, "state", "main: term 'distance' differs after other batches", ()),
     (PlainList, "device", "main: a tensor of shape (64,) does not move with the method; register it", ("registered",)),
-    (MadeOnTheCpu, "device", "main: a tensor is made on the CPU, not on its inputs' device", ()),
-    (AsksForAValue, "host-sync", "main: a value is asked for on the host", ()),
-    (DecidesByAValue, "host-sync", "main: a value is asked for on the host", ()),
-    (ListOfValues, "host-sync", "main: a value is asked for on the host", ()),
+    (MadeOnTheCpu, "device", "main: a tensor is created on the CPU, not on its inputs' device", ()),
+    (AsksForAValue, "host-sync", "main: a value is read on the host", ()),
+    (DecidesByAValue, "host-sync", "main: a value is read on the host", ()),
+    (ListOfValues, "host-sync", "main: a value is read on the host", ()),
     (NumpyOfValues, "host-sync", "main: ", ()),
     (MaskAsIndex, "host-sync", "main: a shape depends on values", ()),
     (Decomposition, "host-sync", "main: linalg_svd: its status is read on the host", ()),
@@ -454,7 +454,7 @@ class Chosen(Sound):
 def test_a_setting_that_takes_any_number_is_told(examination):
     results = {result.check: result for result in examination(Chosen).results()}
     assert results["settings"].status is Status.PASSED
-    assert results["settings"].reason == "any number is taken for margin"
+    assert results["settings"].reason == "accepted without a range: margin"
 
 
 def test_the_growth_of_every_term_is_told(examination):

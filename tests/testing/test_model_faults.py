@@ -473,6 +473,6 @@ def test_a_model_that_takes_no_shape_is_a_failure(offer):
     result = examination.ask(MODEL_CHECKS[0])
     assert result.status is Status.FAILED
     assert result.reason == (
-        "the model takes none of the image shapes (3x32x32: only grey images; 3x64x64: only grey images; "
+        "the model supports none of the image shapes (3x32x32: only grey images; 3x64x64: only grey images; "
         "3x224x224: only grey images)"
     )

@@ -87,4 +87,4 @@ MODEL_CHECKS: tuple[Check[NetworkSubject], ...] = tuple(
         networks.global_state,
     )
 )
-"""Every check of a model. The others are asked only where the first one passes."""
+"""Every check of a model. If the first one fails, the others do not run."""

@@ -19,14 +19,14 @@ GROWS = 0.5
 
 
 def batch_order(subject: Subject) -> str | None:
-    """Does the order of the images in a batch change nothing?"""
+    """Is the loss independent of the order of the images in a batch?"""
     inputs = subject.bench.made_up()
     order = torch.randperm(BATCH_SIZE, generator=torch.Generator().manual_seed(1))
     state = inputs.batch.generator.get_state()
     method = subject.method()
     usual = [_values_and_gradients(step) for step in subject.steps(inputs, method)]
     if not inputs.batch.generator.get_state().equal(state):
-        raise CheckSkipped("the method draws random numbers for each image, which fall to others in another order")
+        raise CheckSkipped("the method draws random numbers for each image, which depend on the order")
     shuffled = zip(subject.steps(_taken(inputs, order)), usual, strict=True)
     for step, (values, gradients) in shuffled:
         other_values, other_gradients = _values_and_gradients(step)
@@ -43,7 +43,7 @@ def batch_order(subject: Subject) -> str | None:
 
 
 def batch_growth(subject: Subject) -> str | None:
-    """Does no term grow with the batch size, as a sum would that should be a mean?"""
+    """Are all terms independent of the batch size (means over the batch, not sums)?"""
     sizes = (BATCH_SIZE, 4 * BATCH_SIZE)
     inputs = subject.bench.made_up()
     repeated = _taken(inputs, torch.arange(BATCH_SIZE).repeat(sizes[1] // sizes[0]))

@@ -1,4 +1,4 @@
-"""Does the method keep the form that the engine relies on?"""
+"""Does the method have the form that the engine requires?"""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def settings(subject: Subject) -> str | None:
                 _assert_works(subject, name, value)
         if hints[name] in (int, float):
             unlimited.append(name)
-    return f"any number is taken for {', '.join(unlimited)}" if unlimited else None
+    return f"accepted without a range: {', '.join(unlimited)}" if unlimited else None
 
 
 def _is_refused(subject: Subject, name: str, value: Any) -> bool:
@@ -76,7 +76,7 @@ def _assert_works(subject: Subject, name: str, value: Any) -> None:
 
 
 def _limits(annotation: Any) -> list[Any]:
-    """The bounds that stand in an annotation, at any depth."""
+    """The bounds in an annotation, at any depth."""
     metadata = getattr(annotation, "__metadata__", ())
     found = [item for item in metadata if isinstance(item, Gt | Ge | Lt | Le)]
     for part in typing.get_args(annotation):
@@ -141,7 +141,7 @@ def _finite_terms(step: Step) -> None:
 
 
 def training(subject: Subject) -> str | None:
-    """Can the engine itself train a step of every stage, and is the student changed by it?"""
+    """Can the engine train one step of every stage, and does the step change the student?"""
     bench = subject.bench
     network, teacher = bench.network(bench.student_name), bench.network(bench.teacher_name).eval()
     method = subject.method()
@@ -183,7 +183,7 @@ def _copy(network: torch.nn.Module) -> list[Tensor]:
 
 
 def labels(subject: Subject) -> str | None:
-    """Where labels matter, do label smoothing and mixed labels matter, too?"""
+    """If the loss uses labels, do label smoothing and mixed labels affect it?"""
     inputs = subject.bench.made_up()
     other = (inputs.batch.labels + 1) % CLASSES
     usual = _losses(subject)
@@ -195,7 +195,7 @@ def labels(subject: Subject) -> str | None:
     for stage in stages:
         for what, changed in (("mixed labels", mixed), ("label smoothing", smoothed)):
             if changed[stage] == usual[stage]:
-                raise CheckFailed(f"{stage}: {what} change nothing; use batch.cross_entropy(logits) for the labels")
+                raise CheckFailed(f"{stage}: {what} have no effect; use batch.cross_entropy(logits) for the labels")
             if not math.isfinite(changed[stage]):
                 raise CheckFailed(f"{stage}: with {what} the loss is {changed[stage]}")
     return None
@@ -207,14 +207,14 @@ def _losses(subject: Subject, **batch: Any) -> dict[str, float]:
 
 
 def predict(subject: Subject) -> str | None:
-    """Does it predict finite logits (B, C) with the student's own parts alone?"""
+    """Does it predict finite logits (B, C) using only parts of the student?"""
     inputs = subject.bench.made_up()
     method = subject.prepared()
     for part in method.part_of_student:
         try:
             method.get_submodule(part)
         except AttributeError:
-            raise CheckFailed(f"part_of_student names '{part}', which is no submodule of the method") from None
+            raise CheckFailed(f"part_of_student names '{part}', which is not a submodule of the method") from None
     method.eval()
     student, _ = subject.main_outputs(method, inputs)
     logits = method.predict(student)

@@ -1,4 +1,4 @@
-"""Does the gradient reach what is to be trained, and nothing else?"""
+"""Does the gradient reach all trained parameters, and nothing else?"""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def teacher_gradient(subject: Subject) -> str | None:
 
 
 def outputs_unchanged(subject: Subject) -> str | None:
-    """Are the networks' outputs and the batch left as they are? A cohort's students share the teacher's."""
+    """Are the networks' outputs and the batch unchanged? The students of a cohort share the teacher's outputs."""
     inputs = subject.bench.made_up()
     method = subject.method()
     tensors = {

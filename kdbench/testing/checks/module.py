@@ -1,4 +1,4 @@
-"""Is the method's state kept where torch finds it, and is the method the same after a journey?"""
+"""Is the method's state registered, and does it survive saving, loading and pickling?"""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _items(value: Any) -> Iterable[tuple[Any, Any]]:
 
 
 def round_trip(subject: Subject) -> str | None:
-    """Does the state dictionary carry everything over to a new method, as a checkpoint must?"""
+    """Does the state dictionary restore the complete state in a new method, as a checkpoint requires?"""
     method, other = subject.prepared(seed=0), subject.prepared(seed=1)
     for number in (1, 2):
         _one_step(subject, method, number)
@@ -97,7 +97,7 @@ def seed(subject: Subject) -> str | None:
 
 
 def state(subject: Subject) -> str | None:
-    """Does the value for a batch not depend on the batches before? (Statistics of batch normalisation may.)"""
+    """Is the loss of a batch independent of earlier batches? (Statistics of batch normalisation may differ.)"""
     method = subject.prepared()
     first = _main(subject, method, subject.bench.made_up())
     for number in (1, 2):

@@ -1,4 +1,4 @@
-"""Does a network keep the contract of :class:`~kdbench.models.base.TappedModel`?"""
+"""Does a network fulfil the interface of :class:`~kdbench.models.base.TappedModel`?"""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MODES = {"train": True, "eval": False}
 
 
 def contract(subject: NetworkSubject) -> str | None:
-    """Does the builder return a TappedModel that gives the taps it declares, and logits (B, C)?"""
+    """Does the builder return a TappedModel with the declared taps and logits (B, C)?"""
     if problems := contract_problems(subject.build()):
         raise CheckFailed("; ".join(problems))
     network = subject.network()
@@ -36,7 +36,7 @@ def contract(subject: NetworkSubject) -> str | None:
 
 
 def device(subject: NetworkSubject) -> str | None:
-    """Does the forward pass make its tensors on the device of the images? Tried on torch's meta device."""
+    """Does the forward pass create its tensors on the device of the images? Tested on torch's meta device."""
     network = subject.network().to("meta")
     images = torch.zeros(2, *subject.image_shape, device="meta")
     try:
@@ -48,7 +48,7 @@ def device(subject: NetworkSubject) -> str | None:
 
 
 def reads(subject: NetworkSubject) -> str | None:
-    """Does it return the taps that are read, no others, and each with the same values whatever else is read?"""
+    """Does it return only the requested taps, with values that do not depend on the other requested taps?"""
     network, images = subject.network(), subject.images()
     with torch.no_grad():
         together = run(network, images)
@@ -138,7 +138,7 @@ def in_place(subject: NetworkSubject) -> str | None:
 
 
 def batch_sizes(subject: NetworkSubject) -> str | None:
-    """Are an image's outputs in eval mode the same whatever else is in its batch, and however large that is?"""
+    """Are an image's outputs in eval mode independent of the other images and the size of the batch?"""
     network, images = subject.network(), subject.images()
     with torch.no_grad():
         run(network.train(), images)
@@ -156,7 +156,7 @@ def batch_sizes(subject: NetworkSubject) -> str | None:
 
 
 def classifier(subject: NetworkSubject) -> str | None:
-    """Does the classifier give the logits, and does the head contain it?"""
+    """Does the classifier compute the logits, and does the head contain it?"""
     network = subject.network()
     if not any(f"{network.classifier}.".startswith(f"{name}.") for name in network.head):
         raise CheckFailed(f"head must contain the classifier '{network.classifier}', got {network.head!r}")
@@ -192,7 +192,7 @@ def gradient(subject: NetworkSubject) -> str | None:
 
 
 def images_unchanged(subject: NetworkSubject) -> str | None:
-    """Are the images left as they are? All networks of a cohort share them."""
+    """Are the images unchanged? All networks of a cohort share them."""
     network, images = subject.network(), subject.images()
     before = images.clone()
     for mode, training in MODES.items():
@@ -220,7 +220,7 @@ def deterministic(subject: NetworkSubject) -> str | None:
 
 
 def round_trip(subject: NetworkSubject) -> str | None:
-    """Does the state dictionary carry everything over to a new network, through a safetensors file?"""
+    """Does the state dictionary restore the complete state in a new network, through a safetensors file?"""
     network, other = subject.network(seed=0), subject.network(seed=1)
     images = subject.images()
     with torch.no_grad():
@@ -255,7 +255,7 @@ def seed(subject: NetworkSubject) -> str | None:
 
 
 def global_state(subject: NetworkSubject) -> str | None:
-    """Do building and running it leave the process as it is: torch's settings, random streams, the working folder?"""
+    """Do building and running it leave global state unchanged: torch's settings, random streams, the working folder?"""
     before = process.state()
     network = _seeded_apart("building it", subject.build)
     assert isinstance(network, TappedModel)

@@ -1,4 +1,4 @@
-"""Do the loss and its gradients stay finite where losses of the literature do not?"""
+"""Are the loss and its gradients finite where published losses are not?"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kdbench.testing.bench import LOGITS, Change, Inputs, unchanged
 from kdbench.testing.subject import CheckFailed, Subject
 
 SANE = 1e5
-"""A gradient this many times the largest on ordinary outputs is as good as infinite."""
+"""A gradient this many times the largest on ordinary outputs counts as infinite."""
 
 
 def zero_rows(subject: Subject) -> str | None:
@@ -29,7 +29,7 @@ def duplicate_rows(subject: Subject) -> str | None:
 
 
 def one_image(subject: Subject) -> str | None:
-    """Are loss and gradients finite for a batch of one image? A last batch may be one."""
+    """Are loss and gradients finite for a batch of one image?"""
     finite(subject, subject.bench.made_up(1))
     return None
 

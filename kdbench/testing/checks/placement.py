@@ -1,4 +1,4 @@
-"""Does the method run on whatever device its inputs lie on, without ever waiting for it?
+"""Does the method run on the device of its inputs, without synchronisation?
 
 Both are asked without a GPU: the method and its inputs are moved to the meta device and dressed as fake
 tensors, which know shape and device but hold no values, and which refuse to be mixed with others.
@@ -45,22 +45,22 @@ DECOMPOSITIONS = frozenset(
 
 
 def device(subject: Subject) -> str | None:
-    """Does it move with .to(device), and make whatever it makes on its inputs' device?"""
+    """Does it move with .to(device), and create its tensors on the device of its inputs?"""
     try:
         _run_elsewhere(subject)
     except _HostSyncError as error:
-        raise CheckSkipped("it stops where the host is waited for; see host-sync") from error
+        raise CheckSkipped("it stops at a host synchronisation; see host-sync") from error
     return None
 
 
 def host_sync(subject: Subject) -> str | None:
-    """Does a step never wait for the device, and no shape depend on values, so that it can be captured?"""
+    """Does a step run without host synchronisation and data-dependent shapes, as CUDA graphs require?"""
     try:
         _run_elsewhere(subject, _RefuseDecompositions())  # type: ignore[no-untyped-call]
     except _HostSyncError as error:
         raise CheckFailed(str(error)) from error
     except _DeviceMixError as error:
-        raise CheckSkipped("it stops where devices are mixed; see device") from error
+        raise CheckSkipped("it stops at mixed devices; see device") from error
     return None
 
 
@@ -116,17 +116,17 @@ def _run_elsewhere(subject: Subject, watch: AbstractContextManager[Any] | None =
 def _explained(error: Exception, stage: str) -> Exception:
     text = " ".join(str(error).split())
     if isinstance(error, DataDependentOutputException):
-        return _HostSyncError(f"{stage}: a value is asked for on the host ({text}): .item(), if, int(), float()")
+        return _HostSyncError(f"{stage}: a value is read on the host ({text}): .item(), if, int(), float()")
     if isinstance(error, DynamicOutputShapeException):
         return _HostSyncError(f"{stage}: a shape depends on values ({text}): a mask as index, nonzero, unique")
     if ".numpy() is not supported" in text:
-        return _HostSyncError(f"{stage}: a value is asked for on the host: .numpy()")
+        return _HostSyncError(f"{stage}: a value is read on the host: .numpy()")
     if "convert all Tensors to FakeTensors" in text:
         shape = re.search(r"\btensor\(\[.*?size=(\([^)]*\))", text.partition("Found in")[2])
         which = f"a tensor of shape {shape[1]}" if shape else "a tensor"
         return _DeviceMixError(f"{stage}: {which} does not move with the method; register it")
     if "same device" in text or "is not on the expected device" in text or "different devices" in text:
-        return _DeviceMixError(f"{stage}: a tensor is made on the CPU, not on its inputs' device ({text})")
+        return _DeviceMixError(f"{stage}: a tensor is created on the CPU, not on its inputs' device ({text})")
     return error
 
 
