@@ -1,4 +1,4 @@
-"""The code behind a class that no module of a file holds: one of a notebook's cells, or of the script that runs.
+"""The source of a class that is not in an imported file: from a notebook cell, or from the running script.
 
 Part of it are the statement that defines the class, and whatever this uses of the notebook, directly or not: functions
 and classes by their own statements, from whichever cell, plain values as they are now, and local files that are
@@ -29,7 +29,7 @@ from kdbench.sources import FIRST_PARTY, Source, import_root, read_source
 
 _LITERALS = (bool, int, float, complex, str, bytes, type(None))
 _DESCRIBED = {("torch", "dtype"), ("torch", "device"), ("types", "UnionType"), ("types", "GenericAlias")}
-"""Types of values whose ``repr`` is all that they are."""
+"""Types of values that their ``repr`` describes completely."""
 _LIBRARIES = {Path(path) for path in sysconfig.get_paths().values()}
 
 
@@ -78,7 +78,7 @@ def _codes(path: Path) -> tuple[ast.Module, dict[str, list[Any]]]:
             warnings.simplefilter("ignore")
             waiting = [compile(source, str(path), "exec", dont_inherit=True)]
     except (OSError, SyntaxError, ValueError) as error:
-        raise PluginError(f"{path}: cannot be read again, which was imported before: {error}") from None
+        raise PluginError(f"{path}: was imported, but can no longer be read: {error}") from None
     found: dict[str, list[Any]] = {}
     for code in waiting:
         found.setdefault(code.co_qualname, []).append(_content(code))
@@ -87,7 +87,7 @@ def _codes(path: Path) -> tuple[ast.Module, dict[str, list[Any]]]:
 
 
 def _content(code: types.CodeType) -> Any:
-    """What code does, without its positions in the file."""
+    """Code without its positions in the file."""
     constants = [(type(i), _content(i) if isinstance(i, types.CodeType) else i) for i in code.co_consts]
     return code.co_code, code.co_names, code.co_varnames, code.co_freevars, constants
 
@@ -122,7 +122,7 @@ class _Reader:
         found = _definition(self.cls)
         if found is None:
             raise PluginError(
-                f"class {self.cls.__qualname__}: its source code is not found, by which its trials are identified; "
+                f"class {self.cls.__qualname__}: its source code, which identifies its trials, was not found; "
                 "define it with a method at the top level of a notebook's cell, or write it to a file and name the file"
             )
         # In the order of names, not of cells: where a helper is defined is no part of what it does.
@@ -162,8 +162,8 @@ class _Reader:
                 yield text, cell
         else:
             raise PluginError(
-                f"class {self.cls.__qualname__}: uses '{name}', of type {type(value).__name__}, from another cell; a "
-                f"trial is identified by what its method uses: define '{name}' in the class's cell, or both in a file"
+                f"class {self.cls.__qualname__}: uses '{name}', of type {type(value).__name__}, from another cell, "
+                f"which cannot identify a trial; define '{name}' in the class's cell, or both in a file"
             )
 
     def _add_files(self, module: str) -> None:

@@ -64,7 +64,7 @@ class Opened:
 
     @property
     def remarks(self) -> list[str]:
-        """What is probably not meant, though it can be trained: ``file: key: what``."""
+        """Probable mistakes in a suite that can be trained: ``file: key: what``."""
         with _named(self.tables.path), _named("data"):
             n_train = self.resolver.facts.n_train
         found = plausible.remarks(self.suite, n_train)

@@ -1,4 +1,4 @@
-"""Discover plugins, remember who offers what, and keep a broken one from stopping the others."""
+"""Discovers plugins and what they offer; a broken plugin does not affect others."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Provider:
 
 @dataclass(frozen=True)
 class Offer(Generic[AnySpec]):
-    """Something on offer, and by whom. ``loaded`` is the class where the plugin handed over itself."""
+    """An offer and its provider. ``loaded`` is the class if the plugin returned the class itself."""
 
     spec: AnySpec
     provider: Provider
@@ -175,7 +175,7 @@ class Broken:
 
 @dataclass
 class Registry:
-    """All that the installed plugins offer."""
+    """All offers of the plugins."""
 
     manager: pluggy.PluginManager
     offers: dict[type[Spec], list[Offer[Any]]] = field(default_factory=lambda: {kind.spec: [] for kind in KINDS})
@@ -237,7 +237,7 @@ class Registry:
         known = {o.spec.name for o in offers}
         hint = did_you_mean(name, known)
         if nearest(name, known) is None:
-            hint += "; what is not installed can be named by -p, or by plugins in the suite"
+            hint += "; load local files with -p, or with plugins in the suite"
         broken = "".join(f" ({item})" for item in self.broken)
         raise PluginError(f"{kind} '{name}' is not registered{hint}{broken}")
 
@@ -248,7 +248,7 @@ class Registry:
             try:
                 rows.append(offer.to_json())
             except PluginError as error:
-                self.broken.append(Broken(offer.spec.name, offer.provider, f"offers what cannot be used: {error}"))
+                self.broken.append(Broken(offer.spec.name, offer.provider, f"has an invalid offer: {error}"))
         return rows
 
     def to_json(self) -> list[dict[str, Any]]:
@@ -269,7 +269,7 @@ class Registry:
         return rows
 
     def add(self, name: str, plugin: Any, provider: Provider) -> None:
-        """Register a loaded plugin and take up what it offers; raises with nothing half registered."""
+        """Register a loaded plugin and its offers; if it raises, nothing is registered."""
         _check_hooks(self.manager, plugin)
         offered = {
             kind.spec: [_offer(item, kind.spec, provider, plugin) for item in _call(plugin, kind.hook)]
@@ -336,13 +336,13 @@ def _check_hooks(manager: pluggy.PluginManager, plugin: Any) -> None:
         if options is None:
             continue
         if name not in known:
-            raise PluginError(f"implements '{name}', which is no hook{did_you_mean(name, known)}")
-        # Hooks are called one by one, so that what fails in one is that one's; nothing is there to wrap.
+            raise PluginError(f"implements '{name}', an unknown hook{did_you_mean(name, known)}")
+        # Implementations are called one by one, to attribute errors to their plugin: there is nothing to wrap.
         if options["wrapper"] or options["hookwrapper"]:
             raise PluginError(f"hook '{name}' is a wrapper, which kdbench does not call; make it a plain hookimpl")
         offered = inspect.signature(known[name]).parameters
         if "run" in offered and inspect.isgeneratorfunction(getattr(plugin, name)):
-            raise PluginError(f"hook '{name}' has a yield in it and would do nothing when called; remove it")
+            raise PluginError(f"hook '{name}' contains a yield and would do nothing when called; remove it")
         for argument in inspect.signature(getattr(plugin, name)).parameters.values():
             if argument.default is argument.empty and argument.name not in offered:
                 known_arguments = did_you_mean(argument.name, offered) or "; it has none"
@@ -424,7 +424,7 @@ def _detail(error: BaseException) -> str:
 
 
 def _contained(provider: Provider, module: str = "") -> AbstractContextManager[None]:
-    """Around code of a third party: nothing in the process may be changed after it."""
+    """Around third-party code: it must not change global state."""
     # Where torch is not loaded nothing is trained, and plugins are listed without it.
     if provider.distribution == FIRST_PARTY or "torch" not in sys.modules or module in sys.modules:
         return nullcontext()
@@ -447,7 +447,7 @@ def add_file(registry: Registry, path: Path) -> None:
     def load() -> ModuleType:
         spec = importlib.util.spec_from_file_location(module_name, path)
         if spec is None or spec.loader is None:
-            raise PluginError("is no Python file")
+            raise PluginError("is not a Python file")
         module = importlib.util.module_from_spec(spec)
         sys.modules[module_name] = module
         # As for a script: it may import the files beside it. Last, so that they hide no installed package.
@@ -470,7 +470,7 @@ def add_class(registry: Registry, cls: type) -> None:
     from kdbench.method import Method
 
     if not (isinstance(cls, type) and issubclass(cls, Method)):
-        raise PluginError(f"plugins: must hold paths of files and Method classes, got {shown(cls)}")
+        raise PluginError(f"plugins: must contain paths of files and Method classes, got {shown(cls)}")
     if any(offer.loaded is cls for offer in registry.methods):
         return
     module = sys.modules.get(cls.__module__)
@@ -487,7 +487,7 @@ def add_class(registry: Registry, cls: type) -> None:
 
 
 def _check_helpers(path: Path) -> None:
-    """Refuse a local file that would be given another local file's helper because the two share a name."""
+    """Refuse a local file that would import another local file's helper of the same name."""
     local = {Path(m.__file__ or "").parent for n, m in sys.modules.items() if n.startswith(LOCAL_MODULE)}
     helpers = {helper for helper in sources(path) if helper != path and path.parent in helper.parents}
     for name in sorted({helper.relative_to(path.parent).with_suffix("").parts[0] for helper in helpers}):
@@ -495,7 +495,7 @@ def _check_helpers(path: Path) -> None:
         found = Path(spec.origin).resolve() if spec is not None and spec.origin else path
         folder = found.parent.parent if found.name == "__init__.py" else found.parent
         if folder != path.parent and folder in local:
-            raise PluginError(f"imports '{name}', and would get {found} of another local plugin; rename one of the two")
+            raise PluginError(f"imports '{name}', which would load {found} of another local plugin; rename one of them")
 
 
 def _is_editable(distribution: str) -> bool:

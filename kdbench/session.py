@@ -1,4 +1,4 @@
-"""What surrounds a run: locks on its folders, signals that ask it to stop, and registered observers."""
+"""Locks on the folders of a run, signals that stop it, and registered observers."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ POLL = 1.0
 
 @contextmanager
 def only_one_run(folder: SuiteFolder) -> Iterator[None]:
-    """Refuse to work where another run does; make the folder where there is none."""
+    """Lock the folder, or raise if another run uses it; create it if missing."""
 
     def refuse() -> None:
-        raise ResultsError(f"{folder.path}: another kdbench run is working here; wait for it or stop it") from None
+        raise ResultsError(f"{folder.path}: another kdbench run uses this folder; wait for it or stop it") from None
 
     with _locked(folder.path, refuse, patience=0):
         folder.remove_leftovers()
@@ -96,7 +96,7 @@ def _explained(folder: Path, error: OSError) -> ResultsError:
 
 
 class LeftAtOnceError(KeyboardInterrupt):
-    """A second signal: the run stops where it is."""
+    """A second signal: the run is aborted."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -132,7 +132,7 @@ class Stop:
     def __str__(self) -> str:
         name = signal.Signals(self.signal).name if self.signal is not None else "no signal"
         latest = "" if self._grace == math.inf else f", or in {self._grace:g} seconds if it has not ended by then"
-        return f"{name}: stopping after this epoch{latest}; a second signal (Ctrl-C) stops at once"
+        return f"{name}: stopping after this epoch{latest}; a second signal (Ctrl-C) aborts immediately"
 
 
 STOPPING_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -171,7 +171,7 @@ def stop_at_signals(grace: float | None, warn: Callable[[str], None]) -> Iterato
 
 
 def _leave_closed_terminal() -> None:
-    """Send output to nowhere if its terminal was closed: every attempt to write there would raise."""
+    """Discard output if its terminal was closed: writing to it would raise."""
     for descriptor in (1, 2):
         with suppress(OSError):
             if stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):
@@ -180,7 +180,7 @@ def _leave_closed_terminal() -> None:
 
 @contextmanager
 def registered(observers: Sequence[object], registry: Registry, warn: Callable[[str], None]) -> Iterator[None]:
-    """Observers listen for as long as this lasts, and are closed however it ends."""
+    """Register observers within the context, and close them at its end."""
     names: Counter[str] = Counter()
     try:
         for observer in observers:

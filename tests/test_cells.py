@@ -110,8 +110,8 @@ def test_nok_an_object_of_another_cell(notebook: Cell) -> None:
     with pytest.raises(PluginError) as error:
         read_cell(notebook(LOSS)["MyLoss"])
     assert str(error.value) == (
-        "class MyLoss: uses 'helper', of type object, from another cell; a trial is identified by what its method "
-        "uses: define 'helper' in the class's cell, or both in a file"
+        "class MyLoss: uses 'helper', of type object, from another cell, which cannot identify a trial; "
+        "define 'helper' in the class's cell, or both in a file"
     )
 
 
@@ -123,7 +123,7 @@ def test_nok_an_object_of_another_cell(notebook: Cell) -> None:
     ],
 )
 def test_nok_a_class_without_a_source(notebook: Cell, text: str) -> None:
-    with pytest.raises(PluginError, match="its source code is not found, by which its trials are identified; define"):
+    with pytest.raises(PluginError, match="its source code, which identifies its trials, was not found; define"):
         read_cell(notebook(text)["MyLoss"])
 
 

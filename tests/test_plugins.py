@@ -132,7 +132,7 @@ BROKEN = {
         def kdbench_method():
             return []
         """),
-        "failed to register: implements 'kdbench_method', which is no hook; did you mean 'kdbench_methods'?",
+        "failed to register: implements 'kdbench_method', an unknown hook; did you mean 'kdbench_methods'?",
     ),
     "surplus argument": (
         hook("""
@@ -248,7 +248,7 @@ def test_an_offer_that_cannot_be_imported_does_not_stop_the_list(install: Instal
     assert "kd" in names
     assert "lost" not in names
     assert problems(registry) == [
-        "kdbench-bad 1.0 offers what cannot be used: 'lost' of kdbench-bad 1.0 failed to import: "
+        "kdbench-bad 1.0 has an invalid offer: 'lost' of kdbench-bad 1.0 failed to import: "
         "kdbench_bad:Lost: module 'kdbench_bad' has no 'Lost'"
     ]
 
@@ -305,8 +305,7 @@ def test_unknown_name_like_no_other_lists_what_is_known() -> None:
         discover().dataset("zzzz")
     known = "cifar10, cifar100, digits, image_folder, imagenet, tiny_imagenet"
     assert str(caught.value) == (
-        f"data set 'zzzz' is not registered; known: {known}; "
-        "what is not installed can be named by -p, or by plugins in the suite"
+        f"data set 'zzzz' is not registered; known: {known}; load local files with -p, or with plugins in the suite"
     )
 
 
@@ -370,7 +369,7 @@ def test_local_files_do_not_share_helpers_of_one_name(write: Callable[[str, str]
     assert offered(discover(files[:1]), "loss.py") == ["first"]
     with pytest.raises(PluginError) as error:
         discover(files)
-    assert "imports 'scale_of_mine', and would get" in str(error.value)
+    assert "imports 'scale_of_mine', which would load" in str(error.value)
     assert f"{files[0].parent / 'scale_of_mine.py'} of another local plugin; rename one" in str(error.value)
 
 
@@ -409,7 +408,7 @@ def test_taps_that_depend_on_settings_are_not_guessed(install: Install) -> None:
 @pytest.mark.parametrize(
     ("decorator", "problem"),
     [
-        ("hookimpl", "hook 'kdbench_trial_started' has a yield in it and would do nothing when called; remove it"),
+        ("hookimpl", "hook 'kdbench_trial_started' contains a yield and would do nothing when called; remove it"),
         ("hookimpl(wrapper=True)", "hook 'kdbench_trial_started' is a wrapper, which kdbench does not call"),
     ],
 )
@@ -484,7 +483,7 @@ def test_a_local_file_may_import_the_file_beside_it(write: Callable[[str, str], 
 def test_nok_local_files(write: Callable[[str, str], Path], tmp_path: Path) -> None:
     cases = {
         tmp_path / "none.py": f"plugin file {tmp_path / 'none.py'}: not found",
-        write("notes.txt", "hello"): "plugin notes.txt failed to import: is no Python file",
+        write("notes.txt", "hello"): "plugin notes.txt failed to import: is not a Python file",
         write("import_error.py", "import faiss_that_nobody_has"): (
             "plugin import_error.py failed to import: No module named 'faiss_that_nobody_has'"
         ),

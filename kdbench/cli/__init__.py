@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. Everything heavy is imported by the command that needs it.
+"""The command line. Commands import slow packages when they run.
 
 A module holds a group of commands; importing it registers them, in the order in which `--help` lists them.
 """

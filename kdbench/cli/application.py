@@ -1,4 +1,4 @@
-"""The application: entry point, exit codes, and the errors that every command may end with."""
+"""The application: entry point, exit codes and error handling."""
 
 from __future__ import annotations
 

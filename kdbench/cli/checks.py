@@ -1,4 +1,4 @@
-"""Commands that test: a plugin against its contract, this machine against golden vectors."""
+"""Commands that check plugins, and that test this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands on what plugins offer: list it, describe it."""
+"""Commands that list and describe what plugins offer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What commands print: results on standard output, messages on standard error."""
+"""Output of commands: results on standard output, messages on standard error."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from kdbench.words import one_line
 
 
 def drop_output() -> None:
-    """Send what is still to be written to nowhere: the reader (head, less) has closed the pipe."""
+    """Discard further output: the reader (head, less) has closed the pipe."""
     # Python must not complain when it closes the pipe at exit.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def prepare_streams() -> None:
-    """Make both streams take all that is printed.
+    """Make both streams accept all output.
 
     Python has no stream where the caller closed it (``>&-``), and a terminal without UTF-8 refuses other letters.
     """

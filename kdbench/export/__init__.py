@@ -1,4 +1,4 @@
-"""A trained student on its own: out of the results folder, into a file that others can load.
+"""Exports a trained student from the results folder to a file.
 
 What is exported takes images (B, channels, height, width), normalised as in training, and gives the logits
 (B, C) that were evaluated: without adapters, with the second head where the method predicts with it.
@@ -67,7 +67,9 @@ def export_trial(
     if whole.predicts_by_method and warn is not None:
         now = student.fingerprint(blueprint, registry)
         if now != found.trial.fingerprint:
-            warn(f"{found.id}: {blueprint.method} has changed since; the student predicts as it does today")
+            warn(
+                f"{found.id}: {blueprint.method} has changed since the training; the export uses its current prediction"
+            )
     student.load(whole, formats.read_safetensors(found.weights)[0], found.weights)
     state = student.state(whole)
     facts: dict[str, Any] = {
@@ -109,5 +111,5 @@ def _place(out: str | Path | None, identifier: str, to: Format) -> Path:
     if path.is_dir() or not path.suffix:
         return path / f"{identifier}{suffix}"
     if path.suffix != suffix:
-        raise ExportError(f"--out {path}: a file of the form {to} ends in {suffix}; so does its reader expect it")
+        raise ExportError(f"--out {path}: a {to} file must end in {suffix}")
     return path

@@ -1,4 +1,4 @@
-"""The model card: what an exported student is, how well it does, and how it came about.
+"""The model card: what an exported student is, its accuracy, and how it was trained.
 
 Its front matter is that of the Hugging Face Hub (https://huggingface.co/docs/hub/model-cards).
 """

@@ -1,4 +1,4 @@
-"""From what a user calls a trial to its folder, if there is a student in it; see :mod:`kdbench.results.find`."""
+"""Finds the folder of a finished trial with a student; see :mod:`kdbench.results.find`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from kdbench.suite.plan import PROTOCOL
 
 @dataclass(frozen=True)
 class FinishedTrial:
-    """A trial that is done, as its folder tells it."""
+    """A finished trial, read from its folder."""
 
     path: Path
     trial: TrialRecord
@@ -64,7 +64,7 @@ def find_trial(name: str | Path, output: Path) -> FinishedTrial:
 
 
 def read_finished(path: Path) -> FinishedTrial:
-    """What stands in a trial's folder. Raises :class:`ResultsError` where that is no student."""
+    """The content of a trial's folder. Raises :class:`ResultsError` if there is no student."""
     folder = TrialFolder(path)
     trial, result = folder.description, folder.recorded
     if trial is None:
@@ -75,8 +75,8 @@ def read_finished(path: Path) -> FinishedTrial:
         if wrong or unchecked:
             raise ResultsError(f"{path}: damaged: {wrong or 'trial.json does not match its checksum'}")
         if (path / "teacher.json").exists():
-            raise ResultsError(f"{path}: is a teacher's folder; students alone are exported")
-        raise ResultsError(f"{path}: holds no trial.json; name a trial's folder, runs/<suite>/<trial id>")
+            raise ResultsError(f"{path}: is the folder of a teacher; only students can be exported")
+        raise ResultsError(f"{path}: contains no trial.json; name a trial's folder, runs/<suite>/<trial id>")
     if trial.protocol != PROTOCOL:
         raise _other_protocol(path, trial.protocol)
     if damage := folder.damage(thorough=True):
@@ -88,7 +88,7 @@ def read_finished(path: Path) -> FinishedTrial:
     needed = {"classes", "image_shape", "mean", "std", "n_train", "n_test"}
     if missing := sorted(needed - result.data.model_fields_set):
         raise ResultsError(
-            f"{path / 'result.json'}: does not state data.{missing[0]}, as an earlier kdbench wrote it; "
+            f"{path / 'result.json'}: data.{missing[0]} is missing, written by an earlier kdbench; "
             f"remove the folder, and {_again(path)} trains the student again"
         )
     return FinishedTrial(path, trial, result)
@@ -108,7 +108,7 @@ def _unfinished(folder: TrialFolder, trial: TrialRecord) -> NoReturn:
     done = sum(record.in_main for record in folder.epochs)
     epochs = trial.recipe.get("epochs", "?")
     raise ResultsError(
-        f"{folder.path}: is not finished (epochs done: {done} of {epochs}); {_again(folder.path)} continues it"
+        f"{folder.path}: is not finished (epochs done: {done} of {epochs}); {_again(folder.path)} resumes it"
     )
 
 

@@ -60,7 +60,7 @@ def _write_onnx(path: Path, student: Student, facts: Mapping[str, Any]) -> None:
         verbose=False,
     )
     if program is None:
-        raise ExportError("torch gave no ONNX program")
+        raise ExportError("torch returned no ONNX program")
     program.model.metadata_props[HEADER] = json.dumps(facts)
     program.save(path, external_data=False)
     compare(path, student, other)
@@ -76,7 +76,7 @@ def compare(path: Path, student: Student, images: Tensor) -> None:
         expected = student(images)
     if not torch.allclose(torch.from_numpy(given), expected, rtol=TOLERANCE, atol=TOLERANCE):
         off = (torch.from_numpy(given) - expected).abs().max().item()
-        raise ExportError(f"the ONNX program's logits are off by {off:.2g}; export to safetensors or torch instead")
+        raise ExportError(f"the ONNX program's logits differ by {off:.2g}; export to safetensors or torch instead")
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -87,7 +87,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ExportError(f"{path}: is an ONNX program; run it with onnxruntime, as its model card shows")
     weights, facts = read_safetensors(path) if path.suffix == SUFFIXES["safetensors"] else _read_torch(path)
     if facts is None:
-        raise ExportError(f"{path}: says nothing of the student; it was not written by kdbench export")
+        raise ExportError(f"{path}: lacks the description of a student; it was not written by kdbench export")
     return weights, facts
 
 
@@ -99,7 +99,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | No
             facts = (file.metadata() or {}).get(HEADER)
         return weights, json.loads(facts) if facts else None
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise ExportError(f"{path}: the file is truncated or no safetensors file") from error
+        raise ExportError(f"{path}: is truncated or not a safetensors file") from error
 
 
 def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
@@ -108,7 +108,7 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     except ModelError:
         raise
     except Exception as error:  # a damaged file may fail in any way
-        raise ExportError(f"{path}: the file is truncated or no checkpoint of weights alone") from error
+        raise ExportError(f"{path}: is truncated or not a checkpoint of weights only") from error
     if not isinstance(content, Mapping) or not {"state_dict", "facts"} <= content.keys():
         return {}, None
     return dict(content["state_dict"]), dict(content["facts"])

@@ -1,4 +1,4 @@
-"""The bare student: its network, and what it predicts with beside it."""
+"""The student: its network, and the parts of the method that it needs for prediction."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ METHOD = "method."
 
 @dataclass(frozen=True)
 class Blueprint:
-    """All that it takes to build a student again, but for its weights."""
+    """Everything needed to build a student, except its weights."""
 
     model: str
     classes: int
@@ -86,7 +86,7 @@ class Student(nn.Module):
 
     @property
     def predicts_by_method(self) -> bool:
-        """Whether the method has a way of its own to predict."""
+        """Whether the method overrides the prediction."""
         return self._predict.__func__ is not Method.predict  # type: ignore[attr-defined]
 
     def forward(self, images: Tensor) -> Tensor:
@@ -133,7 +133,7 @@ def _still_there(find: Callable[[], Found], who: str = "") -> Found:
     try:
         return find()
     except PluginError as error:
-        raise PluginError(f"{error}; install what provided it{who}, or name its file with -p") from error
+        raise PluginError(f"{error}; install its package{who}, or pass its file with -p") from error
 
 
 def fingerprint(blueprint: Blueprint, registry: Registry) -> str:
@@ -159,9 +159,9 @@ def load(student: Student, weights: Mapping[str, Tensor], path: Path) -> None:
         student.network.load_state_dict(rest)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise ExportError(f"{path}: the weights are not those of this student: {reason}") from error
+        raise ExportError(f"{path}: the weights do not match this student: {reason}") from error
 
 
 def _parts(student: Student) -> Iterator[tuple[str, nn.Module]]:
-    """What the student predicts with beside its network, each with what its weights' names begin with."""
+    """The parts of the method that the student needs for prediction, each with the prefix of its weights' names."""
     return ((f"{METHOD}{name}.", part) for name, part in zip(student.part_names, student.parts, strict=True))

@@ -1,4 +1,4 @@
-"""A trial in the words of a tracking store: parameters, tags and metrics. Pure; knows no store."""
+"""A trial as entries of a tracking store: parameters, tags and metrics. Pure functions, independent of the store."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def entry_name(name: str) -> str:
 
 
 def entry_value(value: Any, limit: int) -> str:
-    """Text as it stands, everything else as JSON; what is too long ends in an ellipsis."""
+    """Text unchanged, everything else as JSON; long values are truncated with an ellipsis."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 

@@ -1,4 +1,4 @@
-"""How long a run will still take, from how long its epochs took so far."""
+"""The remaining time of a run, estimated from the epochs so far."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class TimeLeft:
         self._round_own = 0.0
 
     def resume(self, identifier: str, trial: Trial, records: Iterable[EpochRecord]) -> None:
-        """What a trial has behind it, from earlier invocations; its times count for nothing."""
+        """The epochs of a trial from earlier invocations; their times are not used."""
         for record in records:
             self._count(identifier, trial, record)
 

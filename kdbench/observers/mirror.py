@@ -101,7 +101,7 @@ class SyncReport:
         if self.superseded:
             parts += [f"{self.superseded} runs of earlier attempts marked superseded"]
         if self.damaged:
-            parts += [f"{self.damaged} damaged results left out; kdbench run trains them again"]
+            parts += [f"{self.damaged} damaged results excluded; kdbench run trains them again"]
         return ", ".join(parts)
 
 
@@ -149,7 +149,7 @@ class Mirror:
         parent: Callable[[], str],
         unfinished: str = "RUNNING",
     ) -> None:
-        """Tell the store all it lacks of what the folder says.
+        """Send the store what it lacks of the folder's content.
 
         ``parent`` is asked where a run is created or goes on.
         ``unfinished`` is the status of a trial that has neither result nor error.
@@ -220,7 +220,7 @@ class Mirror:
             self._remove_copies()
 
     def _remove_copies(self) -> None:
-        """Mark runs that were created twice: if an answer is lost, clients repeat their request."""
+        """Mark duplicate runs: clients repeat a request if the response is lost."""
         mine = {(run.started, run.tags.get(key)): run for run in self._created.values() for key in _IDENTITIES}
         for run in list(self._store.runs(self._experiment)):
             same = next((mine.get((run.started, run.tags[key])) for key in _IDENTITIES if key in run.tags), None)
@@ -231,7 +231,7 @@ class Mirror:
         self._created.clear()
 
     def _find(self, trial: str, finite: Mapping[tuple[str, int], Point], attempt: str | None) -> Run | None:
-        """The run of this attempt at a trial. Those of other attempts are marked superseded, never mended."""
+        """The run of this attempt at a trial. Those of other attempts are marked superseded, never completed."""
         kept = None
         # A complete one first, lest an empty copy of it be filled instead.
         for run in sorted(self._trials.get(trial, []), key=lambda run: run.tags.get(RESULT) != attempt):

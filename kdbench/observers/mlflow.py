@@ -1,6 +1,6 @@
-"""Logs to MLflow, while a run goes on or afterwards.
+"""Logs to MLflow, during or after a run.
 
-Training never waits: hooks only note which trial has changed, and a thread of its own imports MLflow, reads
+Training never waits: hooks only record which trial has changed; a separate thread imports MLflow, reads
 the results folder and talks to the server. ``MlflowClient`` throughout, never the fluent interface, whose
 active run is a global that a user's own code may hold.
 """
@@ -53,23 +53,23 @@ def store_uri(*named: str | None) -> str:
     uri = next(filter(None, (*named, os.environ.get("MLFLOW_TRACKING_URI"))), DEFAULT_STORE)
     scheme, separator, path = uri.partition(":///")
     if scheme.startswith("sqlite") and path and path != ":memory:":
-        # MLflow keeps a store by its address, and would take it up again after a change of folder.
+        # MLflow caches a store by its address, and would reuse it after a change of folder.
         return f"{scheme}{separator}{Path(path).absolute()}"
     return uri
 
 
 def without_password(text: str) -> str:
-    """Text fit to be shown: addresses in it lose user and password."""
+    """Text without users and passwords in addresses."""
     return re.sub(r"//[^/\s@]*@", "//", text)
 
 
 def connect(uri: str) -> Any:
-    """An ``MlflowClient`` that fails soon and keeps quiet; the import takes seconds.
+    """An ``MlflowClient`` with short timeouts and without log output; the import takes seconds.
 
-    What the user has set in the environment stands.
+    Existing environment variables take precedence.
     """
     settings = {
-        # MLflow's own defaults, 7 retries of 120 seconds, take minutes to notice a dead server.
+        # With MLflow's defaults, 7 retries of 120 seconds, it takes minutes to detect a dead server.
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -149,7 +149,7 @@ class MlflowStore:
         self._identifier(found.experiment_id)
         if found.lifecycle_stage != "active":
             raise TrackingError(
-                f"the experiment '{name}' was deleted; bring it back with "
+                f"the experiment '{name}' was deleted; restore it with "
                 f"`mlflow experiments restore --experiment-id {found.experiment_id}`"
             )
         for key, value in tags.items():
@@ -212,7 +212,7 @@ class MlflowStore:
     @staticmethod
     def _identifier(answer: Any) -> str:
         if not answer:
-            raise TrackingError("the server's answer names no id; is it an MLflow server?")
+            raise TrackingError("the server's response contains no id; is it an MLflow server?")
         return str(answer)
 
     def reopen(self, run: str) -> None:
@@ -225,7 +225,7 @@ class MlflowStore:
 
 
 class MlflowObserver:
-    """Logs a run while it goes on.
+    """Logs a run while it is in progress.
 
     ``tracking_uri`` overrides the run's, that the environment's, that a local SQLite file. ``warn`` is called
     at most twice: when MLflow fails, from another thread, and at the end. After a failure nothing more is sent,
@@ -287,7 +287,7 @@ class MlflowObserver:
         self.close()
 
     def close(self) -> None:
-        """Wait until all is sent, as long as MLflow answers, but not for minutes. May be called again."""
+        """Wait until everything is sent, while MLflow responds, for a limited time. May be called again."""
         if self._thread is None:
             return
         thread, self._thread = self._thread, None
@@ -300,11 +300,11 @@ class MlflowObserver:
             answers, left = self._answers, deadline - time.monotonic()
             thread.join(max(0.0, min(PATIENCE_SECONDS, left)))
             if thread.is_alive() and left <= PATIENCE_SECONDS:
-                self._fail(f"has not taken everything in {limit:g} seconds")
+                self._fail(f"did not accept all data within {limit:g} seconds")
             elif thread.is_alive() and self._answers == answers:
-                self._fail(f"has not answered for {PATIENCE_SECONDS:g} seconds")
+                self._fail(f"did not respond for {PATIENCE_SECONDS:g} seconds")
         if self._failed.is_set() and self._run is not None:
-            self._warn(f"MLflow lacks a part of this run; to send it: {sync_command(self._run, self._uri)}")
+            self._warn(f"MLflow lacks some data of this run; to send it: {sync_command(self._run, self._uri)}")
 
     def _changed(self, trial: Trial) -> None:
         if self._failed.is_set() or self._plan is None or self._run is None:
@@ -402,13 +402,13 @@ def sync(
     except (TrackingError, ResultsError):
         raise
     except Exception as error:
-        message = f"MLflow at {uri} fails ({_one_line(error)}); what was sent is kept, so sync again"
+        message = f"MLflow at {uri} fails ({_one_line(error)}); run the command again to send the rest"
         raise TrackingError(without_password(message)) from error
     return mirror.report
 
 
 def _one_line(error: BaseException) -> str:
-    """What went wrong, short enough to be read: the operating system's own words where they are at the bottom."""
+    """A short description of an error: the operating system's message, if there is one."""
     link: BaseException | None = error
     while link is not None:
         if isinstance(link, OSError) and link.strerror:

@@ -1,6 +1,6 @@
-"""Notifies observers, one by one: what goes wrong in one costs neither a trial nor the others.
+"""Calls observers one by one; a failing observer affects neither trials nor other observers.
 
-Each gets copies of its arguments. What it leaves changed in the process is put back.
+Each receives copies of its arguments. Changes to global state are undone.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Notifier:
                 self._warn(f"observer '{name}' {problem}{end}")
 
     def _problems(self, implementation: pluggy.HookImpl, given: list[Any], hook: str) -> list[str]:
-        """Call an observer; what went wrong, in words."""
+        """Call an observer; the problem as a message."""
         # Our own may install signal handlers.
         own = type(implementation.plugin).__module__.startswith("kdbench.")
         before = isolation.state()

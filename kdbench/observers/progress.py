@@ -1,4 +1,4 @@
-"""Shows how a run goes: a live table in a terminal, lines of text elsewhere."""
+"""Shows the progress of a run: a live table in a terminal, lines of text elsewhere."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ class _Row:
 
     @property
     def split(self) -> str:
-        """What its accuracy is measured on: whoever selects by validation must not watch the test set."""
+        """The split of the shown accuracy; with selection by validation, test accuracy must not be shown."""
         return split_shown(self.trial.recipe.selection)
 
     @property
     def cell(self) -> str:
-        """The method, and how well its student does."""
+        """The method and its student's accuracy."""
         if self.ended in {Status.DIVERGED, Status.FAILED}:
             return f"{self.trial.label} {self.ended}"
         return f"{self.trial.label} {'-' if self.top1 is None else f'{self.top1:.1f}'}"
@@ -82,7 +82,7 @@ class _Row:
 
 @dataclass(frozen=True)
 class _View:
-    """What the live display shows; the thread that draws it sees this and nothing else."""
+    """The state of the live display; the drawing thread reads nothing else."""
 
     head: str
     ends: tuple[float, ...]
@@ -150,7 +150,7 @@ class ProgressObserver:
 
     @hookimpl
     def kdbench_suite_started(self, plan: Plan, run: RunInfo) -> None:
-        """See what is to be done."""
+        """Set up the display."""
         self._cohorts = list(plan.cohorts)
         for number, cohort in enumerate(self._cohorts):
             trials = {trial.id: trial for trial in cohort.trials}
@@ -166,7 +166,7 @@ class ProgressObserver:
     # First, for observers that take their time, or have something to print, with the live display gone.
     @hookimpl(tryfirst=True)
     def kdbench_suite_finished(self, plan: Plan, interrupted: bool) -> None:
-        """Say what stands."""
+        """Print a summary."""
         self.close()
         states = ", ".join(f"{number} {state}" for state, number in count(plan.trials).items())
         spent = "" if self._began is None else f" in {duration(self._clock() - self._began)}"
@@ -174,7 +174,7 @@ class ProgressObserver:
         self._say([f"{plan.suite.name}: {'stopped early; ' if interrupted else ''}{states}{now}{spent}"])
 
     def close(self) -> None:
-        """Take the live display away. May be called again."""
+        """Stop the live display. May be called again."""
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -183,7 +183,7 @@ class ProgressObserver:
 
     @hookimpl
     def kdbench_teacher_started(self, teacher: TeacherRecord) -> None:
-        """Show it."""
+        """Show the teacher."""
         self._begin()
         self._teacher_began, self._teacher_epochs = self._clock(), 0
         self._said, self._said_at = ("", 0), self._clock()
@@ -191,7 +191,7 @@ class ProgressObserver:
 
     @hookimpl
     def kdbench_teacher_epoch_finished(self, teacher: TeacherRecord, record: EpochRecord) -> None:
-        """Show how far it is."""
+        """Show the teacher's progress."""
         self._teacher_epochs += 1
         epoch, epochs = record.epoch, teacher.epochs
         mean = (self._clock() - self._teacher_began) / self._teacher_epochs
@@ -205,7 +205,7 @@ class ProgressObserver:
 
     @hookimpl
     def kdbench_teacher_finished(self, teacher: TeacherRecord, result: TeacherResult | None) -> None:
-        """Say how good it is."""
+        """Show the teacher's accuracy."""
         split = split_shown(teacher.selection)
         top1 = top1_shown(result, split) if result else None
         self._say([f"teacher {teacher.name}: " + ("ready" if top1 is None else f"{top1:.2f} % {split} accuracy")])
@@ -214,7 +214,7 @@ class ProgressObserver:
 
     @hookimpl
     def kdbench_trial_skipped(self, trial: Trial, reason: str) -> None:
-        """Say why, once for all seeds."""
+        """Show the reason, once for all seeds."""
         self._open.pop(trial.id, None)
         if (trial.pair, trial.label) not in self._skipped:
             self._skipped.add((trial.pair, trial.label))
@@ -222,7 +222,7 @@ class ProgressObserver:
 
     @hookimpl
     def kdbench_trial_started(self, trial: Trial, run: RunInfo) -> None:
-        """Add it to its cohort's table."""
+        """Add the trial to its cohort's table."""
         self._begin()
         identifier = trial.id
         number = self._cohort_of.get(identifier)
@@ -239,7 +239,7 @@ class ProgressObserver:
 
     @hookimpl
     def kdbench_epoch_finished(self, trial: Trial, record: EpochRecord) -> None:
-        """Show its accuracy."""
+        """Show the trial's accuracy."""
         place = (record.stage, record.epoch)
         if place != self._place:
             self._end_round()
@@ -252,12 +252,12 @@ class ProgressObserver:
 
     @hookimpl
     def kdbench_trial_finished(self, trial: Trial, result: TrialResult) -> None:
-        """Show that it ended."""
+        """Show that the trial ended."""
         self._end(trial, result.status)
 
     @hookimpl
     def kdbench_trial_failed(self, trial: Trial, error: Failure) -> None:
-        """Say why."""
+        """Show the reason of the failure."""
         message = " ".join(error.reason.split())
         self._say([f"failed {trial.label} on {trial.pair}, seed {trial.seed}: {message}"])
         self._end(trial, Status.FAILED)
@@ -290,7 +290,7 @@ class ProgressObserver:
             self._look()
 
     def _look(self) -> None:
-        """Draw anew; a round that is complete may be worth a line."""
+        """Redraw; a complete round may be printed as a line."""
         if not self._complete and not any(map(self._is_awaited, self._rows.values())):
             self._end_round()
         self._draw()

@@ -1,4 +1,4 @@
-"""The results folder: the truth about what was trained. MLflow mirrors it, the report reads it.
+"""The results folder: the primary copy of all results. MLflow mirrors it, the report reads it.
 
     runs/<suite>/plan.json                      the suite, all its trials as last planned, skipped ones with reasons
     runs/<suite>/<trial id>/trial.json          what the trial is

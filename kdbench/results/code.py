@@ -1,4 +1,4 @@
-"""The code behind a trial, kept beside its results: so that one can see what has changed since."""
+"""The code of a trial, stored with its results to show later changes."""
 
 from __future__ import annotations
 

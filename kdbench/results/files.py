@@ -160,7 +160,7 @@ def parse_json(path: Path) -> tuple[dict[str, Any] | None, str]:
         parsed = json.loads(content)
     except (ValueError, RecursionError):
         parsed = None
-    return (parsed, "") if isinstance(parsed, dict) else (None, f"{path.name} is truncated or no JSON object")
+    return (parsed, "") if isinstance(parsed, dict) else (None, f"{path.name} is truncated or not a JSON object")
 
 
 def read_bytes(path: Path) -> tuple[bytes | None, str]:
@@ -168,7 +168,7 @@ def read_bytes(path: Path) -> tuple[bytes | None, str]:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            return None, f"{path.name} is no regular file"
+            return None, f"{path.name} is not a regular file"
         if status.st_size > LARGEST_RECORD_BYTES:
             return None, f"{path.name} is larger than any record ({status.st_size / 2**20:.0f} MiB)"
         return path.read_bytes(), ""
@@ -181,8 +181,8 @@ def _meaning(path: Path, error: OSError) -> str:
     if error.errno in {errno.ENOENT, errno.ENOTDIR}:
         return ""
     if error.errno in {errno.ELOOP, errno.EISDIR}:
-        return f"{path.name} is no regular file"
-    raise ResultsError(f"{path}: cannot be read: {error.strerror or error}; it may be sound, so it is left alone")
+        return f"{path.name} is not a regular file"
+    raise ResultsError(f"{path}: cannot be read: {error.strerror or error}; it may be valid and is not changed")
 
 
 def stamp(path: Path) -> dict[str, Any]:
@@ -202,7 +202,7 @@ def mismatch(path: Path, known: Mapping[str, Any], *, trust_time: bool) -> str:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            return f"{path.name} is no regular file"
+            return f"{path.name} is not a regular file"
         if status.st_size == known["size"]:
             if trust_time and status.st_mtime_ns == known["mtime_ns"]:
                 return ""

@@ -1,4 +1,4 @@
-"""From what a user calls a trial to its folder."""
+"""Finds a trial's folder by its id, a unique prefix of it, or its path."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _search(name: str, output: Path) -> Path:
     known = sorted({*places, *planned})
     matching = [name] if name in known else [identifier for identifier in known if identifier.startswith(name)]
     if len(matching) > 1:
-        raise ResultsError(f"'{name}' is the beginning of {listed(matching, _SHOWN)}; give more of it")
+        raise ResultsError(f"'{name}' is ambiguous: {listed(matching, _SHOWN)}; type more characters")
     if not matching:
         raise ResultsError(f"no trial '{name}' in {output}{_hint(name, known)}")
     found = places.get(matching[0], [])
@@ -57,11 +57,11 @@ def _search(name: str, output: Path) -> Path:
 def _why_missing(row: PlannedTrial, plan: PlanRecord) -> str:
     if row.status is Status.SKIPPED:
         return f"was skipped: {row.reason}"
-    return f"is planned, not trained; {again(plan)} trains it"
+    return f"is planned but not trained; {again(plan)} trains it"
 
 
 def again(plan: PlanRecord | None) -> str:
-    """What trains a plan's trials: a command, or the call that gave a suite without a file."""
+    """How to train a plan's trials: a command, or a call for a suite without a file."""
     if plan is None:
         return "kdbench run SUITE"
     if plan.path is None or plan.classes:
@@ -76,5 +76,5 @@ def _hint(name: str, known: Iterable[str]) -> str:
         return f"; did you mean '{near[0]}'?"
     holding = [identifier for identifier in ids if name in identifier]
     if holding:
-        return f"; ids that hold it: {listed(holding, _SHOWN)}"
-    return f"; known: {listed(ids, _SHOWN)}" if ids else "; nothing was trained there"
+        return f"; ids that contain it: {listed(holding, _SHOWN)}"
+    return f"; known: {listed(ids, _SHOWN)}" if ids else "; the folder contains no trials"

@@ -153,7 +153,7 @@ class Folder(Generic[D, R]):
     def _mismatch(self, files: Mapping[str, Stamp], has_weights: bool, trust_time: bool) -> str:
         """What is wrong with the files that a result names."""
         if has_weights and self.weights.name not in files:
-            return f"result.json does not name {self.weights.name}"
+            return f"result.json does not list {self.weights.name}"
         for name, known in files.items():
             trusted = trust_time and name == self.weights.name
             if found := mismatch(self.path / name, known.model_dump(), trust_time=trusted):
@@ -217,7 +217,7 @@ class Folder(Generic[D, R]):
         return result
 
     def fail(self, failure: Failure) -> None:
-        """Write why the training failed; it stays undone."""
+        """Write the reason of a failure; the training is not finished."""
         write_json(self.path / "error.json", failure.to_json())
 
 
@@ -258,7 +258,7 @@ class SuiteFolder:
         return TeacherFolder(self.output / TEACHERS / key, key)
 
     def remove_leftovers(self) -> list[Path]:
-        """Remove what dead processes left half written, here and in the teachers' folders; the paths removed."""
+        """Remove unfinished files of dead processes, here and in the teachers' folders; return their paths."""
         folders = [self.path]
         for parent in (self.path, self.output / TEACHERS):
             if parent.is_dir():
@@ -273,7 +273,7 @@ class SuiteFolder:
         return None if content is None else record.parse(PlanRecord, content, str(path))[0]
 
     def write_plan(self, plan: PlanRecord) -> None:
-        """Remember the suite and its trials."""
+        """Store the suite and its trials."""
         path = self.path / "plan.json"
         if not path.is_file():
             remove(path)

@@ -32,7 +32,7 @@ def list_trials(
         raise ResultsError(f"{output}: no such results folder; name it with --output")
     known = sorted(path.name for path in output.iterdir() if path.is_dir() and path.name != TEACHERS)
     if missing := sorted(set(suites) - set(known)):
-        raise ResultsError(f"{output}: holds no results of suite {missing[0]}; it has {', '.join(known) or 'none'}")
+        raise ResultsError(f"{output}: contains no results of suite {missing[0]}; suites: {', '.join(known) or 'none'}")
     rows = []
     for name in suites or known:
         folder = SuiteFolder(output, name)

@@ -64,7 +64,7 @@ class Record(BaseModel):
 
     @classmethod
     def from_format_1(cls, content: Mapping[str, Any]) -> dict[str, Any]:
-        """The same content as this format has it, without keys that nobody reads."""
+        """The same content in the current format, without unknown keys."""
         return {key: value for key, value in content.items() if key in cls.model_fields}
 
     def to_json(self) -> dict[str, Any]:
@@ -100,7 +100,7 @@ class Cost(Record):
 
 
 class TeacherUsed(Record):
-    """The teacher that a student learned from."""
+    """The student's teacher."""
 
     key: str
     sha256: str
@@ -254,14 +254,14 @@ class Failure(Record):
     """Name of the exception's class."""
     message: str
     why: str = ""
-    """For people: the message, and where in a plugin it was raised."""
+    """A readable explanation: the message, and where in a plugin it was raised."""
     traceback: str = ""
     """For debugging."""
     when: Moment | None = None
 
     @property
     def reason(self) -> str:
-        """The best that is known of why."""
+        """The best available reason."""
         return self.why or f"{self.type}: {self.message}"
 
 

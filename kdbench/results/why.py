@@ -68,7 +68,7 @@ def _why(trial: Trial, stored: Sequence[TrialRecord], earlier: Sequence[TrialRec
 
 
 def _teacher_changes(trial: Trial, earlier: TeacherRecord | None) -> list[str] | None:
-    """What is new of the teacher, beside what is new of the data; None where that is not known."""
+    """What changed in the teacher, other than the data; None if unknown."""
     if earlier is None:
         return None
     identity = {"recipe", "data", "weights", "seed"}

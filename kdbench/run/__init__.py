@@ -1,4 +1,4 @@
-"""Join plan, engine and observers. ``run_suite`` is the Python API."""
+"""Connects plan, engine and observers. ``run_suite`` is the Python API."""
 
 from kdbench.opening import Opened, open_suite
 from kdbench.run.api import Results, run_suite

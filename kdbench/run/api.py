@@ -97,7 +97,7 @@ def run_suite(
     paths are relative to the working folder. ``plugins`` are paths of plugin files and ``Method`` classes, which may
     be defined in a notebook; suites call a class by its attribute ``name``, or else by its own name in lower case.
     ``methods`` are globs on names or labels, ``pairs`` are ``teacher:student``, ``overrides`` are
-    ``key.path=value``. With any of these the report is one of its own, of what was chosen, unless ``report_name``
+    ``key.path=value``. With any of these, a separate report of the selected trials is written, unless ``report_name``
     names its folder. ``tracking_uri`` is MLflow's store, ``"none"`` for no tracking. ``observers`` replaces the
     progress display and MLflow.
     SIGINT, SIGTERM or SIGHUP ends the run after its epoch, or after ``grace`` seconds at the last checkpoint, and
@@ -146,7 +146,7 @@ def run_suite(
 
 
 class _Invocation:
-    """Trains cohort after cohort, notifies observers, writes the report."""
+    """Trains the cohorts, notifies observers, writes the report."""
 
     def __init__(self, context: Context, allow_teacher_mismatch: bool) -> None:
         self.context = context
@@ -176,7 +176,7 @@ class _Invocation:
         return self._end(filters, interrupted=False)
 
     def _check_finished_teachers(self, plan: Plan, chosen: frozenset[str]) -> None:
-        """Warn where nothing is to be trained with a teacher that is not what the suite expects now."""
+        """Warn about finished teachers whose accuracy differs from the expected one."""
         asked = [trial for trial in plan.trials if trial.id in chosen]
         needed = {trial.teacher.key for trial in asked if trial.status in UNFINISHED}
         for teacher in plan.teachers:
@@ -241,9 +241,9 @@ def write_report(
         )
     except Exception as error:  # noqa: BLE001 - hours of training must not end in a page's fault
         what = str(error) if isinstance(error, KdbenchError) else f"{type(error).__name__}: {error}"
-        warn(f"the report was not written: {what}; the results are safe, and kdbench report writes it again")
+        warn(f"the report was not written: {what}; the results are saved; run kdbench report to write it")
 
 
 def _warn(console: Console, message: str) -> None:
-    # On the progress display's own console, which then makes room for it.
+    # On the console of the progress display, which moves down for it.
     console.print(f"[yellow]kdbench:[/] {escape(message)}", highlight=False, soft_wrap=True)

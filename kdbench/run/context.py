@@ -1,4 +1,4 @@
-"""What all parts of one invocation share: the suite, its data and folder, the device, and who listens."""
+"""Shared by all parts of one invocation: the suite, its data and folder, the device, and the observers."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class TrialListener:
 
 
 class TeacherListener:
-    """The same for a teacher, whose failure and end the run itself tells."""
+    """The same for a teacher; the run itself reports its failure and end."""
 
     def __init__(self, plan: TeacherPlan, notify: Notifier, info: RunInfo) -> None:
         self.described, self.notify, self.info = TeacherRecord.of(plan), notify, info
@@ -43,7 +43,7 @@ class TeacherListener:
         self.notify("kdbench_teacher_epoch_finished", teacher=self.described, record=record, run=self.info)
 
     def finished(self, identifier: str, result: TrialResult | TeacherResult) -> None:
-        """Told by ``kdbench_teacher_finished``, once the weights are read back."""
+        """Reported by ``kdbench_teacher_finished``, after the weights are read back."""
 
     def failed(self, identifier: str, error: Failure) -> None:
-        """Told by the failure of the trials that wait for this teacher."""
+        """Reported by the failure of the trials that need this teacher."""

@@ -72,8 +72,8 @@ class Students:
             watchful = True
             if missing:
                 self.context.warn(
-                    f"a plugin replaced {', '.join(lockstep.replaced)} in the middle of an epoch; it is put back, and "
-                    f"{len(missing)} trial(s) are trained again from their last checkpoints to find out which"
+                    f"a plugin replaced {', '.join(lockstep.replaced)} during an epoch; kdbench restored it; "
+                    f"{len(missing)} trial(s) are trained again from their last checkpoints to identify the plugin"
                 )
             # Before the next ones are built: these hold memory on the device.
             del lockstep, learners
@@ -95,7 +95,9 @@ class Students:
         place.begin(TrialRecord.of(trial))
         store_code(place.path, self.context.resolver.code(trial))
         if place.checkpoint.exists() and not _resumed(learner):
-            self.context.warn(f"{trial.id}: its checkpoint does not fit or cannot be read; training restarts")
+            self.context.warn(
+                f"{trial.id}: its checkpoint does not match or cannot be read; training starts from the beginning"
+            )
             place.checkpoint.unlink(missing_ok=True)
             learner = self._new_learner(trial, teacher, feed)
             if learner is None:

@@ -97,7 +97,7 @@ class Teachers:
         )
 
     def _compare(self, plan: TeacherPlan, teacher: Teacher) -> None:
-        """Stop before spending on students of a teacher that is not what the suite expects."""
+        """Abort before training students if the teacher's accuracy differs from the expected one."""
         message = plan.mismatch(teacher.used.top1)
         if not message:
             return

@@ -144,7 +144,7 @@ def test_nok_a_class_in_the_suite_itself(loss):
 
 @pytest.mark.parametrize("plugin", [3, int])
 def test_nok_a_plugin_that_is_neither_file_nor_method(plugin):
-    with pytest.raises(PluginError, match="plugins: must hold paths of files and Method classes, got "):
+    with pytest.raises(PluginError, match="plugins: must contain paths of files and Method classes, got "):
         open_suite(SUITE, plugins=[plugin])
 
 

@@ -183,7 +183,7 @@ def test_a_damaged_result_or_checkpoint_is_made_anew(write_suite, run, watch, tm
     kd.weights.unlink()
     planned = with_results(first.plan, first.folder)
     assert [(trial.status, trial.reason) for trial in planned.trials] == [
-        ("pending", "damaged: result.json is truncated or no JSON object"),
+        ("pending", "damaged: result.json is truncated or not a JSON object"),
         ("pending", "damaged: student.safetensors is missing"),
     ]
     run(suite)
@@ -380,7 +380,7 @@ def test_a_checkpoint_that_does_not_fit_is_left_and_said(write_suite, run, watch
     said = []
     again = run(suite, warn=said.append)
     assert again.missing == []
-    assert said == [f"{trial.id}: its checkpoint does not fit or cannot be read; training restarts"]
+    assert said == [f"{trial.id}: its checkpoint does not match or cannot be read; training starts from the beginning"]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])

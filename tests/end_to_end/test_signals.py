@@ -149,7 +149,7 @@ def statuses(database: Path) -> set[str]:
 def test_sigterm_finishes_the_epoch_and_the_run_resumes_with_the_same_bits(suite, at_the_gate, kdbench, tmp_path):
     process = at_the_gate(suite)
     process.send_signal(signal.SIGTERM)
-    stderr = wait_for(process, "SIGTERM: stopping after this epoch; a second signal (Ctrl-C) stops at once")
+    stderr = wait_for(process, "SIGTERM: stopping after this epoch; a second signal (Ctrl-C) aborts immediately")
     open_gate(tmp_path)
     stderr += process.communicate(timeout=DEADLINE_SECONDS)[1]
     assert process.returncode == 143, stderr

@@ -66,7 +66,7 @@ def test_an_edited_loss_from_plan_to_diff(write_suite, run, kdbench, tmp_path):
     assert same == {}
     refused = kdbench("runs", "tinny")
     assert refused.returncode == 2
-    assert "holds no results of suite tinny; it has tiny" in refused.stderr
+    assert "contains no results of suite tinny; suites: tiny" in refused.stderr
     with pytest.raises(ResultsError) as error:
         list_trials(tmp_path / "none", (), lambda method: {})
     assert str(error.value) == f"{tmp_path / 'none'}: no such results folder; name it with --output"

@@ -48,7 +48,7 @@ def test_out_is_a_folder_unless_it_ends_as_the_form_does(kdbench, trained, tmp_p
     assert (code, out.splitlines()[0]) == (0, f"student: new/folder/{name}.safetensors")
     assert (tmp_path / "new/folder" / f"{name}.safetensors").is_file()
     code, _, err = kdbench("export", trained.path("resnet8 vid"), "--to", "safetensors", "--out", "student.pt")
-    assert (code, "--out student.pt: a file of the form safetensors ends in .safetensors" in err) == (2, True)
+    assert (code, "--out student.pt: a safetensors file must end in .safetensors" in err) == (2, True)
 
 
 def test_an_unknown_trial_is_a_usage_error_in_one_line(kdbench, trained):

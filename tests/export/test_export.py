@@ -161,7 +161,7 @@ def test_a_method_that_changed_since_is_told(copied, tmp_path):
     _, plugin, halves = copied
     plugin.write_text(plugin.read_text() + "EDITED = True\n")
     export_trial(halves, "torch", tmp_path, warn=heard.append)
-    assert heard == [f"{halves.name}: halves has changed since; the student predicts as it does today"]
+    assert heard == [f"{halves.name}: halves has changed since the training; the export uses its current prediction"]
 
 
 def test_a_plugin_that_is_gone_is_named_and_may_be_given(trained, copied, tmp_path):
@@ -171,7 +171,7 @@ def test_a_plugin_that_is_gone_is_named_and_may_be_given(trained, copied, tmp_pa
         export_trial(halves, "torch", tmp_path)
     message = str(error.value)
     assert message.startswith("method 'halves' is not registered")
-    assert message.endswith("install what provided it (halves.py local), or name its file with -p")
+    assert message.endswith("install its package (halves.py local), or pass its file with -p")
     assert export_trial(halves, "torch", tmp_path, plugins=[elsewhere]).file.is_file()
 
 
@@ -225,7 +225,7 @@ def test_a_program_that_gives_other_logits_is_refused(exported):
     images = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     formats.compare(file, student, images)
     student.network.fc.bias.data[3] += 0.01
-    with pytest.raises(ExportError, match=r"^the ONNX program's logits are off by 0\.01; export to safetensors or"):
+    with pytest.raises(ExportError, match=r"^the ONNX program's logits differ by 0\.01; export to safetensors or"):
         formats.compare(file, student, images)
 
 
@@ -236,7 +236,7 @@ def test_weights_of_another_student_are_refused(copied, trained, tmp_path):
     TrialFolder(place).finish(**dict(TrialFolder(place).recorded))
     with pytest.raises(ExportError) as error:
         export_trial(place, "torch", tmp_path)
-    start = f"{place / 'student.safetensors'}: the weights are not those of this student: Error(s) in loading"
+    start = f"{place / 'student.safetensors'}: the weights do not match this student: Error(s) in loading"
     assert str(error.value).startswith(start)
 
 
@@ -262,11 +262,11 @@ def test_damaged_weights_are_refused(copied, trained, tmp_path):
 def test_files_that_are_no_exported_student_are_refused(trained, tmp_path):
     cases = {
         tmp_path / "nowhere.pt": "no such file",
-        tmp_path / "text.pt": "the file is truncated or no checkpoint of weights alone",
-        tmp_path / "text.safetensors": "the file is truncated or no safetensors file",
-        tmp_path / "other.pt": "says nothing of the student; it was not written by kdbench export",
+        tmp_path / "text.pt": "is truncated or not a checkpoint of weights only",
+        tmp_path / "text.safetensors": "is truncated or not a safetensors file",
+        tmp_path / "other.pt": "lacks the description of a student; it was not written by kdbench export",
         trained.path("resnet8 vid") / "student.safetensors": (
-            "says nothing of the student; it was not written by kdbench export"
+            "lacks the description of a student; it was not written by kdbench export"
         ),
         tmp_path / "program.onnx": "is an ONNX program; run it with onnxruntime, as its model card shows",
     }

@@ -56,7 +56,7 @@ def test_nothing_there(refused, tmp_path):
         f"{empty}: no such results folder; name it with --output, or the trial by its folder"
     )
     empty.mkdir()
-    assert refused("vid", empty) == f"no trial 'vid' in {empty}; nothing was trained there"
+    assert refused("vid", empty) == f"no trial 'vid' in {empty}; the folder contains no trials"
 
 
 def test_a_misspelt_id(refused, runs, trained):
@@ -68,7 +68,7 @@ def test_a_misspelt_id(refused, runs, trained):
 
 def test_a_part_of_ids(refused, runs, trained):
     ids = sorted(trained.path(f"{student} deit").name for student in ("resnet8", "deit_micro"))
-    assert refused("-deit-seed0") == f"no trial '-deit-seed0' in {runs}; ids that hold it: {', '.join(ids)}"
+    assert refused("-deit-seed0") == f"no trial '-deit-seed0' in {runs}; ids that contain it: {', '.join(ids)}"
 
 
 def test_a_word_that_no_id_holds(refused, runs):
@@ -79,7 +79,7 @@ def test_a_word_that_no_id_holds(refused, runs):
 def test_a_beginning_of_several(refused, trained):
     ids = sorted(trained.path(f"resnet8 {label}").name for label in ("both", "deit", "explodes", "halves"))
     assert refused("resnet14-resnet8") == (
-        f"'resnet14-resnet8' is the beginning of {', '.join(ids)} and 1 more; give more of it"
+        f"'resnet14-resnet8' is ambiguous: {', '.join(ids)} and 1 more; type more characters"
     )
 
 
@@ -93,9 +93,9 @@ def test_one_that_two_suites_have(refused, runs, trained):
 
 def test_a_folder_of_something_else(refused, runs):
     teacher = next(path for path in (runs / "_teachers").iterdir() if path.is_dir())
-    assert refused(teacher) == f"{teacher}: is a teacher's folder; students alone are exported"
+    assert refused(teacher) == f"{teacher}: is the folder of a teacher; only students can be exported"
     suite = runs / "small"
-    assert refused(suite) == f"{suite}: holds no trial.json; name a trial's folder, runs/<suite>/<trial id>"
+    assert refused(suite) == f"{suite}: contains no trial.json; name a trial's folder, runs/<suite>/<trial id>"
 
 
 def test_one_that_was_skipped(refused):
@@ -112,16 +112,16 @@ def test_one_that_diverged(refused, trained, runs):
 def test_one_that_was_only_planned(refused, runs, trained):
     name = trained.path("resnet8 vid").name
     shutil.rmtree(runs / "small" / name)
-    assert refused(name) == f"{name}: is planned, not trained; kdbench run {trained.suite} trains it"
+    assert refused(name) == f"{name}: is planned but not trained; kdbench run {trained.suite} trains it"
 
 
 def test_one_that_is_not_finished(refused, runs, trained):
     path = runs / "small" / trained.path("resnet8 vid").name
     goes_on = f"kdbench run {trained.suite}"
     (path / "result.json").unlink()
-    assert refused(path.name) == f"{path}: is not finished (epochs done: 1 of 1); {goes_on} continues it"
+    assert refused(path.name) == f"{path}: is not finished (epochs done: 1 of 1); {goes_on} resumes it"
     (path / "epochs.jsonl").write_text("")
-    assert refused(path.name) == f"{path}: is not finished (epochs done: 0 of 1); {goes_on} continues it"
+    assert refused(path.name) == f"{path}: is not finished (epochs done: 0 of 1); {goes_on} resumes it"
     error = Failure(id=path.name, stage="main", epoch=1, type="MemoryError", message="no memory left")
     write_json(path / "error.json", error.to_json())
     assert refused(path.name) == f"{path}: failed: no memory left; {goes_on} tries again"
@@ -148,6 +148,6 @@ def test_one_whose_result_does_not_state_its_images(refused, runs, trained):
     path = runs / "small" / trained.path("resnet8 vid").name
     rewrite(path / "result.json", data={"name": "digits", "fingerprint": "f", "corrupt": 0})
     assert refused(path.name) == (
-        f"{path / 'result.json'}: does not state data.classes, as an earlier kdbench wrote it; "
+        f"{path / 'result.json'}: data.classes is missing, written by an earlier kdbench; "
         f"remove the folder, and kdbench run {trained.suite} trains the student again"
     )

@@ -169,11 +169,11 @@ def test_a_killed_server_loses_nothing_and_gets_nothing_twice(
     assert len(warned) == 2
     assert warned[0].startswith(f"MLflow at {server.uri} fails (")
     assert warned[0].endswith("this run continues without it")
-    assert warned[1] == f"MLflow lacks a part of this run; to send it: {sync_line(tmp_path, server.uri)}"
+    assert warned[1] == f"MLflow lacks some data of this run; to send it: {sync_line(tmp_path, server.uri)}"
     for one in (kd, rkd):
         (child,) = child_runs(server.database, one)
         assert [step for step, _ in metric(server.database, child, "train_loss")] == [1, 2, 3]
-    with pytest.raises(TrackingError, match=r"MLflow at http://127.*; what was sent is kept, so sync again"):
+    with pytest.raises(TrackingError, match=r"MLflow at http://127.*; run the command again to send the rest"):
         sync(run.folder, "tiny", server.uri)
 
     server.start()
@@ -209,7 +209,7 @@ def test_the_command_that_completes_mlflow_is_whole_and_quoted(pretend: Any, tri
     run.start()
     run.begin(trial("kd", epochs=1))
     run.end()
-    command = warned[-1].removeprefix("MLflow lacks a part of this run; to send it: ")
+    command = warned[-1].removeprefix("MLflow lacks some data of this run; to send it: ")
     # As a shell takes it apart.
     parts = subprocess.run(
         ["bash", "-c", f'printf "%s\\0" {command}'], capture_output=True, text=True, check=True
@@ -231,7 +231,7 @@ def test_an_unreachable_server_is_named_with_the_reason(pretend: Any, trial: Any
         run.end()
     assert warned == [
         f"MLflow at {uri} fails (Connection refused); this run continues without it",
-        f"MLflow lacks a part of this run; to send it: {sync_line(tmp_path, uri)}",
+        f"MLflow lacks some data of this run; to send it: {sync_line(tmp_path, uri)}",
     ]
 
 
@@ -275,7 +275,7 @@ def test_hooks_return_while_the_server_hangs(pretend: Any, trial: Any, tmp_path:
     run.end()
     assert warned == [
         "MLflow at http://tracking.example fails (http://tracking.example refused); this run continues without it",
-        f"MLflow lacks a part of this run; to send it: {sync_line(tmp_path, 'http://tracking.example')}",
+        f"MLflow lacks some data of this run; to send it: {sync_line(tmp_path, 'http://tracking.example')}",
     ]
 
 
@@ -290,7 +290,7 @@ def test_closing_gives_up_on_a_server_that_hangs(pretend: Any, trial: Any, monke
     assert client.asked.wait(DEADLINE_SECONDS)
     run.end()
     client.let_go.set()
-    assert "has not answered for" in warned[0]
+    assert "did not respond for" in warned[0]
     assert len(warned) == 2
 
 
@@ -332,7 +332,7 @@ def test_a_deleted_experiment_is_named_with_its_remedy(pretend: Any, trial: Any)
     with pytest.raises(TrackingError) as caught:
         sync(run.folder, "tiny")
     assert str(caught.value) == (
-        "the experiment 'tiny' was deleted; bring it back with `mlflow experiments restore --experiment-id 1`"
+        "the experiment 'tiny' was deleted; restore it with `mlflow experiments restore --experiment-id 1`"
     )
 
 
@@ -400,7 +400,9 @@ def test_a_slow_server_does_not_hold_up_the_end(
     warned: list[str] = []
     trials = [trial("none-slow", epochs=3), trial("kd-slow", epochs=3)]
     run = train(pretend, trials, faulty.uri, warned)
-    assert warned[0] == f"MLflow at {faulty.uri} has not taken everything in 1 seconds; this run continues without it"
+    assert (
+        warned[0] == f"MLflow at {faulty.uri} did not accept all data within 1 seconds; this run continues without it"
+    )
     faulty.spoil("")
     sync(run.folder, "tiny", faulty.uri, run.info.report)
     assert is_complete(faulty.database, trials)

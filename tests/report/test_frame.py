@@ -81,7 +81,7 @@ def test_a_truncated_result_is_no_result(study: SuiteFolder) -> None:
     done = one(read_trials(study), "kd", 0)["id"]
     study.path.joinpath(done, "result.json").write_text('{"status": "done", "top1": 7')
     row = one(read_trials(study), "kd", 0)
-    assert (row["status"], row["reason"]) == ("pending", "damaged: result.json is truncated or no JSON object")
+    assert (row["status"], row["reason"]) == ("pending", "damaged: result.json is truncated or not a JSON object")
 
 
 def test_infinite_metrics_are_read(runs: Callable[..., Any]) -> None:

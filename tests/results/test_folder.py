@@ -32,7 +32,7 @@ def trial(tmp_path) -> TrialFolder:
 def test_done_means_a_result_and_weights(trial):
     assert (trial.result, trial.damage()) == (None, "")
     trial.finish(**DONE)
-    assert (trial.result, trial.damage()) == (None, "result.json does not name student.safetensors")
+    assert (trial.result, trial.damage()) == (None, "result.json does not list student.safetensors")
     trial.weights.write_bytes(b"weights")
     trial.finish(**DONE)
     assert trial.result == TrialResult(**DONE, files=trial.result.files)

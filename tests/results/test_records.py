@@ -101,7 +101,7 @@ def test_a_result_that_cannot_be_true_is_damaged(finished, where, value):
         record = changed(record, where, value)
     write_json(path, record)
     assert finished.result is None
-    expected = "does not name student" if where.startswith("files.") else f": {where.split('.')[0]}"
+    expected = "does not list student" if where.startswith("files.") else f": {where.split('.')[0]}"
     assert finished.damage().startswith(f"result.json {expected}" if expected[0] == "d" else f"result.json{expected}")
 
 
