@@ -1,4 +1,4 @@
-"""What is known of anything on offer without training."""
+"""Descriptions of all kinds of offers, without training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The errors that kdbench raises on purpose: each message says what is wrong, where, and what to do."""
+"""Expected errors: each message says what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ResultsError(KdbenchError):
 
 
 class TrackingError(KdbenchError):
-    """A tracking store that cannot be reached or does not accept what it is told."""
+    """A tracking store that cannot be reached or refuses data."""
 
 
 class TrialError(KdbenchError):
@@ -55,7 +55,7 @@ class ExportError(KdbenchError):
 
 
 class TeacherMismatchError(KdbenchError):
-    """A teacher that is not as good as its suite expects; the run stops before spending on students."""
+    """A teacher whose accuracy differs from the expected one; the run is aborted before students are trained."""
 
 
 class Incompatible(KdbenchError):  # noqa: N818 - it states a fact about a pair, it is not a failure
@@ -67,7 +67,7 @@ LONGEST_MESSAGE = 10_000
 
 
 def text_of(error: BaseException) -> str:
-    """An error's text; empty where somebody's ``__str__`` fails. Never raises, and can be written as UTF-8."""
+    """An error's text; empty if its ``__str__`` fails. Never raises, and can be written as UTF-8."""
     try:
         text = str(error)
     except BaseException:  # noqa: BLE001 - __str__ is a plugin's code, too
@@ -78,7 +78,7 @@ def text_of(error: BaseException) -> str:
 
 
 def in_words(error: BaseException) -> str:
-    """What went wrong in somebody's code, and where: ``ValueError: no good (my_loss.py, line 12)``.
+    """What failed in third-party code, and where: ``ValueError: no good (my_loss.py, line 12)``.
 
     kdbench's own errors need no more than their message.
     """

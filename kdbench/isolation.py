@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-import torch.utils._device as device_room
+import torch.utils._device as device_module
 
 from kdbench.errors import Incompatible, PluginError, text_of
 
@@ -50,8 +50,8 @@ _MODULE: Any = sys.modules["torch.nn.modules.module"]
 _OPTIMIZER: Any = sys.modules["torch.optim.optimizer"]
 _REGISTRIES = [
     registry
-    for room in (_MODULE, _OPTIMIZER)
-    for name, registry in vars(room).items()
+    for owner in (_MODULE, _OPTIMIZER)
+    for name, registry in vars(owner).items()
     if name.startswith("_global_") and isinstance(registry, dict)
 ]
 _PRECISIONS = [("generic", "all")]
@@ -63,7 +63,7 @@ _inference_guards: list[Any] = []
 def _read_modes() -> tuple[Any, ...]:
     stack = [_C._get_function_stack_at(i) for i in range(_C._len_torch_function_stack())]
     default = getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)
-    return default, device_room.CURRENT_DEVICE, *stack
+    return default, device_module.CURRENT_DEVICE, *stack
 
 
 def _restore_modes(value: tuple[Any, ...]) -> None:
@@ -73,7 +73,7 @@ def _restore_modes(value: tuple[Any, ...]) -> None:
     for mode in stack:
         _C._push_on_torch_function_stack(mode)
     torch._GLOBAL_DEVICE_CONTEXT.device_context = default
-    device_room.CURRENT_DEVICE = current
+    device_module.CURRENT_DEVICE = current
 
 
 def _read_dispatch_modes() -> tuple[Any, ...]:
@@ -353,7 +353,7 @@ def complaint(changed: Iterable[str]) -> str:
 
 # ---- functions that somebody replaced
 
-_ROOMS = ("kdbench", "kdbench_methods", "torch.nn.modules", "torch.autograd", "torch.amp")
+_GUARDED = ("kdbench", "kdbench_methods", "torch.nn.modules", "torch.autograd", "torch.amp")
 """Packages whose modules are looked at, and that of each plugin."""
 _MODULES = (
     "builtins",
@@ -394,7 +394,7 @@ class Originals:
         modules = [
             module
             for name, module in sys.modules.copy().items()
-            if name in names or name.startswith(tuple(f"{room}." for room in _ROOMS)) or name in _ROOMS
+            if name in names or name.startswith(tuple(f"{package}." for package in _GUARDED)) or name in _GUARDED
         ]
         owners: dict[int, ModuleType | type] = {id(module): module for module in modules}
         for module in modules:
@@ -463,7 +463,7 @@ def _path(owner: ModuleType | type) -> str:
 
 @contextmanager
 def contained(who: str, originals: Originals | None = None) -> Iterator[None]:
-    """Around a plugin's call outside a training. What it raises is passed on, what it left changed is put back.
+    """Around a plugin's call outside a training. Exceptions are passed on, changes to global state are undone.
 
     Raises ``PluginError`` for what was left changed, and in place of what derives from ``BaseException`` alone; but
     ``KeyboardInterrupt`` and ``SystemExit`` are passed on.

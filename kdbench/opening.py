@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from kdbench import plugins as plugin_room
+from kdbench import plugins as plugin_registry
 from kdbench.errors import DataError, ModelError, PluginError, SuiteError
 from kdbench.resolve import Catalogue, Resolver
 from kdbench.results import PlanRecord
@@ -27,12 +27,12 @@ class Opened:
     given: Path | Mapping[str, Any]
     """The suite's file, or the mapping that it was given as."""
     suite: Suite
-    registry: plugin_room.Registry
+    registry: plugin_registry.Registry
     resolver: Resolver
     tables: Tables
     """As they are written."""
     overrides: tuple[str, ...] = ()
-    plugins: tuple[plugin_room.Local, ...] = ()
+    plugins: tuple[plugin_registry.Local, ...] = ()
     """Files and classes, beside those that the suite names."""
 
     @cached_property
@@ -75,7 +75,7 @@ def open_suite(
     suite: str | Path | Mapping[str, Any],
     *,
     overrides: Sequence[str] = (),
-    plugins: Sequence[plugin_room.Local] = (),
+    plugins: Sequence[plugin_registry.Local] = (),
 ) -> Opened:
     """Read a suite file (or shipped suite, or a mapping with a suite file's keys), load its plugins, check every name.
 
@@ -85,10 +85,10 @@ def open_suite(
     given = suite if isinstance(suite, Mapping) else load.locate(suite)
     tables = load.read(given, overrides)
     folder = given.parent if isinstance(given, Path) else Path.cwd()
-    registry = plugin_room.discover(plugins)
+    registry = plugin_registry.discover(plugins)
     for index, file in enumerate(load.plugin_files(folder, tables)):
         with _named(tables.where(("plugins", index))):
-            plugin_room.add_file(registry, file)
+            plugin_registry.add_file(registry, file)
     checked = load.load(tables.path, tables, Catalogue(registry))
     resolver = Resolver(checked, registry, folder)
     return Opened(given, checked, registry, resolver, tables, tuple(overrides), tuple(plugins))

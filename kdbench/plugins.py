@@ -96,7 +96,7 @@ class Offer(Generic[AnySpec]):
 
     @property
     def facts(self) -> Facts:
-        """Settings, summary and literal attributes, without an import where the source tells them."""
+        """Settings, summary and literal attributes, without an import if they can be read from the source."""
         facts = read_by_import(self.loaded) if self.loaded is not None else read_statically(self.spec.target)
         facts = facts or read_by_import(self.load())
         settings = dict(facts.settings)
@@ -365,7 +365,7 @@ def discover(local: Iterable[Local] = ()) -> Registry:
     seen = set()
     for entry in importlib.metadata.entry_points(group=GROUP):
         provider = _provider(entry)
-        # A path that stands twice on sys.path shows its distributions twice.
+        # A path that is on sys.path twice lists its distributions twice.
         if (provider.distribution, entry.name) in seen:
             continue
         seen.add((provider.distribution, entry.name))

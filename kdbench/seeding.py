@@ -1,7 +1,7 @@
-"""Named random streams: every use of chance draws from a seed of its own.
+"""Named random streams: every use of random numbers has a separate seed.
 
 A stream is named by the trial's seed and its purpose (data order, augmentation, student initialisation ..),
-so that one more method in a cohort, or a run resumed in the middle, moves nobody's numbers.
+so that one more method in a cohort, or a run resumed in the middle, changes no other numbers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The code behind a plugin's offer: its file, the files of its own that it imports, and a digest of their meaning.
+"""The code of a plugin's offer: its file, the local files that it imports, and a digest of their syntax trees.
 
-Nothing is imported. Comments, docstrings and formatting are no part of the digest: it is taken over the syntax tree.
+Nothing is imported. Comments, docstrings and formatting do not change the digest, which is computed from syntax trees.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Source:
 
 
 def read_source(path: Path, distribution: str = "") -> Source:
-    """A source file, and the files of its own that it imports, directly or not.
+    """A source file, and the local files that it imports, directly or indirectly.
 
     The rest of its package is left out, so that editing one loss leaves its neighbours' results valid. In a folder
     of sources the files beside it are its own. A folder that things are installed in also holds other
@@ -64,7 +64,7 @@ def read_source(path: Path, distribution: str = "") -> Source:
 
 
 def recorded_hashes(distribution: str) -> dict[str, str]:
-    """The hash of each file that an installed distribution brings, by name; empty where no RECORD tells."""
+    """The hash of each file that an installed distribution brings, by name; empty if there is no RECORD."""
     found = _distribution(distribution)
     files = (found.files if found else None) or []
     # Compiled files have no hash; metadata changes with the way of installing.
@@ -89,7 +89,7 @@ def meaning(source: bytes) -> bytes:
 
 
 def sources(path: Path, root: Path | None = None, belongs: Belongs = lambda file: True) -> dict[Path, bytes]:
-    """A source file and the files of its own that it imports, directly or not, with their contents.
+    """A source file and the local files that it imports, directly or indirectly, with their contents.
 
     Imports are looked up in ``root`` and beside each file. ``belongs`` says which files count as its own.
     """
@@ -132,7 +132,7 @@ def _parse(source: bytes) -> ast.Module | None:
             warnings.simplefilter("ignore")
             return ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None  # its import will say so
+        return None  # its import reports the error
 
 
 def _absolute(path: Path) -> Path:

@@ -71,20 +71,20 @@ def selftest(
     """Test this machine: golden vectors in float64 and a short training with every method, on one device."""
     from dataclasses import asdict
 
-    from kdbench import selftest as room
+    from kdbench import selftest as tests
     from kdbench.engine.device import choose_device, device_name
     from kdbench.observers.progress import ProgressObserver
     from kdbench.plugins import discover
 
     chosen = choose_device(device)
-    golden = list(room.compare_golden(discover(), chosen))
-    trained = room.train_shortened(device, [ProgressObserver(stderr())], show_warning)
-    passed = room.passed(golden, trained)
+    golden = list(tests.compare_golden(discover(), chosen))
+    trained = tests.train_shortened(device, [ProgressObserver(stderr())], show_warning)
+    passed = tests.passed(golden, trained)
     if as_json:
         vectors = [{**asdict(agreement), "passed": agreement.passed} for agreement in golden]
         students = [{**asdict(student), "passed": student.passed} for student in trained]
         show_json({"device": device_name(chosen), "passed": passed, "golden": vectors, "trained": students})
     else:
-        for part in room.tables(golden, trained, device_name(chosen)):
+        for part in tests.tables(golden, trained, device_name(chosen)):
             show(part)
     raise typer.Exit(OK if passed else SOME_CHECK_FAILED)

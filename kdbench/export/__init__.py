@@ -52,7 +52,7 @@ def export_trial(
             working folder unless named.
         output: the results folder.
         plugins: local plugin files, and ``Method`` classes, beside those that the suite names.
-        warn: told if the method's code is no longer what the student was trained with.
+        warn: called if the method's code has changed since the student was trained.
 
     Raises:
         ResultsError: no such trial, or one without a student: unfinished, failed, diverged, skipped, damaged.

@@ -114,7 +114,7 @@ def points(records: Sequence[EpochRecord], result: TrialResult | None) -> list[P
 
     The step is the epoch's position in ``epochs.jsonl``, so that it rises from a stage to the next; all stages but the
     main one prefix their names. What was measured on the test set is ``test/top1`` and so on, on the validation split
-    ``validation/top1``: nobody should tune on the test set without noticing. The result's figures have the last step.
+    ``validation/top1``, so that tuning on the test set is visible. The result's metrics have the last step.
     """
     found = []
     elapsed = 0.0

@@ -1,8 +1,8 @@
 """A tracking store mirrors the results folder: an experiment a suite, a parent run an invocation, a child run a trial.
 
-All that the store is told about a trial is read from the trial's folder and compared with what the store has;
-only the difference is sent. So logging while training, and replaying what a dead server missed, are the same
-code, and doing it twice changes nothing.
+Everything sent about a trial is read from the trial's folder and compared with the content of the store;
+only the difference is sent. Logging during training and sending what a dead server missed are therefore the same
+code, and repeating it changes nothing.
 """
 
 from __future__ import annotations
@@ -151,10 +151,10 @@ class Mirror:
     ) -> None:
         """Send the store what it lacks of the folder's content.
 
-        ``parent`` is asked where a run is created or goes on.
+        ``parent`` is called if a run is created or resumed.
         ``unfinished`` is the status of a trial that has neither result nor error.
         """
-        # The result first: once it stands, the epochs are complete.
+        # The result first: once it exists, the epochs are complete.
         result = folder.result
         error = None if result else folder.error
         wanted = points(folder.epochs, result)
@@ -254,7 +254,7 @@ class Mirror:
         """Whether a run holds values of another attempt: other ones, or (of a finished trial) too many."""
         for name, (step, value) in run.latest.items():
             if (name, step) not in finite:
-                # While a trial goes on from a checkpoint, its file is behind what the store has.
+                # While a trial resumes from a checkpoint, its file has fewer epochs than the store.
                 if finished:
                     return True
             # An epoch that is repeated takes another time, but is the same training.

@@ -83,9 +83,9 @@ def connect(uri: str) -> Any:
 
     for chatty in ("mlflow", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    # It prints the traceback of each error of the database, and raises it, too: once is enough.
+    # MLflow prints the traceback of each database error and raises it, too.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-    # Older releases set Alembic's levels anew while they create the tables; filters they leave alone.
+    # Older releases reset Alembic's levels while they create the tables, but not its filters.
     logging.getLogger("alembic.runtime.migration").addFilter(_is_warning)
     with _only_creator(uri):
         return MlflowClient(tracking_uri=uri)
@@ -115,7 +115,7 @@ def _is_warning(record: logging.LogRecord) -> bool:
 class MlflowStore:
     """An MLflow store as :class:`kdbench.observers.mirror.Store`.
 
-    ``answers`` counts the calls that came back, so that whoever waits can tell slow from dead. Once ``given_up``
+    ``answers`` counts the calls that returned, to distinguish a slow server from a dead one. Once ``given_up``
     is set, every call raises ``TrackingError``.
     """
 
@@ -245,7 +245,7 @@ class MlflowObserver:
         self._run: RunInfo | None = None
         self._interrupted = True
         self._ended = False
-        # A trial stands here once at most, which bounds the queue: one that changes again before its turn is
+        # A trial is queued at most once, which bounds the queue: one that changes again before its turn is
         # sent in one go, so nothing has to be dropped when the server is slow.
         self._queue: SimpleQueue[Trial | None] = SimpleQueue()
         self._queued: set[str] = set()

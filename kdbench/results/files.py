@@ -18,7 +18,7 @@ from typing import Any
 from kdbench.errors import ResultsError
 
 FOREIGN_SECONDS = 24 * 3600
-"""A temporary file of another host is taken for a leftover after this time: its process cannot be looked up."""
+"""A temporary file of another host counts as a leftover after this time: its process cannot be checked."""
 
 LARGEST_RECORD_BYTES = 256 * 2**20
 CHECKSUM = "checksum"

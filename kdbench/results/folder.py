@@ -97,7 +97,7 @@ class Folder(Generic[D, R]):
 
     def clear(self) -> None:
         """Remove everything but the lock, which this process may hold."""
-        # The result first, so that nobody meets it without the files that it names.
+        # The result first, so that it never exists without the files that it names.
         remove(self.path / "result.json")
         if self.path.is_dir():
             for path in self.path.iterdir():

@@ -400,7 +400,7 @@ def _list_index(rows: list[Any], part: str) -> int | None:
 
 
 def table(value: Any) -> dict[str, Any]:
-    """A table; an empty one for what is none, of which the schema says so."""
+    """A table; an empty one for other values, which the schema reports."""
     return value if isinstance(value, dict) else {}
 
 

@@ -8,7 +8,7 @@ On the command line, ``kdbench check my-loss``. In a test file::
     test_my_net = model_checks("my-net")
 
 Each check is a function with one question as its docstring (:mod:`kdbench.testing.checks`). A check passes,
-fails, is skipped with the reason, or fails as the method's ``expected_failures`` says it will.
+fails, is skipped with the reason, or fails as listed in the method's ``expected_failures``.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class Bench:
     def named(cls, pair: str, registry: Registry) -> Bench:
         """The pair ``teacher:student``."""
         names = pair.split(":")
-        # torchvision:NAME and timm:NAME carry a colon of their own.
+        # torchvision:NAME and timm:NAME contain a colon.
         cuts = [(":".join(names[:i]), ":".join(names[i:])) for i in range(1, len(names))]
         known = [cut for cut in cuts if all(_is_known(name, registry) for name in cut)]
         if len(known) != 1:

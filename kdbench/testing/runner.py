@@ -173,7 +173,7 @@ class Examination(_Examination[Subject]):
                 subject.method()
             except Incompatible as reason:
                 self.refused[pair] = str(reason)
-            except Exception:  # noqa: BLE001 - each check will say so
+            except Exception:  # noqa: BLE001 - each check reports it
                 readable.append(subject)
             else:
                 readable.append(subject)
@@ -190,7 +190,7 @@ class Examination(_Examination[Subject]):
         """The failures that the method declares after its setup."""
         try:
             method: Method | type[Method] = self.subjects[0].method() if self.subjects else self.examinee.method_class
-        except Exception:  # noqa: BLE001 - each check will say so
+        except Exception:  # noqa: BLE001 - each check reports it
             method = self.examinee.method_class
         return method.expected_failures
 
@@ -238,7 +238,7 @@ class ModelExamination(_Examination[NetworkSubject]):
                     subject.network()
             except ModelError as reason:
                 self.refused[subject.place] = str(reason)
-            except Exception:  # noqa: BLE001 - the first check will say so
+            except Exception:  # noqa: BLE001 - the first check reports it
                 taken.append(subject)
             else:
                 taken.append(subject)

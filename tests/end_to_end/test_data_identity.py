@@ -215,7 +215,10 @@ def kdbench_datasets():
     [
         ("facts", "data set 'mine': facts() failed: KeyError: 'sizes' (mine.py, line 15)"),
         ("exit", "data set 'mine': facts() failed: SystemExit: 0 (mine.py, line 17)"),
-        ("dtype", "data set 'mine': facts() changed global state: torch's default dtype (torch.float32 → torch.float64)"),
+        (
+            "dtype",
+            "data set 'mine': facts() changed global state: torch's default dtype (torch.float32 → torch.float64)",
+        ),
         ("load", "data set 'mine': load() failed: ValueError: no such shard (mine.py, line 24)"),
         ("base", "data set 'mine': load() raised GeneratorExit: stopped"),
         ("grad", "data set 'mine': load() changed global state: grad mode (True → False)"),

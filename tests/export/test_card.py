@@ -57,7 +57,7 @@ def test_accuracy_teacher_data_and_recipe_are_told(card, trained):
     assert told["`label_smoothing`"] == "`0.1`"
     assert (told["mean"], told["std"]) == ("0.30476", "0.37582")
     assert "(batch, 1, 8, 8)" in text
-    assert f"best on the validation split ({result.validation_top1:.2f} % there)" in text
+    assert f"selected on the validation split ({result.validation_top1:.2f} % there)" in text
     assert "None" not in text
 
 
@@ -65,14 +65,14 @@ def test_the_last_epoch_is_called_so(trained, tmp_path):
     place = shutil.copytree(trained.path("resnet8 vid"), tmp_path / "trial")
     write_json(place / "result.json", read_json(place / "result.json") | {"selection": "last"})
     text = export_trial(place, "torch", tmp_path).card.read_text()
-    assert "These are of the last epoch, 1 of 1: no epoch was chosen on the test images." in text
+    assert "Results of the last epoch, 1 of 1; no epoch was selected on the test images." in text
 
 
 def test_what_predicts_is_told(card):
-    assert "which the method `deit` makes of the network's embedding and logits and its own dist_head." in card(
+    assert "computed by the method `deit` from the network's embedding and logits and its own dist_head." in card(
         "resnet8 deit"
     )
-    assert "which the method `deit` makes of the network's logits and dist_logits." in card("deit_micro deit")
+    assert "computed by the method `deit` from the network's logits and dist_logits." in card("deit_micro deit")
     assert "Output: logits, float32, shape (batch, 10).\n" in card("resnet8 vid")
 
 

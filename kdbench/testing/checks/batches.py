@@ -47,16 +47,16 @@ def batch_growth(subject: Subject) -> str | None:
     sizes = (BATCH_SIZE, 4 * BATCH_SIZE)
     inputs = subject.bench.made_up()
     repeated = _taken(inputs, torch.arange(BATCH_SIZE).repeat(sizes[1] // sizes[0]))
-    grown, told = [], []
+    grown, exponents = [], []
     for small, large in zip(subject.steps(inputs), subject.steps(repeated), strict=True):
         for name in small.terms:
             exponent = _exponent(small.terms[name][0], large.terms[name][0], sizes)
-            told.append(f"{name} {exponent:+.2f}")
+            exponents.append(f"{name} {exponent:+.2f}")
             if exponent > GROWS:
                 grown.append(f"{small.stage}: term '{name}' grows as B^{exponent:.2f}")
     if grown:
         raise CheckFailed(f"{'; '.join(grown)} with B images; average over the batch")
-    return "exponent of B: " + ", ".join(told)
+    return "exponent of B: " + ", ".join(exponents)
 
 
 def _exponent(small: Tensor, large: Tensor, sizes: tuple[int, int]) -> float:
