@@ -196,7 +196,7 @@ def test_the_first_use_of_cuda_is_no_damage():
     assert isolation._undo(gpu, [None], [(0, 1, 2, 3)]) == []
 
 
-def test_beside_a_training_in_another_thread_the_main_thread_may_change_handlers_and_its_functions(monkeypatch):
+def test_during_training_in_another_thread_the_main_thread_may_change_handlers_and_its_functions(monkeypatch):
     main = sys.modules["__main__"]
     monkeypatch.setattr(main, "helper", lambda: 1, raising=False)
     before = signal.getsignal(signal.SIGTERM)

@@ -465,7 +465,7 @@ def test_local_and_installed_under_one_name(write: Callable[[str, str], Path], i
     assert registry.method("loss.py:mine").load().__name__ == "Mine"
 
 
-def test_a_local_file_may_import_the_file_beside_it(write: Callable[[str, str], Path]) -> None:
+def test_a_local_file_may_import_a_file_of_its_folder(write: Callable[[str, str], Path]) -> None:
     write("local_helper_of_mine.py", "FACTOR = 3.0")
     path = write(
         "mine.py",
@@ -497,7 +497,7 @@ def test_nok_local_files(write: Callable[[str, str], Path], tmp_path: Path) -> N
         assert set(sys.modules) == before
 
 
-def test_local_files_of_one_name_are_told_apart(write: Callable[[str, str], Path]) -> None:
+def test_local_files_with_the_same_name_are_distinguished(write: Callable[[str, str], Path]) -> None:
     files = [write(f"{folder}/loss.py", LOCAL_LOSS.replace("mine", folder)) for folder in ("first", "second")]
     registry = discover(files)
     assert [name for name, provider in registry.plugins if provider.version == "local"] == ["loss.py", str(files[1])]

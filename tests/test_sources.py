@@ -157,7 +157,7 @@ def test_a_long_sum_does_not_depend_on_how_deep_it_is_asked_for(tmp_path: Path) 
     assert ask(0) == ask(600)
 
 
-def test_a_doubtful_escape_warns_nobody(tmp_path: Path) -> None:
+def test_an_invalid_escape_causes_no_warning(tmp_path: Path) -> None:
     path = tmp_path / "loss.py"
     path.write_text(r"x = '\d'  # a comment")
     before = hash_sources(path)

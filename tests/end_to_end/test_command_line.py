@@ -71,7 +71,7 @@ def test_killed_in_the_middle_and_started_again_it_ends_with_the_same_bits(write
         assert [record.epoch for record in records] == list(range(1, 13))
 
 
-def test_control_c_finishes_the_epoch_and_says_how_to_go_on(write_suite, kdbench, begin, tmp_path):
+def test_control_c_finishes_the_epoch_and_says_how_to_resume(write_suite, kdbench, begin, tmp_path):
     suite = write_suite("none", "kd")
     # Checkpoints would be a long way off; the interrupt writes them.
     options = ("--set", "recipe.epochs=200", *TEACHER, "--set", "checkpoint_every=1000", "--tracking-uri", "none")
@@ -118,7 +118,7 @@ def test_a_disk_that_is_full_loses_nothing_and_says_so(write_suite, command, kdb
     assert kdbench("run", suite, "--tracking-uri", "none").returncode == 0
 
 
-def test_every_problem_of_a_suite_is_told_at_once_without_a_traceback(write_suite, kdbench, tmp_path):
+def test_all_problems_of_a_suite_are_reported_without_a_traceback(write_suite, kdbench, tmp_path):
     suite = write_suite("none", "kdd", more='[[methods]]\nname = "vid"\nvid_weight = -1\nbeta = 2\n')
     suite.write_text(suite.read_text().replace("epochs = 3", "epochs = 0\nlearning_rate = 1"))
     done = kdbench("run", suite)

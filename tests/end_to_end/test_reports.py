@@ -90,7 +90,7 @@ def test_results_are_shown_under_the_labels_that_the_file_has_now(write_suite, r
     assert board(tmp_path, "tiny")["n"].to_dict() == {"second name": 1, "none": 1}
 
 
-def test_trials_that_the_file_asks_for_and_nobody_trained_are_missing(write_suite, run, report, tmp_path):
+def test_untrained_trials_of_the_file_are_missing(write_suite, run, report, tmp_path):
     run(write_suite("none"))
     report(write_suite("none", "kd"))
     assert board(tmp_path, "tiny")[["n", "pending"]].to_numpy().tolist() == [[1, 0], [0, 1]]

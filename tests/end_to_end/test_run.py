@@ -86,7 +86,7 @@ def test_a_suite_is_trained_recorded_and_reported_and_not_trained_again(write_su
     assert page.stat().st_mtime_ns == written
 
 
-def test_through_the_api_a_method_alone_is_bit_identical_to_itself_in_company(write_suite, run, tmp_path):
+def test_through_the_api_a_method_alone_is_bit_identical_to_itself_in_a_cohort(write_suite, run, tmp_path):
     suite = write_suite("none", "vid", "ft", more="paraphraser_epochs = 1\n")
     run(suite, "together")
     for method in ("none", "vid", "ft"):
@@ -172,7 +172,7 @@ def test_plugins_that_fail_or_diverge_cost_no_other_trial(write_suite, run, watc
     assert watch.results["fails-in-forward"].done
 
 
-def test_a_damaged_result_or_checkpoint_is_made_anew(write_suite, run, watch, tmp_path):
+def test_trials_with_a_damaged_result_or_checkpoint_are_retrained(write_suite, run, watch, tmp_path):
     suite = write_suite("none", "kd")
     first = run(suite)
     before = students(tmp_path)
@@ -349,7 +349,7 @@ def test_the_plan_remembers_all_trials_and_the_report_how_to_make_them(write_sui
     assert f"kdbench run {suite} --method=kd --set=recipe.epochs=1 --set=recipe.lr=0.1" in page
 
 
-def test_when_a_teacher_is_made_anew_earlier_cohorts_are_too(write_suite, run, watch, tmp_path):
+def test_earlier_cohorts_are_retrained_after_their_teacher(write_suite, run, watch, tmp_path):
     suite = write_suite("none")
     run(suite, overrides=["seeds=[0, 1]"])
     replace_teacher(tmp_path)

@@ -39,7 +39,7 @@ def test_the_front_matter_is_the_hubs(card, trained):
     assert accuracy.metric_value == result.top1
 
 
-def test_accuracy_teacher_data_and_recipe_are_told(card, trained):
+def test_the_card_lists_accuracy_teacher_data_and_recipe(card, trained):
     folder = trained.trials["resnet8 deit"]
     text, result, trial = card("resnet8 deit"), folder.result, folder.description
     told = cells(text)
@@ -61,14 +61,14 @@ def test_accuracy_teacher_data_and_recipe_are_told(card, trained):
     assert "None" not in text
 
 
-def test_the_last_epoch_is_called_so(trained, tmp_path):
+def test_the_card_names_the_last_epoch(trained, tmp_path):
     place = shutil.copytree(trained.path("resnet8 vid"), tmp_path / "trial")
     write_json(place / "result.json", read_json(place / "result.json") | {"selection": "last"})
     text = export_trial(place, "torch", tmp_path).card.read_text()
     assert "Results of the last epoch, 1 of 1; no epoch was selected on the test images." in text
 
 
-def test_what_predicts_is_told(card):
+def test_the_card_names_the_predicting_parts(card):
     assert "computed by the method `deit` from the network's embedding and logits and its own dist_head." in card(
         "resnet8 deit"
     )

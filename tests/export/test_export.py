@@ -52,7 +52,7 @@ def test_the_onnx_program_takes_any_batch_and_gives_the_same_logits(name, batch,
     np.testing.assert_allclose(given, expected, rtol=LOGITS_TOLERANCE, atol=LOGITS_TOLERANCE)
 
 
-def test_an_onnx_program_tells_what_it_is(trained, exported):
+def test_an_onnx_program_contains_its_description(trained, exported):
     model = onnx.load(exported("resnet8 deit", "onnx").file)
     onnx.checker.check_model(model, full_check=True)
     (images,), (logits,) = model.graph.input, model.graph.output
@@ -156,7 +156,7 @@ def test_an_unchanged_method_is_no_cause_for_a_warning(trained, copied, tmp_path
     assert heard == []
 
 
-def test_a_method_that_changed_since_is_told(copied, tmp_path):
+def test_a_changed_method_is_reported(copied, tmp_path):
     heard = []
     _, plugin, halves = copied
     plugin.write_text(plugin.read_text() + "EDITED = True\n")
@@ -175,7 +175,7 @@ def test_a_plugin_that_is_gone_is_named_and_may_be_given(trained, copied, tmp_pa
     assert export_trial(halves, "torch", tmp_path, plugins=[elsewhere]).file.is_file()
 
 
-def test_a_method_whose_settings_changed_is_told(copied, tmp_path):
+def test_changed_settings_of_a_method_are_reported(copied, tmp_path):
     _, _, halves = copied
     folder = TrialFolder(halves)
     result = folder.result
@@ -188,7 +188,7 @@ def test_a_method_whose_settings_changed_is_told(copied, tmp_path):
     )
 
 
-def test_a_method_that_no_longer_fits_is_told(copied, tmp_path):
+def test_a_method_that_no_longer_fits_is_reported(copied, tmp_path):
     _, plugin, halves = copied
     text = plugin.read_text().replace(
         'name = "halves"\n', 'name = "halves"\n\n    def setup(self, *all):\n        1 / 0\n'

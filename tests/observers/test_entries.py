@@ -78,7 +78,7 @@ def test_commit_is_where_mlflow_shows_it() -> None:
     assert tags["git_commit"] == tags["mlflow.source.git.commit"] == "abc123"
 
 
-def test_steps_go_on_from_stage_to_stage() -> None:
+def test_steps_continue_from_stage_to_stage() -> None:
     records = [
         EpochRecord(epoch=1, stage="boundary", lr=0.1, train_loss=3.0, terms={"margin": 3.0}, seconds=1.5),
         EpochRecord(epoch=2, stage="boundary", lr=0.1, train_loss=2.5, terms={"margin": 2.5}, seconds=1.5),

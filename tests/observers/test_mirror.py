@@ -196,7 +196,7 @@ def test_going_on_from_a_checkpoint_continues_the_run_under_the_new_parent(
     assert (child.status, killed.status, second.status) == ("FINISHED", "KILLED", "FINISHED")
 
 
-def test_a_trial_made_anew_supersedes_the_old_run(pretend: Any, trial: Any, store: Any) -> None:
+def test_a_retrained_trial_supersedes_the_old_run(pretend: Any, trial: Any, store: Any) -> None:
     kd = trial("kd", epochs=1)
     run = pretend([kd])
     run.begin(kd)
@@ -250,7 +250,7 @@ def test_two_runs_of_one_result_leave_one(pretend: Any, trial: Any, store: Any) 
     assert second.tags["kdbench.superseded"] == "true"
 
 
-def test_failure_is_told_and_forgotten_when_it_succeeds(pretend: Any, trial: Any, store: Any) -> None:
+def test_a_failure_is_logged_and_removed_after_success(pretend: Any, trial: Any, store: Any) -> None:
     kd = trial("kd", epochs=1)
     run = pretend([kd])
     run.begin(kd)

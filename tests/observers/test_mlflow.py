@@ -303,7 +303,7 @@ def test_a_run_that_trains_nothing_needs_no_mlflow(pretend: Any, trial: Any) -> 
     run.end()
 
 
-def test_what_the_user_has_set_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_environment_variables_take_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT", raising=False)
     connect("http://127.0.0.1:9")

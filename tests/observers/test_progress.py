@@ -74,7 +74,7 @@ def test_columns_align_and_fit() -> None:
     assert lines[8].startswith("  vgg8")
 
 
-def test_a_cell_wider_than_the_screen_stands_alone() -> None:
+def test_a_cell_wider_than_the_screen_has_its_own_line() -> None:
     assert in_columns({"a": ["x" * 30, "y"]}, 20) == ["  a  " + "x" * 30, "     y"]
 
 
@@ -177,7 +177,7 @@ def test_stages_before_the_main_one(pretend: Any, trial: Any, clock: Any) -> Non
     ]
 
 
-def test_failure_and_divergence_are_shown_and_nobody_waits_for_them(pretend: Any, trial: Any, clock: Any) -> None:
+def test_failure_and_divergence_are_shown_without_waiting(pretend: Any, trial: Any, clock: Any) -> None:
     console = plain(width=120)
     none, kd, rkd = trials = [trial(label, epochs=2) for label in ("none", "kd", "rkd")]
     run = pretend(trials, ProgressObserver(console, clock))
@@ -323,7 +323,7 @@ def test_interruption_is_said(pretend: Any, trial: Any, clock: Any) -> None:
     assert output(console) == ["tiny: stopped early; 1 pending in 01:30"]
 
 
-def test_what_was_trained_now_is_told_from_what_stood(pretend: Any, trial: Any, clock: Any) -> None:
+def test_trials_trained_in_this_run_are_counted_separately(pretend: Any, trial: Any, clock: Any) -> None:
     console = plain()
     before, now = trial("kd", status=Status.DONE), trial("vid", epochs=1)
     run = pretend([before, now], ProgressObserver(console, clock))

@@ -17,7 +17,7 @@ def tried(path: Path) -> Iterator[str]:
             yield str(node.args[0].value)
 
 
-def test_every_method_is_trained_beside_a_plain_loop(registry):
+def test_every_method_is_compared_with_a_plain_loop(registry):
     offered = {offer.spec.name for offer in registry.methods if offer.provider.distribution == "kdbench"}
     found = {name for path in Path(__file__).parent.glob("test_*.py") for name in tried(path)}
     assert len(offered) >= 37

@@ -89,7 +89,7 @@ def test_epochs_of_earlier_stages_count(folder: SuiteFolder) -> None:
     assert hours_alone([replace(staged, seed=1)], [staged], folder) == pytest.approx(1.0)
 
 
-def test_what_ended_early_tells_nothing(folder: SuiteFolder) -> None:
+def test_unfinished_trials_are_not_used_for_the_estimate(folder: SuiteFolder) -> None:
     finish(folder, TRIAL, status=Status.DIVERGED, seconds=1.0)
     assert hours([replace(TRIAL, seed=1)], [TRIAL], folder) is None
 

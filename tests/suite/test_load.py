@@ -342,7 +342,7 @@ def test_every_problem_at_once(problems_of: Callable[..., list[str]]) -> None:
     ]
 
 
-def test_misspelt_keys_beside_settings(problems_of: Callable[..., list[str]]) -> None:
+def test_misspelt_keys_among_settings(problems_of: Callable[..., list[str]]) -> None:
     assert problems_of("data.train_limits=5", "methods.kd.lable=x", "data.rot=y") == [
         "data.train_limits: unknown key; did you mean 'train_limit'?",
         "data.rot: unknown setting",
@@ -355,7 +355,7 @@ def test_misspelt_keys_beside_settings(problems_of: Callable[..., list[str]]) ->
     ]
 
 
-def test_a_fault_of_the_recipe_is_not_told_again_for_each_pair(problems_of: Callable[..., list[str]]) -> None:
+def test_a_problem_of_the_recipe_is_not_repeated_for_each_pair(problems_of: Callable[..., list[str]]) -> None:
     assert problems_of("recipe.lr=0", "pairs.0.recipe.batch_size=32") == ["recipe.lr: must be positive, got 0"]
     assert problems_of("recipe.epochs=5", "pairs.0.recipe.batch_size=32") == [
         "recipe: drops must come before epoch 5, got [5, 8]"

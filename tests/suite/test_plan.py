@@ -149,7 +149,7 @@ def test_ids_are_the_same_in_every_process(suite_file: Path) -> None:
     assert there.stdout.splitlines() == here
 
 
-def test_what_a_suite_is_called_and_where_it_lies_changes_no_id(suite_file: Path, tmp_path: Path) -> None:
+def test_name_and_path_of_a_suite_change_no_id(suite_file: Path, tmp_path: Path) -> None:
     other = tmp_path / "elsewhere" / "other.toml"
     other.parent.mkdir()
     other.write_text(suite_file.read_text().replace('name = "small"', 'name = "other"'))
@@ -190,7 +190,7 @@ def test_trials_that_differ_in_names_alone_are_refused(suite_file: Path, overrid
     assert caught.value.problems == (f"{suite_file}: {problem}",)
 
 
-def test_where_data_lies_changes_no_id(suite_file: Path, tmp_path: Path) -> None:
+def test_the_path_of_the_data_changes_no_id(suite_file: Path, tmp_path: Path) -> None:
     from PIL import Image
 
     ids = []
@@ -347,7 +347,7 @@ def test_cohorts_of_a_suite_with_a_slower_student(suite_file: Path) -> None:
     assert students == [["resnet14", "resnet8"], ["deit_micro"]]
 
 
-def test_trial_json_tells_identity_and_names() -> None:
+def test_trial_json_contains_identity_and_names() -> None:
     content = TrialRecord.of(replace(TRIAL, label="soft")).to_json()
     assert content["suite"] == "small"
     assert content["teacher"] == "big"

@@ -203,7 +203,7 @@ def test_own_settings_are_what_the_schema_does_not_know() -> None:
     assert Method(name="kd", label="a").shown == "a"
 
 
-def test_a_teachers_model_is_its_name_unless_told() -> None:
+def test_a_teachers_model_defaults_to_its_name() -> None:
     suite = Suite(
         name="x",
         question="?",

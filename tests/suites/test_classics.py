@@ -35,7 +35,7 @@ def plan():
     return open_suite(SUITES / "classics.toml").plan
 
 
-def test_every_named_variant_stands_beside_what_it_varies(plan):
+def test_every_named_variant_is_listed_with_its_base_method(plan):
     assert {trial.method for trial in plan.trials} == VARIANTS | VARIED
     assert all(trial.label == trial.method for trial in plan.trials)
 

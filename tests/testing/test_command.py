@@ -82,7 +82,7 @@ def test_json(check, plugin):
     assert row["check"] == "batch-growth"
 
 
-def test_methods_that_need_settings_are_told(check):
+def test_methods_that_need_settings_are_listed(check):
     code, out, _ = check("combine", "--set", 'methods=[{name="kd"}, {name="pkt"}]', "--pair", "resnet20:resnet8")
     assert code == 0
     assert "main: ce, kd.kd, pkt.pkt" in out

@@ -451,12 +451,12 @@ class Chosen(Sound):
         self.kind = kind
 
 
-def test_a_setting_that_takes_any_number_is_told(examination):
+def test_a_setting_without_a_range_is_reported(examination):
     results = {result.check: result for result in examination(Chosen).results()}
     assert results["settings"].status is Status.PASSED
     assert results["settings"].reason == "accepted without a range: margin"
 
 
-def test_the_growth_of_every_term_is_told(examination):
+def test_the_growth_of_every_term_is_reported(examination):
     results = {result.check: result for result in examination(Sound).results()}
     assert results["batch-growth"].reason == "exponent of B: ce +0.00, distance +0.00"

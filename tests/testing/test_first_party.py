@@ -38,7 +38,7 @@ def assert_sound(report):
     assert len(report.having(Status.SKIPPED)) <= 2
 
 
-def test_combine_alone_needs_to_be_told_its_members():
+def test_only_combine_requires_settings():
     found = find("kdbench")
     assert found.not_checked.keys() == {"combine"}
     assert len(found.examinees) >= 36

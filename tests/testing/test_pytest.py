@@ -61,7 +61,7 @@ def test_a_registered_method_with_settings(run):
     result.assert_outcomes(passed=1, deselected=26)
 
 
-def test_an_unknown_method_is_told_where_tests_are_collected(run):
+def test_an_unknown_method_is_reported_during_collection(run):
     result = run("test_kd = method_checks('kdd')")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*no method, model or distribution is called 'kdd'; did you mean *"])

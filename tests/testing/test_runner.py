@@ -92,7 +92,7 @@ def test_a_skip_is_neither_passed_nor_failed(examination):
     assert (result.status, result.reason) == (Status.SKIPPED, "the method uses no teacher")
 
 
-def test_pairs_that_cannot_be_read_are_told(registry):
+def test_unsupported_pairs_are_listed(registry):
     [examinee] = find(TwoHeaded).examinees
     report = examine(examinee, registry)
     assert report.passed

@@ -47,7 +47,7 @@ def test_a_plugin_file(file):
     assert examinee.build().weight == 2.0
 
 
-def test_a_distribution_is_all_its_methods_and_tells_those_that_need_settings():
+def test_a_distribution_is_all_its_methods_and_lists_those_that_need_settings():
     found = find("KDBench")
     assert {"none", "kd", "vid", "ft/paper", "crd+kd"} <= {examinee.name for examinee in found.examinees}
     assert found.not_checked == {"combine": "combine: methods: is required"}
