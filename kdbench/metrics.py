@@ -1,53 +1,22 @@
-"""The metrics that kdbench measures of a student, and what a table needs to show them. Loads no torch."""
+"""The metrics that kdbench measures of every student, and what a table needs to show them. Loads no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+
+from kdbench.hookspecs import MetricSpec
 
 HEADLINE = "top1"
 """The metric that methods are ranked by."""
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A number that is measured of a student on a split.
-
-    ``target`` is ``package.module:function``, imported when something is measured. It is called with ``logits`` (N, C)
-    and ``labels`` (N,), and with ``teacher_logits`` (N, C) where ``needs_teacher``; it returns a scalar tensor, or
-    None where the metric is not defined, as top-5 with five classes or fewer.
-    """
-
-    name: str
-    target: str
-    heading: str
-    """Of a table's column, without the unit."""
-    unit: str = ""
-    digits: int = 2
-    """After the decimal point."""
-    higher_is_better: bool | None = None
-    """None where neither is."""
-    is_share: bool = False
-    """``target`` gives the share of images for which something holds. It is kept in percent, as a count of images by
-    their number: float32 would make equal counts differ."""
-    needs_teacher: bool = False
-    low: float = float("-inf")
-    """Smaller values are impossible: a file that holds one is damaged."""
-    high: float = float("inf")
-    summary: str = ""
-
-    @property
-    def column(self) -> str:
-        """The heading with its unit."""
-        return f"{self.heading}, {self.unit}" if self.unit else self.heading
-
-
-def _share(name: str, heading: str, summary: str, *, needs_teacher: bool = False) -> Metric:
-    return Metric(
+def _share(name: str, heading: str, summary: str, *, needs_teacher: bool = False) -> MetricSpec:
+    return MetricSpec(
         name,
         f"kdbench.engine.measures:{name}",
-        heading,
+        heading=heading,
         unit="%",
+        digits=2,
         higher_is_better=None if needs_teacher else True,
         is_share=True,
         needs_teacher=needs_teacher,
@@ -58,26 +27,24 @@ def _share(name: str, heading: str, summary: str, *, needs_teacher: bool = False
 
 
 # Rounding may take a likelihood or a calibration error a little beyond its bounds.
-METRICS: Mapping[str, Metric] = {
+METRICS: Mapping[str, MetricSpec] = {
     metric.name: metric
     for metric in (
         _share("top1", "top-1", "Share of images that are classified correctly."),
         _share("top5", "top-5", "Share of images whose label is among the five largest logits; from six classes on."),
-        Metric(
+        MetricSpec(
             "nll",
             "kdbench.engine.measures:nll",
-            "NLL",
+            heading="NLL",
             unit="nats",
-            digits=3,
             higher_is_better=False,
             low=-1e-3,
             summary="Negative log-likelihood of the labels.",
         ),
-        Metric(
+        MetricSpec(
             "ece",
             "kdbench.engine.measures:ece",
-            "ECE",
-            digits=3,
+            heading="ECE",
             higher_is_better=False,
             low=0.0,
             high=1.001,
@@ -89,18 +56,17 @@ METRICS: Mapping[str, Metric] = {
             "Share of images for which student and teacher predict the same class.",
             needs_teacher=True,
         ),
-        Metric(
+        MetricSpec(
             "kl_to_teacher",
             "kdbench.engine.measures:kl_to_teacher",
-            "KL to teacher",
+            heading="KL to teacher",
             unit="nats",
-            digits=3,
             needs_teacher=True,
             summary="KL divergence of the student's distribution from the teacher's, KL(teacher ‖ student).",
         ),
     )
 }
-"""In the order of the tables' columns."""
+"""In the order of the tables' columns. Offered to others by ``kdbench.engine.builtin``."""
 
 
 def problems(values: Mapping[str, float]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from kdbench import additions
 from kdbench import plugins as plugin_registry
 from kdbench.errors import DataError, ModelError, PluginError, SuiteError
 from kdbench.resolve import Catalogue, Resolver
@@ -49,7 +50,8 @@ class Opened:
         path = str(self.given) if isinstance(self.given, Path) else None
         files = [str(plugin) for plugin in self.plugins if isinstance(plugin, str | Path)]
         classes = [plugin.__name__ for plugin in self.plugins if isinstance(plugin, type)]
-        return PlanRecord.of(plan or self.plan, path, self.overrides, files, classes)
+        metrics = [offer.spec for offer in additions.metrics(self.registry, self.suite.metrics)]
+        return PlanRecord.of(plan or self.plan, path, self.overrides, files, classes, metrics)
 
     @cached_property
     def plan(self) -> Plan:

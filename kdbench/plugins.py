@@ -38,7 +38,7 @@ from kdbench.sources import FIRST_PARTY, Source, read_source, recorded_hashes, s
 from kdbench.words import shown
 
 GROUP = "kdbench"
-BUILT_IN = ("kdbench.models.builtin", "kdbench.data.builtin", "kdbench.engine.builtin")
+BUILT_IN = ("kdbench.models.builtin", "kdbench.data.builtin", "kdbench.engine.builtin", "kdbench.report.builtin")
 SUPPLIED: Mapping[type[Spec], tuple[str, ...]] = {
     ModelSpec: ("classes", "image_shape"),
     OptimizerSpec: ("lr", "weight_decay"),
@@ -89,7 +89,7 @@ class Offer(Generic[AnySpec]):
         if self.loaded is not None:
             return self.loaded
         try:
-            with _contained(self.provider, self.spec.target.partition(":")[0]):
+            with contained(self.provider, self.spec.target.partition(":")[0]):
                 return load_target(self.spec.target)
         except Exception as error:
             raise PluginError(f"'{self.spec.name}' of {self.provider} failed to import: {_detail(error)}") from error
@@ -405,7 +405,7 @@ def _provider(entry: importlib.metadata.EntryPoint) -> Provider:
 def _add_isolated(registry: Registry, name: str, provider: Provider, load: Any) -> None:
     action = "failed to import"
     try:
-        with _contained(provider):
+        with contained(provider):
             plugin = load()
             action = "failed to register"
             registry.add(name, plugin, provider)
@@ -423,7 +423,7 @@ def _detail(error: BaseException) -> str:
     return text_of(error) if plain else f"{type(error).__name__}: {text_of(error)}".removesuffix(": ")
 
 
-def _contained(provider: Provider, module: str = "") -> AbstractContextManager[None]:
+def contained(provider: Provider, module: str = "") -> AbstractContextManager[None]:
     """Around third-party code: it must not change global state."""
     # Where torch is not loaded nothing is trained, and plugins are listed without it.
     if provider.distribution == FIRST_PARTY or "torch" not in sys.modules or module in sys.modules:

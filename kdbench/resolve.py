@@ -13,6 +13,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
+from kdbench import additions
 from kdbench import settings as settings_of
 from kdbench.data.base import Arrays, DataFacts, Dataset
 from kdbench.data.loaded import check_loaded
@@ -79,6 +80,10 @@ class Catalogue:
     def part_problems(self, spec: type[Spec], name: str, settings: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Problems of the name or settings of an optimiser, schedule or augmentation."""
         return _problems(lambda: self._registry.find(spec, name), settings, SUPPLIED.get(spec, ()))
+
+    def addition_problems(self, key: str, name: str) -> list[str]:
+        """Problems of an entry of ``metrics``, ``sections`` or ``figures``."""
+        return additions.problems(self._registry, key, name)
 
 
 def _problems(

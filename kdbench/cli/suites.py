@@ -203,11 +203,12 @@ def report(
     """Write the report of the results so far that match the current suite file."""
     from kdbench.report import naming
     from kdbench.report.frame import Filters
+    from kdbench.report.parts import parts_of
     from kdbench.report.render import render
     from kdbench.results import SuiteFolder
 
     filters = Filters(tuple(methods or ()), tuple(pairs or ()), tuple(seeds or ()))
-    plan, base = None, suite
+    plan, base, registry = None, suite, None
     if is_suite(suite) or not (output / suite / "plan.json").is_file():
         from kdbench.opening import open_suite
 
@@ -217,7 +218,7 @@ def report(
             raise ResultsError(
                 f"{folder.path}: no results; train them with `kdbench run {suite}`, or set their folder with --output"
             )
-        plan, base = opened.record(), opened.report_name
+        plan, base, registry = opened.record(), opened.report_name, opened.registry
     else:
         if overrides or plugins:
             raise SuiteError([f"{suite}: --set and --plugin need a suite file; this is the name of a results folder"])
@@ -236,6 +237,7 @@ def report(
         methods=filters.methods,
         pairs=filters.pairs,
         seeds=filters.seeds,
+        parts=parts_of(plan, registry) if plan is not None else None,
         warn=show_warning,
     )
     show(escape(f"report: {target}"))

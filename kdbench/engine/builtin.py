@@ -1,10 +1,11 @@
-"""The optimisers and schedules that come with kdbench, offered through the hooks that any plugin uses."""
+"""The optimisers, schedules and metrics that come with kdbench, offered through the hooks that any plugin uses."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kdbench.hookspecs import OptimizerSpec, ScheduleSpec, hookimpl
+from kdbench.hookspecs import MetricSpec, OptimizerSpec, ScheduleSpec, hookimpl
+from kdbench.metrics import METRICS
 
 _ADAMW = "Loshchilov and Hutter, Decoupled Weight Decay Regularization, ICLR 2019, https://arxiv.org/abs/1711.05101"
 _COSINE = "Loshchilov and Hutter, SGDR, ICLR 2017, https://arxiv.org/abs/1608.03983"
@@ -28,3 +29,9 @@ def kdbench_schedules() -> Sequence[ScheduleSpec]:
         ScheduleSpec("cosine", "kdbench.engine.schedule:cosine", reference=_COSINE),
         ScheduleSpec("constant", "kdbench.engine.schedule:constant"),
     ]
+
+
+@hookimpl
+def kdbench_metrics() -> Sequence[MetricSpec]:
+    """The built-in metrics; they are measured of every student."""
+    return list(METRICS.values())

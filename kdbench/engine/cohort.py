@@ -19,6 +19,7 @@ from typing import Protocol
 from torch import Tensor
 
 from kdbench.data.feed import Feed, Minibatch
+from kdbench.engine.added import AddedMetrics
 from kdbench.engine.device import Stopwatch
 from kdbench.engine.evaluation import Evaluation
 from kdbench.engine.frozen import Teacher
@@ -65,10 +66,12 @@ class Lockstep:
         stop: Callable[[], bool] = lambda: False,
         overdue: Callable[[], bool] = lambda: False,
         watchful: bool = False,
+        added: AddedMetrics | None = None,
     ) -> None:
         """``stop`` is asked after each epoch, ``overdue`` before each batch: that leaves the last checkpoint.
 
-        ``watchful`` looks for replaced functions after each call of a plugin, instead of once an epoch.
+        ``watchful`` looks for replaced functions after each call of a plugin, instead of once an epoch. ``added`` are
+        the metrics that are measured on the test set beside the built-in ones.
         """
         self.learners = learners
         self.feed = feed
@@ -80,9 +83,12 @@ class Lockstep:
         self.overdue = overdue
         self.device = learners[0].trainer.device
         learners[0].trainer.precision.prepare()
-        self._guard = Guard(learners, teacher, failed=listener.failed, stop=stop, watchful=watchful)
+        added = added or AddedMetrics()
+        self._guard = Guard(
+            learners, teacher, failed=listener.failed, stop=stop, watchful=watchful, modules=added.modules
+        )
         self.lessons = Lessons(teacher, feed, self._guard, learners[0]) if teacher is not None else None
-        self._evaluation = Evaluation(feed, self._guard, self.lessons, partial(_leave_if, overdue))
+        self._evaluation = Evaluation(feed, self._guard, self.lessons, partial(_leave_if, overdue), added)
         self._guard.refuse_sharing(learners)
 
     @property

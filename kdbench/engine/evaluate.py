@@ -22,7 +22,7 @@ def collect(predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor,
 
 
 def measure(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None) -> dict[str, float]:
-    """The metrics of a split (:data:`kdbench.metrics.METRICS`), read from the device in one go.
+    """The built-in metrics of a split (:data:`kdbench.metrics.METRICS`), read from the device in one go.
 
     ``logits``, ``teacher_logits``: (N, C), ``labels``: (N,). Metrics that compare with the teacher are left out where
     it is not given.
@@ -36,6 +36,11 @@ def measure(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None
         if value is not None:
             values[metric.name] = value
     read = dict(zip(values, torch.stack([value.float() for value in values.values()]).tolist(), strict=True))
-    # A share is a count of images: float32 gives 94.80000305 for 474 of 500, and equal means would differ.
-    shares = {name: 100 * round(read[name] * len(labels)) / len(labels) for name in read if METRICS[name].is_share}
+    shares = {name: percent(read[name], len(labels)) for name in read if METRICS[name].is_share}
     return read | shares
+
+
+def percent(share: float, images: int) -> float:
+    """A share of ``images`` in percent."""
+    # It is a count of images: float32 gives 94.80000305 for 474 of 500, and equal means would differ.
+    return 100 * round(share * images) / images

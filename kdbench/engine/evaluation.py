@@ -4,24 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from kdbench import isolation
 from kdbench.data.feed import EvaluationSplit, Feed
+from kdbench.engine.added import AddedMetrics
 from kdbench.engine.evaluate import measure
 from kdbench.engine.guard import Guard
 from kdbench.engine.learner import Learner
 from kdbench.engine.lessons import Lessons
 from kdbench.metrics import HEADLINE
 from kdbench.results import EpochRecord
+from kdbench.seeding import derive
 
 
 class Evaluation:
     """What the learners predict for the test and validation splits, and how good that is."""
 
-    def __init__(self, feed: Feed, guard: Guard, lessons: Lessons | None, proceed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        feed: Feed,
+        guard: Guard,
+        lessons: Lessons | None,
+        proceed: Callable[[], None],
+        added: AddedMetrics,
+    ) -> None:
         """``proceed`` is called before each batch, and may raise to end the run."""
+        self._added = added
         self._feed = feed
         self._guard = guard
         self._lessons = lessons
@@ -31,11 +43,12 @@ class Evaluation:
         """Add to the records, by learner, what is measured, and keep the weights that are best on validation."""
         learners = [learner for learner in learners if not records[learner.id].diverged]
         predictions = self._predictions(learners, "test")
+        # What `predict` replaced must not be put down to a metric.
+        self._guard.withdraw_if_replaced(learners)
         for learner in learners:
             if learner.active:
-                teacher_logits = self._lessons.on_test() if self._lessons is not None else None
-                measured = measure(*predictions[learner.id], teacher_logits)
-                records[learner.id] = records[learner.id].model_copy(update={"metrics": measured})
+                measured = self._measured(learner, records[learner.id].epoch, *predictions[learner.id])
+                records[learner.id] = records[learner.id].model_copy(update=measured)
         choosing = [learner for learner in learners if learner.active and learner.recipe.selection == "validation"]
         if not choosing:
             return
@@ -45,6 +58,22 @@ class Evaluation:
                 top1 = measure(*predictions[learner.id])[HEADLINE]
                 records[learner.id] = records[learner.id].model_copy(update={"validation": {HEADLINE: top1}})
                 self._guard.call(learner, lambda: learner.consider(top1))  # noqa: B023
+
+    def _measured(self, learner: Learner, epoch: int, logits: Tensor, labels: Tensor) -> dict[str, Any]:
+        """A record's fields with what is measured on the test set."""
+        teacher_logits = self._lessons.on_test() if self._lessons is not None else None
+        added = self._added.measure(
+            logits,
+            labels,
+            teacher_logits,
+            attempt=self._guard.attempt,
+            seed=lambda name: isolation.seed_globally(
+                derive(learner.trainer.seed, "metric", name, epoch), logits.device, foreign=True
+            ),
+        )
+        # A record without the field is one of which everything was measured.
+        unmeasured = {"unmeasured": added.unmeasured} if added.unmeasured else {}
+        return {"metrics": measure(logits, labels, teacher_logits) | added.values, **unmeasured}
 
     def _predictions(self, learners: Sequence[Learner], split: EvaluationSplit) -> dict[str, tuple[Tensor, Tensor]]:
         """Logits (N, C) and labels (N,) by learner; one that fails is left out."""

@@ -5,7 +5,7 @@ See :mod:`kdbench.isolation` for what a call may leave changed in the process.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 
@@ -28,10 +28,12 @@ class Guard:
         failed: Callable[[str, Failure], None],
         stop: Callable[[], bool],
         watchful: bool,
+        modules: Collection[str] = (),
     ) -> None:
         """``failed`` hears of each learner that fails. ``stop`` is whether Ctrl-C was pressed before.
 
-        ``watchful`` looks for replaced functions after each call of a plugin, instead of once an epoch.
+        ``watchful`` looks for replaced functions after each call of a plugin, instead of once an epoch. ``modules`` are
+        those of other plugins whose functions must not be replaced.
         """
         self.watchful = watchful
         self.withdrawn: list[Learner] = []
@@ -42,7 +44,7 @@ class Guard:
         self._stop = stop
         self._device = learners[0].trainer.device
         self._teacher_is_foreign = teacher is not None and teacher.foreign
-        self._originals = isolation.Originals(_modules(learners, teacher))
+        self._originals = isolation.Originals(_modules(learners, teacher) | {*modules})
 
     def call(self, learner: Learner, action: Callable[[], object], *, thorough: bool = False) -> None:
         """Run a learner's part; what is wrong in or after it is its own failure, not the cohort's.

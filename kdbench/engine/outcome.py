@@ -23,7 +23,10 @@ def outcome(learner: Learner, status: Status, last: EpochRecord, feed: Feed) -> 
     if status is Status.DONE and progress.best_epoch is not None:
         chosen = next(record for record in main if record.epoch == progress.best_epoch)
     best = max(main, key=lambda record: record.metrics[HEADLINE], default=None)
-    measured = {"metrics": chosen.metrics, "validation": chosen.validation} if status is Status.DONE else {}
+    measured: dict[str, Any] = {}
+    if status is Status.DONE:
+        measured = {"metrics": chosen.metrics, "validation": chosen.validation}
+        measured |= {"unmeasured": chosen.unmeasured} if chosen.unmeasured else {}
     return {
         "id": learner.id,
         "status": status,

@@ -16,7 +16,6 @@ from kdbench.environment import describe_environment
 from kdbench.export.find import FinishedTrial
 from kdbench.export.formats import Format
 from kdbench.export.student import Student
-from kdbench.metrics import METRICS
 from kdbench.plugins import Registry
 
 TASK = "image-classification"
@@ -48,7 +47,7 @@ def model_card(
         result=result,
         data=found.data,
         teacher=result.teacher,
-        measured=[(metric, result.metrics[name]) for name, metric in METRICS.items() if name in result.metrics],
+        measured=[(metric, result.metrics[name]) for name, metric in found.metrics.items() if name in result.metrics],
         facts=facts,
         to=to,
         file=file,

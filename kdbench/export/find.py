@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from kdbench.errors import ResultsError
+from kdbench.hookspecs import MetricSpec
+from kdbench.metrics import METRICS
 from kdbench.results import (
     DataUsed,
     PlanRecord,
@@ -43,6 +45,12 @@ class FinishedTrial:
     def weights(self) -> Path:
         """``student.safetensors``."""
         return TrialFolder(self.path).weights
+
+    @property
+    def metrics(self) -> dict[str, MetricSpec]:
+        """The metrics that its suite measures, by name."""
+        plan = _plan(self.path)
+        return {**METRICS, **{metric.name: metric.spec for metric in (plan.metrics if plan else ())}}
 
     @property
     def suite_plugins(self) -> list[Path]:

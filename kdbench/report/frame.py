@@ -28,23 +28,33 @@ TEXT = (
     "teacher_sha256", "plugin", "plugin_version", "settings", "data", "data_fingerprint", "device",
     "precision", "kdbench", "torch", "python", "platform", "git_commit", "started", "finished",
 )  # fmt: skip
-MEASURED = (*METRICS, "validation_top1", "best_on_test_top1")
-"""What a diverged trial has no value of; in the units of :data:`kdbench.metrics.METRICS`, accuracies in percent."""
-REAL = (*MEASURED, "teacher_top1", "seconds", "teacher_seconds", "seconds_per_step", "images_per_second")
+BY_EPOCH = ("validation_top1", "best_on_test_top1")
+"""Accuracies in percent by which an epoch is, or could be, chosen."""
+REAL = (*METRICS, *BY_EPOCH, "teacher_top1", "seconds", "teacher_seconds", "seconds_per_step", "images_per_second")
 WHOLE = (
     "seed", "epoch", "best_on_test_epoch", "peak_memory_bytes", "student_parameters", "trained_parameters",
     "adapter_parameters", "extra_epochs", "corrupt",
 )  # fmt: skip
-COLUMNS = (
+_BEFORE = (
     "id", "teacher", "student", "pair", "method", "label", "seed", "status", "reason",
-    *MEASURED, "best_on_test_epoch", "epoch", "selection",
+)  # fmt: skip
+_AFTER = (
+    *BY_EPOCH, "best_on_test_epoch", "epoch", "selection",
     "teacher_top1", "teacher_sha256", "teacher_key",
     "seconds", "teacher_seconds", "seconds_per_step", "images_per_second", "peak_memory_bytes",
     "student_parameters", "trained_parameters", "adapter_parameters", "extra_epochs",
     "plugin", "plugin_version", "settings", "data", "data_fingerprint", "corrupt",
     "device", "precision", "kdbench", "torch", "python", "platform", "git_commit", "started", "finished",
 )  # fmt: skip
-"""The columns of :func:`read_trials`, in the order of ``trials.csv``."""
+
+
+def columns(added: Sequence[str] = ()) -> tuple[str, ...]:
+    """The columns of :func:`read_trials`, in the order of ``trials.csv``; ``added`` are the suite's further metrics."""
+    return (*_BEFORE, *METRICS, *added, *_AFTER)
+
+
+COLUMNS = columns()
+"""Those of a suite without further metrics."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,7 @@ def read_trials(folder: SuiteFolder, filters: Filters | None = None, plan: PlanR
     Rows are in the plan's order, and under its labels.
 
     ``status`` is a :class:`kdbench.status.Status`; ``reason`` says why where it is not ``done``. Columns:
-    :data:`COLUMNS`; what a trial has no value of is NaN, ``<NA>`` or empty.
+    :func:`columns`; what a trial has no value of is NaN, ``<NA>`` or empty.
 
     Raises:
         ResultsError: nothing was planned here, another protocol version wrote it, or no trial passes the filters.
@@ -101,7 +111,9 @@ def read_trials(folder: SuiteFolder, filters: Filters | None = None, plan: PlanR
     filters = filters or Filters()
     if not any(filters.keeps(row.model_dump()) for row in planned):
         raise ResultsError(_nothing_passes(folder, filters, planned))
-    frame = _typed(pd.DataFrame([_row(folder, row) for row in planned], columns=list(COLUMNS)))
+    added = added_metrics(plan)
+    rows = [_row(folder, row) for row in planned]
+    frame = _typed(pd.DataFrame(rows, columns=list(columns(added))), added)
     # What is stale is decided on all trials: it must not depend on which are shown.
     return filters.select(_mark_superseded(_mark_stale(folder, frame, plan)))
 
@@ -228,11 +240,16 @@ def _progress(epochs: Sequence[EpochRecord]) -> str:
     return f"{wording.plural(len(epochs), 'epoch')} so far" if epochs else ""
 
 
-def _typed(frame: pd.DataFrame) -> pd.DataFrame:
-    for name in COLUMNS:
+def added_metrics(plan: PlanRecord | None) -> tuple[str, ...]:
+    """The metrics that a plan's suite adds to the built-in ones."""
+    return tuple(metric.name for metric in plan.metrics) if plan is not None else ()
+
+
+def _typed(frame: pd.DataFrame, added: Sequence[str]) -> pd.DataFrame:
+    for name in frame.columns:
         if name in TEXT:
             frame[name] = [value if isinstance(value, str) else "" for value in frame[name]]
-        elif name in REAL:
+        elif name in REAL or name in added:
             frame[name] = pd.to_numeric(frame[name]).astype("float64")
         else:
             frame[name] = pd.to_numeric(frame[name]).astype("Int64")

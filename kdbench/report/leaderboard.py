@@ -10,33 +10,56 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdbench.metrics import HEADLINE
+from kdbench.metrics import HEADLINE, METRICS
 from kdbench.report import stats
-from kdbench.report.frame import MEASURED, method_order, pair_order
+from kdbench.report.frame import BY_EPOCH, method_order, pair_order
 from kdbench.report.stats import Comparison, Estimate, RankInterval
 from kdbench.status import Status
+from kdbench.suite.schema import BASELINES
 
-BASELINES = ("none", "kd")
-OTHERS = tuple(name for name in MEASURED if name != HEADLINE)
-"""What is measured beside the accuracy that methods are ranked by."""
 COUNTED = tuple(status for status in Status if status is not Status.DONE)
-COLUMNS = (
-    "teacher", "student", "method", "n", "diverged", "top1_mean", "top1_std", "gain_over_none", "seconds",
-    "label", "pair", "planned", "failed", "pending", "stale", "skipped", "reason",
-    "rank", "ranked_seeds", "top1_low", "top1_high",
-    "gain_over_none_n", "gain_over_none_low", "gain_over_none_high", "gain_over_none_resolved",
-    "gain_over_kd", "gain_over_kd_n", "gain_over_kd_low", "gain_over_kd_high", "gain_over_kd_resolved",
-    "behind_best", "behind_best_n", "behind_best_low", "behind_best_high", "behind_best_resolved",
-    *(f"{name}_mean" for name in OTHERS),
-    "teacher_top1", "teacher_seconds", "seconds_per_step", "images_per_second", "peak_memory_bytes",
-    "student_parameters", "trained_parameters", "adapter_parameters", "extra_epochs",
-    "plugin", "plugin_version",
-)  # fmt: skip
-"""The columns of ``leaderboard.csv``. Accuracies and gains in percent and percentage points. ``*_resolved``: whether
-the interval of the difference excludes 0; ``ranked_seeds``: the seeds over which a pair's ranks compare. Where these
-are not all, the gains and differences of ranked methods are over them too."""
 TEXT = ("teacher", "student", "method", "label", "pair", "reason", "plugin", "plugin_version", "ranked_seeds")
 WHOLE = ("student_parameters", "trained_parameters", "adapter_parameters", "peak_memory_bytes", "extra_epochs")
+
+
+def _others(added: Sequence[str]) -> list[str]:
+    """What is measured beside the accuracy that methods are ranked by."""
+    return [name for name in (*METRICS, *added, *BY_EPOCH) if name != HEADLINE]
+
+
+def gain_over(name: str) -> str:
+    """The column of the gain over a baseline, by its name in the suite."""
+    return f"gain_over_{name}"
+
+
+def _spread(name: str) -> list[str]:
+    """The columns of a difference."""
+    return [name, *(f"{name}_{part}" for part in ("n", "low", "high", "resolved"))]
+
+
+def columns(added: Sequence[str] = (), baselines: Sequence[str] = BASELINES) -> tuple[str, ...]:
+    """The columns of ``leaderboard.csv``; ``added`` are the suite's further metrics.
+
+    Accuracies and gains are in percent and percentage points. ``*_resolved``: whether the interval of the difference
+    excludes 0; ``ranked_seeds``: the seeds over which a pair's ranks compare. Where these are not all, the gains and
+    differences of ranked methods are over them too.
+    """
+    first, *rest = map(gain_over, baselines)
+    differences = [_spread(first)[1:], *map(_spread, rest), _spread("behind_best")]
+    return (
+        "teacher", "student", "method", "n", "diverged", "top1_mean", "top1_std", first, "seconds",
+        "label", "pair", "planned", "failed", "pending", "stale", "skipped", "reason",
+        "rank", "ranked_seeds", "top1_low", "top1_high",
+        *(name for group in differences for name in group),
+        *(f"{name}_mean" for name in _others(added)),
+        "teacher_top1", "teacher_seconds", "seconds_per_step", "images_per_second", "peak_memory_bytes",
+        "student_parameters", "trained_parameters", "adapter_parameters", "extra_epochs",
+        "plugin", "plugin_version",
+    )  # fmt: skip
+
+
+COLUMNS = columns()
+"""Those of a suite without further metrics, and with the usual baselines."""
 
 
 @dataclass(frozen=True)
@@ -47,18 +70,22 @@ class Standing:
     method: str
     pairs: int
     """On how many pairs it has a result."""
-    gain_over_none: Estimate
-    """Over pair means."""
-    gain_over_kd: Estimate
+    gains: tuple[Estimate, ...]
+    """Over each baseline, over pair means."""
     rank: RankInterval | None
     """Over the compared block; None where the method is no part of it."""
     best: int
     """On how many pairs it has the highest mean, alone or shared, or its difference to the highest is not resolved."""
     diverged: int
     finished: int
-    seconds_over_none: float | None
-    """Geometric mean over pairs of its seconds by those of ``none``."""
+    relative_seconds: float | None
+    """Geometric mean over pairs of its seconds by those of the first baseline."""
     why_unranked: str
+
+    @property
+    def gain(self) -> Estimate:
+        """Over the first baseline."""
+        return self.gains[0]
 
 
 @dataclass(frozen=True)
@@ -74,8 +101,16 @@ class Overall:
     that a pair's ranked methods share."""
 
 
-def leaderboard(trials: pd.DataFrame, shown: Sequence[str] | None = None) -> pd.DataFrame:
-    """One row a pair and method, pairs in the suite's order, best first. Columns: :data:`COLUMNS`.
+def leaderboard(
+    trials: pd.DataFrame,
+    shown: Sequence[str] | None = None,
+    *,
+    added: Sequence[str] = (),
+    baselines: Sequence[str] = BASELINES,
+) -> pd.DataFrame:
+    """One row a pair and method, pairs in the suite's order, best first. Columns: :func:`columns`.
+
+    ``added`` are the suite's further metrics, ``baselines`` the names of its baselines.
 
     ``shown``: labels to keep and to rank; gains over the baselines use all of ``trials``. Gains are paired by
     seed. Ranks compare means over the same seeds: the methods with all their seeds are ranked, the others are not.
@@ -87,9 +122,9 @@ def leaderboard(trials: pd.DataFrame, shown: Sequence[str] | None = None) -> pd.
     for _, group in trials.groupby("pair", sort=False):
         by_label = {str(label): rows for label, rows in group.groupby("label", sort=False)}
         top1 = {label: top1_by_seed(rows) for label, rows in by_label.items()}
-        references = {name: top1.get(baseline(group, name), {}) for name in BASELINES}
+        references = {name: top1.get(baseline(group, name), {}) for name in baselines}
         cells = [
-            _cell(by_label[label], top1[label])
+            _cell(by_label[label], top1[label], _others(added))
             for label in order
             if label in by_label and (shown is None or label in shown)
         ]
@@ -99,8 +134,8 @@ def leaderboard(trials: pd.DataFrame, shown: Sequence[str] | None = None) -> pd.
         rows += sorted(
             cells, key=lambda cell: (cell["rank"] is None, cell["rank"] or 0, not cell["n"] + cell["diverged"])
         )
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    for name in COLUMNS:
+    frame = pd.DataFrame(rows, columns=list(columns(added, baselines)))
+    for name in frame.columns:
         if name.endswith("_resolved"):
             frame[name] = frame[name].astype("boolean")
         elif name in WHOLE:
@@ -122,7 +157,7 @@ def top1_by_seed(trials: pd.DataFrame) -> dict[int, float]:
     return {int(seed): float(top1) for seed, top1 in zip(done["seed"], done["top1"], strict=True)}
 
 
-def overall(trials: pd.DataFrame, cells: pd.DataFrame) -> Overall:
+def overall(trials: pd.DataFrame, cells: pd.DataFrame, baselines: Sequence[str] = BASELINES) -> Overall:
     """All methods of the leaderboard over its pairs."""
     pairs, methods = pair_order(cells), [m for m in method_order(trials) if m in set(cells["label"])]
     block_methods, block_pairs, partial = _block(cells, methods, pairs)
@@ -137,14 +172,14 @@ def overall(trials: pd.DataFrame, cells: pd.DataFrame) -> Overall:
         ranked = dict(zip(block_methods, stats.mean_ranks(scores), strict=True))
         comparison = stats.compare_over_pairs(np.stack([pair.mean(axis=0) for pair in scores]))
     standings = [
-        _standing(cells[cells["label"] == label], cells, trials, ranked.get(label), tuple(block_pairs))
+        _standing(cells[cells["label"] == label], cells, trials, ranked.get(label), block_pairs, baselines)
         for label in methods
     ]
     standings.sort(key=_standing_order)
     return Overall(tuple(standings), tuple(block_pairs), tuple(block_methods), comparison, partial)
 
 
-def _cell(trials: pd.DataFrame, ours: dict[int, float]) -> dict[str, Any]:
+def _cell(trials: pd.DataFrame, ours: dict[int, float], others: Sequence[str]) -> dict[str, Any]:
     first = trials.iloc[0]
     done = trials[trials["status"] == Status.DONE]
     states = trials["status"].value_counts()
@@ -162,7 +197,7 @@ def _cell(trials: pd.DataFrame, ours: dict[int, float]) -> dict[str, Any]:
         "plugin": next((p for p in trials["plugin"] if p), ""),
         "plugin_version": next((v for v in trials["plugin_version"] if v), ""),
     }
-    for name in OTHERS:
+    for name in others:
         cell[f"{name}_mean"] = _mean(done[name])
     for name in ("teacher_top1", "seconds", "teacher_seconds", "seconds_per_step", "images_per_second"):
         cell[name] = _mean(done[name])
@@ -174,14 +209,9 @@ def _cell(trials: pd.DataFrame, ours: dict[int, float]) -> dict[str, Any]:
     return cell
 
 
-def _spread(name: str, difference: Estimate) -> dict[str, Any]:
-    return {
-        name: difference.mean,
-        f"{name}_n": difference.n,
-        f"{name}_low": difference.low,
-        f"{name}_high": difference.high,
-        f"{name}_resolved": difference.resolved,
-    }
+def _difference(name: str, found: Estimate) -> dict[str, Any]:
+    values = (found.mean, found.n, found.low, found.high, found.resolved)
+    return dict(zip(_spread(name), values, strict=True))
 
 
 def _mean(values: pd.Series[Any]) -> float | None:
@@ -244,11 +274,11 @@ def _compare(
         for name, theirs in references.items():
             same = cell["label"] == name or (cell["method"] == name and theirs == every)
             gain = Estimate(0) if same else stats.paired_difference(ours, theirs)
-            cell |= _spread(f"gain_over_{name}", gain)
+            cell |= _difference(gain_over(name), gain)
         # The seeds of a method that did not diverge are a choice by their outcome, so no interval is given.
         left_out = cell is best or cell["diverged"]
         behind = Estimate(0) if left_out else stats.paired_difference(ours, highest)
-        cell |= _spread("behind_best", behind)
+        cell |= _difference("behind_best", behind)
 
 
 def _scores(trials: pd.DataFrame, pair: str, methods: Sequence[str]) -> stats.Array:
@@ -276,7 +306,12 @@ def _block(cells: pd.DataFrame, methods: Sequence[str], pairs: Sequence[str]) ->
 
 
 def _standing(
-    cells: pd.DataFrame, everyone: pd.DataFrame, trials: pd.DataFrame, rank: RankInterval | None, block: Sequence[str]
+    cells: pd.DataFrame,
+    everyone: pd.DataFrame,
+    trials: pd.DataFrame,
+    rank: RankInterval | None,
+    block: Sequence[str],
+    baselines: Sequence[str],
 ) -> Standing:
     finished = cells[cells["n"] + cells["diverged"] > 0]
     complete = cells[cells["n"] + cells["diverged"] == cells["planned"]]
@@ -289,19 +324,18 @@ def _standing(
         label=str(cells["label"].iloc[0]),
         method=str(cells["method"].iloc[0]),
         pairs=len(finished),
-        gain_over_none=stats.over_pairs(finished["gain_over_none"].dropna()),
-        gain_over_kd=stats.over_pairs(finished["gain_over_kd"].dropna()),
+        gains=tuple(stats.over_pairs(finished[gain_over(name)].dropna()) for name in baselines),
         rank=rank,
         best=int((leads | ~ranked["behind_best_resolved"].fillna(True)).sum()),
         diverged=int(cells["diverged"].sum()),
         finished=int((cells["n"] + cells["diverged"]).sum()),
-        seconds_over_none=_relative_cost(cells, everyone, trials),
+        relative_seconds=_relative_cost(cells, everyone, baseline(trials, baselines[0])),
         why_unranked=_why_unranked(cells, lacking) if rank is None else "",
     )
 
 
-def _relative_cost(cells: pd.DataFrame, everyone: pd.DataFrame, trials: pd.DataFrame) -> float | None:
-    reference = everyone[everyone["label"] == baseline(trials, "none")].set_index("pair")["seconds"]
+def _relative_cost(cells: pd.DataFrame, everyone: pd.DataFrame, first: str) -> float | None:
+    reference = everyone[everyone["label"] == first].set_index("pair")["seconds"]
     ratio = (cells.set_index("pair")["seconds"] / reference).dropna()
     ratio = ratio[ratio > 0]
     return float(np.exp(np.log(ratio).mean())) if len(ratio) else None
@@ -315,7 +349,7 @@ def _why_unranked(cells: pd.DataFrame, lacking: Sequence[str]) -> str:
 
 
 def _standing_order(standing: Standing) -> tuple[bool, float, float]:
-    gain = standing.gain_over_none.mean
+    gain = standing.gain.mean
     return (
         standing.rank is None,
         standing.rank.mean if standing.rank else 0.0,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import kdbench
+from kdbench.report.parts import Parts, parts_of
 from kdbench.report.study import NO_PLAN
 from kdbench.results import PlanRecord, SuiteFolder
 from kdbench.status import Status
@@ -18,13 +19,22 @@ _READ = ("trial.json", "epochs.jsonl", "result.json", "error.json")
 _META = re.compile(r'<meta name="kdbench:made-from" content="([0-9a-f]{64})">')
 
 
-def digest(folder: SuiteFolder, *, plan: PlanRecord | None = None, filters: str = "", plots: bool = True) -> str:
+def digest(
+    folder: SuiteFolder,
+    *,
+    plan: PlanRecord | None = None,
+    filters: str = "",
+    plots: bool = True,
+    parts: Parts | None = None,
+) -> str:
     """The SHA-256 of all that makes a report: its plan, the results so far, what is shown of them, and its code.
 
-    ``plan``: the plan that is reported, instead of the last one.
+    ``plan``: the plan that is reported, instead of the last one. ``parts``: its sections and figures; without them,
+    those of the plugins that the plan names.
     """
     plan = plan or folder.plan or NO_PLAN
-    given = [_own_code(), folder.path.name, filters, plots, _read_of(plan)]
+    parts = parts or parts_of(plan)
+    given = [_own_code(), folder.path.name, filters, plots, _read_of(plan), parts.to_json()]
     sha = hashlib.sha256(json.dumps(given, sort_keys=True).encode())
     trials = list(folder) if plan is NO_PLAN else [folder.trial(row.id) for row in plan.trials]
     places = {trial.path: trial.damage() for trial in trials}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,17 +12,22 @@ import jinja2
 from markupsafe import Markup
 
 import kdbench
+from kdbench.errors import PluginError
+from kdbench.hookspecs import SectionSpec
 from kdbench.report import escape, made_from, naming, protocol, sections, wording
 from kdbench.report.frame import Filters
-from kdbench.report.study import Study, read_study
+from kdbench.report.parts import Part, Parts, parts_of
+from kdbench.report.study import NO_PLAN, Study, read_study
 from kdbench.report.styles import INK, NEUTRAL
 from kdbench.report.verdict import verdicts
 from kdbench.results import PlanRecord, SuiteFolder, remove_leftovers, write_text
 from kdbench.status import Status
 
 if TYPE_CHECKING:
-    from kdbench.report.figures import Drawing
+    from kdbench.report.figures.draw import Drawing
 
+FURTHER = {"name": "further-figures", "title": "Further figures"}
+"""The section of plugins' figures whose own section is not shown."""
 NO_OUTCOME = (Status.FAILED, Status.STALE, Status.SKIPPED, Status.PENDING)
 
 # matplotlib's markers as paths within a box from -5 to 5.
@@ -45,6 +51,7 @@ def render(
     pairs: Sequence[str] = (),
     seeds: Sequence[int] = (),
     plots: bool = True,
+    parts: Parts | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> Path:
     """Write the report of a results folder, however far it has come; the path of its ``index.html``.
@@ -55,8 +62,9 @@ def render(
     shown.
 
     Writes ``index.html``, ``leaderboard.md``, ``leaderboard.csv``, ``trials.csv`` and, but for ``plots=False``,
-    ``plots/*.svg`` and ``plots/*.png`` below ``report``. ``warn`` hears of results that a report in this folder
-    showed and this one does not.
+    ``plots/*.svg`` and ``plots/*.png`` below ``report``. ``parts`` are the sections and figures; without them, those of
+    the plugins that the plan names are loaded. ``warn`` hears of results that a report in this folder showed and
+    this one does not, and of sections and figures that are left out.
 
     Raises:
         ResultsError: nothing was planned in ``folder``, another protocol version wrote it, no trial passes the
@@ -64,39 +72,81 @@ def render(
     """
     filters = Filters(tuple(methods), tuple(pairs), tuple(seeds))
     # Taken first: what changes while a run goes on is then shown, or makes the page out of date.
-    digest = made_from.digest(folder, plan=plan, filters=filters.describe(), plots=plots)
+    parts = parts or parts_of(plan or folder.plan or NO_PLAN)
+    digest = made_from.digest(folder, plan=plan, filters=filters.describe(), plots=plots, parts=parts)
     study = read_study(folder, filters, plan)
-    if warn is not None and (loss := naming.lost(report, study.trials)):
+    warn = warn or (lambda _: None)
+    if loss := naming.lost(report, study.trials):
         warn(loss)
+    for problem in parts.problems:
+        warn(problem)
     for place in (report, report / "plots"):
         remove_leftovers(place)
-    drawn = _draw(study, report / "plots") if plots else {}
+    drawn, failed = _draw(study, report / "plots", parts) if plots else ({}, {})
+    for name, why in failed.items():
+        warn(f"figure '{name}' is left out of the report: {why}")
     write_text(report / "trials.csv", escape.csv(study.trials))
     write_text(report / "leaderboard.csv", escape.csv(study.cells))
     write_text(report / "leaderboard.md", markdown(study))
     # Last: it says what all of them were made from.
-    write_text(report / "index.html", page(study, drawn, digest))
+    write_text(report / "index.html", page(study, parts, drawn, failed, digest, warn))
     return report / "index.html"
 
 
-def page(study: Study, plots: Mapping[str, Drawing], digest: str) -> str:
-    """The page, with the given figures by name and what it was made from."""
+def page(
+    study: Study,
+    parts: Parts,
+    plots: Mapping[str, Drawing],
+    failed: Mapping[str, str],
+    digest: str,
+    warn: Callable[[str], None],
+) -> str:
+    """The page, with the given figures by name, why others ``failed``, and what it was made from."""
     environment = _environment(study, escape_html=True)
     environment.globals["plots"] = plots
-    parts = []
-    for section in sections.SECTIONS:
-        context = section.context(study)
-        if context is not None:
-            template = environment.get_template(f"sections/{section.name}.html.j2")
-            parts.append({"name": section.name, "title": section.title, "body": Markup(template.render(**context))})
+    shown: dict[str, dict[str, Any]] = {}
+    for section in parts.sections:
+        try:
+            body = section(study, partial(_body, environment, section))
+        except PluginError as error:
+            warn(f"section '{section.name}' is left out of the report: {error}")
+            body = _added(environment, notes=[f"The section '{section.name}' is missing: {error}"])
+        if body is not None:
+            title = section.offer.spec.title if section.offer is not None else ""
+            shown[section.name] = {"name": section.name, "title": title or section.name, "body": body}
+    for figure in parts.figures:
+        # A built-in one has its place in the template of its section.
+        if figure.built_in or not (figure.name in plots or figure.name in failed):
+            continue
+        notes = [f"The figure '{figure.name}' is missing: {failed[figure.name]}"] if figure.name in failed else []
+        wanted = figure.offer.spec.section if figure.offer is not None else ""
+        place = wanted if wanted in shown else FURTHER["name"]
+        shown.setdefault(place, {**FURTHER, "body": Markup("")})["body"] += _added(environment, figure.name, notes)
     return environment.get_template("page.html.j2").render(
-        sections=parts,
+        sections=list(shown.values()),
         css=Markup(_asset("style.css")),
         javascript=Markup(_asset("sort.js")),
         version=kdbench.__version__,
         made_from=digest,
         **_head(study),
     )
+
+
+def _body(environment: jinja2.Environment, section: Part[SectionSpec], made: Any) -> Markup | None:
+    """A section's HTML; a built-in one gives what its template is fed with."""
+    if made is None:
+        return None
+    if section.built_in:
+        return Markup(environment.get_template(f"sections/{section.name}.html.j2").render(**made))
+    if not isinstance(made, Markup):
+        got = type(made).__name__
+        raise PluginError(f"section '{section.name}' must return a markupsafe.Markup or None, got {got}")
+    return made
+
+
+def _added(environment: jinja2.Environment, figure: str = "", notes: Sequence[str] = ()) -> Markup:
+    """A figure of a plugin, and why something is missing."""
+    return Markup(environment.get_template("added.html.j2").render(figure=figure, notes=notes))
 
 
 def markdown(study: Study) -> str:
@@ -130,11 +180,11 @@ def _head(study: Study) -> dict[str, Any]:
     }
 
 
-def _draw(study: Study, folder: Path) -> dict[str, Drawing]:
+def _draw(study: Study, folder: Path, parts: Parts) -> tuple[dict[str, Drawing], dict[str, str]]:
     # matplotlib takes a second to import, and only here is it needed.
-    from kdbench.report.figures import draw
+    from kdbench.report.figures.draw import draw
 
-    return draw(study, folder)
+    return draw(study, folder, parts.figures)
 
 
 def _environment(study: Study, *, escape_html: bool) -> jinja2.Environment:

@@ -1,18 +1,18 @@
-"""The sections of the page: one function each, which says what its template is fed with.
+"""The built-in sections of the page: one function each, which says what its template is fed with.
 
 A function returns None where its section has nothing to say; the section is then left out. To add a section,
-write its function and ``templates/sections/<name>.html.j2``, and name it in :data:`SECTIONS`.
+write its function and ``templates/sections/<name>.html.j2``, and name it in :mod:`kdbench.report.builtin`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
-from kdbench.metrics import HEADLINE, METRICS
+from kdbench.metrics import HEADLINE
 from kdbench.report import protocol, wording
 from kdbench.report.published import comparison
 from kdbench.report.strip import limits, strip
@@ -21,17 +21,8 @@ from kdbench.report.verdict import incompleteness, standings, verdicts
 from kdbench.status import FINISHED, Status
 
 PAIRS_IN_SENTENCES = 3
+NOT_MEASURED = "not measured, as in trials that were finished before the suite named it"
 Context = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page."""
-
-    name: str
-    """Its anchor, and its template's name."""
-    title: str
-    context: Callable[[Study], Context | None]
 
 
 def verdict(study: Study) -> Context:
@@ -47,7 +38,7 @@ def overall(study: Study) -> Context | None:
     """Ranks and gains over pairs, and the table of methods by pairs."""
     if len(study.pairs) < 2 or study.cells["n"].sum() == 0:
         return None
-    gains = study.cells["gain_over_none"].abs()
+    gains = study.cells[study.reference.gain].abs()
     return {
         "overall": study.overall,
         "columns": [
@@ -72,7 +63,7 @@ def pairs(study: Study) -> Context | None:
     for pair in study.pairs:
         cells = study.pair(pair)
         done = study.done(pair)
-        base = _first(cells.loc[cells["label"] == study.none, "top1_mean"])
+        base = _first(cells.loc[cells["label"] == study.reference.label, "top1_mean"])
         range_ = limits(list(done["top1"]), [] if base is None else [base])
         rows = [
             {
@@ -106,7 +97,11 @@ def pairs(study: Study) -> Context | None:
     return {
         "tables": tables,
         "open": len(tables) <= 6,
-        "has_kd": study.kd in set(study.trials["label"]),
+        "baselines": [
+            baseline
+            for baseline in study.baselines
+            if baseline is study.reference or baseline.label in set(study.trials["label"])
+        ],
         "validation": study.selects_on_validation,
     }
 
@@ -116,11 +111,30 @@ def beside(study: Study) -> Context | None:
     rows = _rows(study.cells[study.cells["n"] > 0])
     metrics = [
         metric
-        for name, metric in METRICS.items()
-        if name != HEADLINE and any(row[f"{name}_mean"] is not None for row in rows)
+        for name, metric in study.metrics.items()
+        if name != HEADLINE and (name in study.added or any(row[f"{name}_mean"] is not None for row in rows))
     ]
     validation = any(row["validation_top1_mean"] is not None for row in rows)
-    return {"rows": rows, "metrics": metrics, "validation": validation} if rows else None
+    return {"rows": rows, "metrics": metrics, "validation": validation, **_added(study)} if rows else None
+
+
+def _added(study: Study) -> Context:
+    """Of the suite's further metrics: how many trials of a pair and method have a value, and why others have none."""
+    done = study.trials[study.trials["status"] == Status.DONE]
+    measured = {
+        (pair, label): group[list(study.added)].notna().sum().to_dict()
+        for (pair, label), group in done.groupby(["pair", "label"], sort=False)
+    }
+    notes = []
+    for name, metric in study.added.items():
+        reasons: Counter[str] = Counter()
+        for identifier in done.loc[done[name].isna(), "id"]:
+            result = study.folder.trial(str(identifier)).result
+            unmeasured = result.unmeasured if result is not None else {}
+            reasons[unmeasured.get(name, NOT_MEASURED)] += 1
+        for reason, count in reasons.items():
+            notes.append(f"{metric.heading}: not in {count} of {wording.plural(len(done), 'trial')}: {reason}.")
+    return {"measured": measured, "notes": notes}
 
 
 def costs(study: Study) -> Context | None:
@@ -129,7 +143,7 @@ def costs(study: Study) -> Context | None:
     if not rows:
         return None
     devices = sorted(set(study.trials.loc[study.trials["status"] == Status.DONE, "device"]) - {""})
-    reference = {row["pair"]: row["seconds"] for row in rows if row["label"] == study.none}
+    reference = {row["pair"]: row["seconds"] for row in rows if row["label"] == study.reference.label}
     for row in rows:
         base = reference.get(row["pair"])
         row["relative"] = row["seconds"] / base if base and row["seconds"] else None
@@ -241,17 +255,3 @@ def _highest(cells: pd.DataFrame) -> float | None:
 def _first(values: pd.Series) -> Any:
     known = values.dropna()
     return known.iloc[0] if len(known) else None
-
-
-SECTIONS = (
-    Section("verdict", "Verdict", verdict),
-    Section("overall", "Over all pairs", overall),
-    Section("pairs", "Pair by pair", pairs),
-    Section("beside", "Beside accuracy", beside),
-    Section("costs", "What it costs", costs),
-    Section("published", "Beside published figures", published),
-    Section("uncounted", "Trials outside the means", uncounted),
-    Section("rules", "Protocol", rules),
-    Section("environment", "Environment, and how to make this again", environment),
-)
-"""In the page's order; plots stand with the sections they belong to."""

@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import pandas as pd
 
+from kdbench.hookspecs import MetricSpec
+from kdbench.metrics import METRICS
 from kdbench.report import wording
-from kdbench.report.frame import Filters, method_order, pair_order, read_curves, read_trials
-from kdbench.report.leaderboard import Overall, baseline, leaderboard, overall
+from kdbench.report.frame import Filters, added_metrics, method_order, pair_order, read_curves, read_trials
+from kdbench.report.leaderboard import Overall, baseline, gain_over, leaderboard, overall
 from kdbench.report.styles import Style, styles
 from kdbench.results import PlanRecord, SuiteFolder
 from kdbench.status import FINISHED, Status
 from kdbench.suite.plan import PROTOCOL
+from kdbench.suite.schema import BASELINES
 
 NO_PLAN = PlanRecord(protocol=PROTOCOL)
 """Where the plan was lost."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What gains are given over."""
+
+    name: str
+    """As the suite names it: a label or a method."""
+    label: str
+    """The label under which it runs."""
+
+    @property
+    def gain(self) -> str:
+        """The leaderboard's column of gains over it."""
+        return gain_over(self.name)
 
 
 @dataclass(frozen=True)
@@ -29,20 +47,28 @@ class Study:
     plan: PlanRecord
     filters: Filters
     trials: pd.DataFrame
-    """The trials shown, one row each (:data:`kdbench.report.frame.COLUMNS`)."""
+    """The trials shown, one row each (:func:`kdbench.report.frame.columns`)."""
     cells: pd.DataFrame
-    """The leaderboard (:data:`kdbench.report.leaderboard.COLUMNS`)."""
+    """The leaderboard (:func:`kdbench.report.leaderboard.columns`)."""
     overall: Overall
     styles: Mapping[str, Style]
     """By label; a label keeps its style whatever is filtered."""
-    none: str
-    """The label of the baseline that learns from labels alone."""
-    kd: str
+    baselines: tuple[Baseline, ...]
+    """What gains are given over; the first is the reference of verdicts and relative times."""
+    metrics: Mapping[str, MetricSpec]
+    """All that is measured, by name, as far as a table needs it."""
 
     @cached_property
     def curves(self) -> pd.DataFrame:
         """One row an epoch (:func:`kdbench.report.frame.read_curves`)."""
         return read_curves(self.folder, self.trials)
+
+    def copy(self) -> Study:
+        """One whose tables may be changed."""
+        copied = replace(self, trials=self.trials.copy(), cells=self.cells.copy())
+        if "curves" in vars(self):
+            vars(copied)["curves"] = self.curves.copy()
+        return copied
 
     @property
     def name(self) -> str:
@@ -53,6 +79,16 @@ class Study:
     def suite(self) -> Mapping[str, Any]:
         """The suite as planned; empty where the plan is lost."""
         return self.plan.suite
+
+    @property
+    def reference(self) -> Baseline:
+        """The first of the baselines."""
+        return self.baselines[0]
+
+    @property
+    def added(self) -> Mapping[str, MetricSpec]:
+        """The metrics that the suite adds to the built-in ones."""
+        return {name: metric for name, metric in self.metrics.items() if name not in METRICS}
 
     @property
     def data(self) -> str:
@@ -110,16 +146,18 @@ def read_study(folder: SuiteFolder, filters: Filters | None = None, plan: PlanRe
     trials = filters.select(everyone)
     if trials.empty:
         trials = read_trials(folder, filters, plan)  # raises, and says why
-    cells = leaderboard(everyone, shown=method_order(trials))
+    plan = plan or folder.plan or NO_PLAN
+    baselines = tuple(plan.suite.get("baselines") or BASELINES)
+    cells = leaderboard(everyone, method_order(trials), added=added_metrics(plan), baselines=baselines)
     methods = dict(zip(everyone["label"], everyone["method"], strict=True))
     return Study(
         folder=folder,
-        plan=plan or folder.plan or NO_PLAN,
+        plan=plan,
         filters=filters,
         trials=trials,
         cells=cells,
-        overall=overall(trials, cells),
-        styles=styles(methods),
-        none=baseline(everyone, "none"),
-        kd=baseline(everyone, "kd"),
+        overall=overall(trials, cells, baselines),
+        styles=styles(methods, baselines),
+        baselines=tuple(Baseline(name, baseline(everyone, name)) for name in baselines),
+        metrics={**METRICS, **{metric.name: metric.spec for metric in plan.metrics}},
     )

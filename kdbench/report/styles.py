@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from kdbench.suite.schema import BASELINES
 
 # Okabe and Ito's palette, legible to colour-blind readers (https://jfly.uni-koeln.de/color/), without its
 # black and its yellow: black is kd's and yellow is too faint on white.
@@ -21,18 +23,18 @@ class Style:
     marker: str
 
 
-def styles(methods: Mapping[str, str]) -> dict[str, Style]:
+def styles(methods: Mapping[str, str], baselines: Sequence[str] = BASELINES) -> dict[str, Style]:
     """A style for each label; ``methods``: the method's name by label, in the suite's order.
 
-    The baselines are grey and black. As there are 6 colours and 7 markers, the next 42 labels differ in the two
-    together, and neighbours differ in both.
+    The first of the baselines is grey, as are all labels of its method, and the second is black. As there are 6 colours
+    and 7 markers, the next 42 labels differ in the two together, and neighbours differ in both.
     """
     chosen: dict[str, Style] = {}
     others = 0
     for label, method in methods.items():
-        if method == "none":
+        if baselines[0] in (label, method):
             chosen[label] = Style(NEUTRAL, "o")
-        elif label == "kd":
+        elif label in baselines[1:2]:
             chosen[label] = Style(INK, "s")
         else:
             chosen[label] = Style(PALETTE[others % len(PALETTE)], MARKERS[others % len(MARKERS)])

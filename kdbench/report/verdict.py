@@ -71,9 +71,10 @@ def standings(study: Study, pair: str) -> Standings:
     contenders = ranked[(ranked["n"] > 0) & (ranked["diverged"] == 0)]
     others = contenders.iloc[1:]
     shared = others["rank"] == contenders["rank"].min()
-    known = contenders[contenders["gain_over_none_resolved"].notna()]
-    apart = known["gain_over_none_resolved"].astype(bool)
-    unclear = contenders[contenders["gain_over_none_resolved"].isna() & (contenders["label"] != study.none)]
+    gain = study.reference.gain
+    known = contenders[contenders[f"{gain}_resolved"].notna()]
+    apart = known[f"{gain}_resolved"].astype(bool)
+    unclear = contenders[contenders[f"{gain}_resolved"].isna() & (contenders["label"] != study.reference.label)]
     diverged = cells[cells["diverged"] > 0]
     begun = cells[cells["n"] + cells["diverged"] > 0]
     incomplete = begun[begun["rank"].isna()]
@@ -86,9 +87,9 @@ def standings(study: Study, pair: str) -> Standings:
         shared=tuple(others.loc[shared, "label"]),
         unresolved=tuple(others.loc[~others["behind_best_resolved"].fillna(True).astype(bool), "label"]),
         undecided=tuple(others.loc[others["behind_best_resolved"].isna(), "label"]),
-        above=tuple(known.loc[apart & (known["gain_over_none"] > 0), "label"]),
+        above=tuple(known.loc[apart & (known[gain] > 0), "label"]),
         level=tuple(known.loc[~apart, "label"]),
-        below=tuple(known.loc[apart & (known["gain_over_none"] < 0), "label"]),
+        below=tuple(known.loc[apart & (known[gain] < 0), "label"]),
         unclear=tuple(unclear["label"]),
         diverged=tuple(f"{row.label} in {row.diverged} of {row.n + row.diverged}" for row in diverged.itertuples()),
         incomplete=tuple(f"{row.label} ({row.n + row.diverged} of {row.planned})" for row in incomplete.itertuples()),
@@ -111,7 +112,7 @@ def _on_pair(study: Study, found: Standings) -> Verdict:
         notes.append(f"Diverged, and therefore ranked last: {wording.listing(found.diverged)}.")
     if found.best is None:
         return Verdict(found.title, found.pair, tuple(notes or ["No trial is done yet."]))
-    sentences = [*_lead(study, found, found.best), *_against_none(study, found), *notes]
+    sentences = [*_lead(study, found, found.best), *_against_reference(study, found), *notes]
     return Verdict(found.title, found.pair, tuple(sentences), str(found.best["label"]))
 
 
@@ -133,7 +134,7 @@ def _lead(study: Study, found: Standings, best: Mapping[str, Any]) -> list[str]:
     score = f"{wording.mean_std(best['top1_mean'], best['top1_std'])} % top-1 (n={n})"
     who = wording.listing([str(best["label"]), *found.shared])
     what = f"{'share' if found.shared else 'has'} the highest {'mean' if n > 1 else 'score'}"
-    sentences = [f"{who} {what}, {score}{_over_none(study, best)}"]
+    sentences = [f"{who} {what}, {score}{_over_reference(study, best)}"]
     if n == 1:
         return [*sentences, "One seed gives no interval: no difference is resolved."]
     if found.unresolved:
@@ -149,14 +150,14 @@ def _lead(study: Study, found: Standings, best: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
-def _against_none(study: Study, found: Standings) -> list[str]:
+def _against_reference(study: Study, found: Standings) -> list[str]:
     if not (found.above or found.level or found.below):
         return []
     methods = len(found.above) + len(found.level) + len(found.below) + len(found.unclear)
     over = " over these seeds" if found.seeds else ""
     unclear = f", {len(found.unclear)} without an interval{_named(found.unclear)}" if found.unclear else ""
     return [
-        f"Against {study.none}{over}, of {wording.plural(methods, 'method')}: "
+        f"Against {study.reference.label}{over}, of {wording.plural(methods, 'method')}: "
         f"{len(found.above)} above{_named(found.above)}, "
         f"{len(found.below)} below{_named(found.below)}, {len(found.level)} not resolved{_named(found.level)}{unclear}."
     ]
@@ -166,14 +167,16 @@ def _named(labels: Sequence[str]) -> str:
     return f" ({wording.listing(labels, 8)})" if labels else ""
 
 
-def _over_none(study: Study, best: Mapping[str, Any]) -> str:
-    if best["label"] == study.none:
-        return ": no method's mean is above that of the baseline, which learns from the labels alone."
-    if pd.isna(best["gain_over_none"]):
-        return f"; its gain over {study.none} is not known."
-    bounds = wording.interval(best["gain_over_none_low"], best["gain_over_none_high"])
-    other = "" if best["gain_over_none_n"] == best["n"] else f"n={best['gain_over_none_n']} "
-    return f", {wording.signed(best['gain_over_none'])} {bounds + ' ' if bounds else ''}{other}over {study.none}."
+def _over_reference(study: Study, best: Mapping[str, Any]) -> str:
+    label, gain = study.reference.label, study.reference.gain
+    if best["label"] == label:
+        which = ", which learns from the labels alone" if best["method"] == "none" else ""
+        return f": no method's mean is above that of the baseline{which}."
+    if pd.isna(best[gain]):
+        return f"; its gain over {label} is not known."
+    bounds = wording.interval(best[f"{gain}_low"], best[f"{gain}_high"])
+    other = "" if best[f"{gain}_n"] == best["n"] else f"n={best[f'{gain}_n']} "
+    return f", {wording.signed(best[gain])} {bounds + ' ' if bounds else ''}{other}over {label}."
 
 
 def _over_pairs(study: Study) -> list[Verdict]:
@@ -194,11 +197,11 @@ def _over_pairs(study: Study) -> list[Verdict]:
         f"{first.label} has the best mean rank, {first.rank.mean:.2f}{bounds} of {len(whole.methods)} methods "
         f"over {wording.plural(len(whole.pairs), 'pair')}{also}."
     ]
-    if first.gain_over_none.mean is not None:
-        over = first.gain_over_none
+    if first.gain.mean is not None:
+        over = first.gain
         interval = wording.interval(over.low, over.high)
         sentences.append(
-            f"Its mean gain over {study.none} is {wording.signed(over.mean)} points"
+            f"Its mean gain over {study.reference.label} is {wording.signed(over.mean)} points"
             f"{' ' + interval if interval else ''} (n={wording.plural(over.n, 'pair')})."
         )
     sentences.append(

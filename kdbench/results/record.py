@@ -16,6 +16,7 @@ from annotated_types import Ge, Le
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kdbench.errors import ResultsError
+from kdbench.hookspecs import MetricSpec
 from kdbench.metrics import HEADLINE, METRICS, problems
 from kdbench.status import FINISHED, Status
 from kdbench.suite.plan import PROTOCOL, Plan, TeacherPlan, Trial
@@ -153,6 +154,8 @@ class _Measured(Record):
     """On the test set."""
     validation: Metrics = {}
     """On the validation split, where the recipe selects by it."""
+    unmeasured: dict[str, str] = {}
+    """Why a metric of a plugin has no value, by its name."""
 
     _GROUPED: ClassVar = {name: ("metrics", name) for name in METRICS} | {"validation_top1": ("validation", "top1")}
 
@@ -384,6 +387,27 @@ class PlannedTeacher(Record):
     model: str = ""
 
 
+class ShownMetric(Record):
+    """A row of ``plan.json``'s ``metrics``: what a table needs of a metric that the suite adds, without its plugin."""
+
+    name: str
+    heading: str = ""
+    unit: str = ""
+    digits: Annotated[int, Ge(0), Le(12)] = 3
+    higher_is_better: bool | None = None
+
+    @classmethod
+    def of(cls, spec: MetricSpec) -> ShownMetric:
+        """The row of a metric on offer."""
+        row = {name: getattr(spec, name) for name in cls.model_fields}
+        return cls(**row | {"heading": spec.heading or spec.name})
+
+    @property
+    def spec(self) -> MetricSpec:
+        """The metric, as far as a table needs it."""
+        return MetricSpec(target="", **dict(self))
+
+
 class PlanRecord(Record):
     """``plan.json``: what a report reads of a plan."""
 
@@ -397,6 +421,8 @@ class PlanRecord(Record):
     """Files of the command line."""
     classes: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Methods that were given from Python."""
+    metrics: Annotated[tuple[ShownMetric, ...], Field(strict=False)] = ()
+    """Those that the suite adds to the built-in ones."""
     trials: Annotated[tuple[PlannedTrial, ...], Field(strict=False)] = ()
     teachers: Annotated[tuple[PlannedTeacher, ...], Field(strict=False)] = ()
     report: str | None = None
@@ -412,6 +438,7 @@ class PlanRecord(Record):
         overrides: Sequence[str] = (),
         plugins: Sequence[str] = (),
         classes: Sequence[str] = (),
+        metrics: Sequence[MetricSpec] = (),
     ) -> PlanRecord:
         """The record of a plan."""
         return cls(
@@ -421,9 +448,27 @@ class PlanRecord(Record):
             overrides=tuple(overrides),
             plugins=tuple(plugins),
             classes=tuple(classes),
+            metrics=tuple(map(ShownMetric.of, metrics)),
             trials=tuple(map(PlannedTrial.of, plan.trials)),
             teachers=tuple(PlannedTeacher(name=t.name, key=t.key, model=t.model) for t in plan.teachers),
         )
+
+
+def taken_names() -> frozenset[str]:
+    """What no further metric may be called: the names of records' fields, and of columns that join two of them."""
+    fields: set[str] = set()
+    waiting: list[type[Record]] = [Record]
+    while waiting:
+        kind = waiting.pop()
+        fields |= set(kind.model_fields)
+        waiting += kind.__subclasses__()
+    return frozenset(fields | {*METRICS, *_JOINED})
+
+
+_JOINED = (
+    "pair", "validation_top1", "best_on_test_top1", "best_on_test_epoch", "teacher_top1", "teacher_sha256",
+    "plugin_version", "data_fingerprint",
+)  # fmt: skip
 
 
 def parse(kind: type[R], content: Mapping[str, Any], path: str = "") -> tuple[R | None, str]:

@@ -22,8 +22,10 @@ from kdbench.errors import KdbenchError
 from kdbench.hookspecs import RunInfo
 from kdbench.observers.notify import Notifier
 from kdbench.opening import open_suite
-from kdbench.plugins import Local
+from kdbench.plugins import Local, Registry
 from kdbench.report import frame, made_from, naming
+from kdbench.report.parts import parts_of
+from kdbench.report.study import NO_PLAN
 from kdbench.resolve import Filters, with_results
 from kdbench.results import PlanRecord, SuiteFolder
 from kdbench.run.context import Context
@@ -198,7 +200,14 @@ class _Invocation:
         plan = with_results(self.context.opened.plan, self.context.folder)
         self._remember(plan)
         record = self.context.opened.record(plan)
-        write_report(self.context.folder, self.context.info.report, self.context.warn, record, _shown(filters))
+        write_report(
+            self.context.folder,
+            self.context.info.report,
+            self.context.warn,
+            record,
+            _shown(filters),
+            self.context.opened.registry,
+        )
         self.context.notify("kdbench_suite_finished", plan=plan, run=self.context.info, interrupted=interrupted)
         stopped_by = self.context.stop.signal if interrupted else None
         return Results(plan, self.context.folder, self.context.info.report, filters, interrupted, stopped_by, record)
@@ -222,11 +231,13 @@ def write_report(
     warn: Callable[[str], None],
     plan: PlanRecord | None = None,
     filters: frame.Filters | None = None,
+    registry: Registry | None = None,
 ) -> None:
     """Render the report of the results so far, unless it is up to date; a failure to do so loses no result."""
     filters = filters or frame.Filters()
     try:
-        if made_from.is_current(report, made_from.digest(folder, plan=plan, filters=filters.describe())):
+        parts = parts_of(plan or folder.plan or NO_PLAN, registry)
+        if made_from.is_current(report, made_from.digest(folder, plan=plan, filters=filters.describe(), parts=parts)):
             return
         from kdbench.report.render import render
 
@@ -237,6 +248,7 @@ def write_report(
             methods=filters.methods,
             pairs=filters.pairs,
             seeds=filters.seeds,
+            parts=parts,
             warn=warn,
         )
     except Exception as error:  # noqa: BLE001 - hours of training must not end in a page's fault

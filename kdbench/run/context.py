@@ -8,9 +8,11 @@ from functools import cached_property
 
 import torch
 
+from kdbench import additions
 from kdbench.data.base import Arrays
 from kdbench.data.feed import Feed, channel_statistics, open_feed
 from kdbench.data.splits import limit
+from kdbench.engine.added import AddedMetrics
 from kdbench.engine.device import Precision
 from kdbench.errors import KdbenchError, ModelError, PluginError, text_of
 from kdbench.hookspecs import RunInfo
@@ -45,6 +47,11 @@ class Context:
     def arrays(self) -> Arrays:
         """The data, loaded when first needed: a finished suite needs none."""
         return limit(self.resolver.load(), **self.resolver.limits)
+
+    @cached_property
+    def added(self) -> AddedMetrics:
+        """The metrics that the suite adds."""
+        return AddedMetrics(additions.metrics(self.opened.registry, self.opened.suite.metrics), self.warn)
 
     def network(self, name: str, recipe: Recipe | None = None, weights: str | None = None) -> TappedModel:
         """A network that knows how this suite's images are normalised."""

@@ -66,6 +66,7 @@ class Students:
                 stop=self.context.stop.asked,
                 overdue=self.context.stop.overdue,
                 watchful=watchful,
+                added=self.context.added,
             )
             lockstep.run()
             missing = [names[learner.id] for learner in lockstep.withdrawn]

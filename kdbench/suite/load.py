@@ -51,6 +51,9 @@ class Catalogue(Protocol):
     def part_problems(self, spec: type[Spec], name: str, settings: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Problems of the name or settings of an optimiser, schedule or augmentation."""
 
+    def addition_problems(self, key: str, name: str) -> list[str]:
+        """Problems of an entry of ``metrics``, ``sections`` or ``figures``."""
+
 
 def load(path: Path | str, tables: Mapping[str, Any], catalogue: Catalogue | None = None) -> Suite:
     """Validate the tables of a suite. Raises :class:`SuiteError` with every problem found."""
@@ -69,6 +72,7 @@ def load(path: Path | str, tables: Mapping[str, Any], catalogue: Catalogue | Non
         yield from _pair_problems(tables)
         if catalogue is not None:
             yield from _name_problems(tables, catalogue)
+            yield from _addition_problems(tables, catalogue)
 
     found = list(islice(dict.fromkeys(problems()), MAX_PROBLEMS + 1))
     if found or suite is None:
@@ -128,7 +132,7 @@ _TABLES: dict[tuple[type[BaseModel], int | str], type[BaseModel]] = {
 
 
 def _pair_problems(tables: Mapping[str, Any]) -> Iterator[Problem]:
-    """What pairs and teachers change, and whether it goes together; also where other parts are wrong."""
+    """What pairs, teachers and baselines name or change, and whether that fits; also where other parts are wrong."""
     recipe, pairs, teachers = table(tables.get("recipe")), rows(tables, "pairs"), table(tables.get("teachers"))
     labels = {str(row.get("label") or row["name"]) for row in rows(tables, "methods") if "name" in row}
     for index, pair in enumerate(pairs):
@@ -137,6 +141,11 @@ def _pair_problems(tables: Mapping[str, Any]) -> Iterator[Problem]:
         for label in table(pair.get("methods")) if labels else ():
             if label not in labels:
                 yield ("pairs", index, "methods", label), f"is not a method of this suite{did_you_mean(label, labels)}"
+    known = labels | {str(row["name"]) for row in rows(tables, "methods") if "name" in row}
+    baselines = tables.get("baselines")
+    for index, name in enumerate(baselines if isinstance(baselines, list) and known else ()):
+        if isinstance(name, str) and name not in known:
+            yield ("baselines", index), f"'{name}' is not a method or label of this suite{did_you_mean(name, known)}"
     used = {str(pair["teacher"]) for pair in pairs if "teacher" in pair}
     for name, teacher in teachers.items():
         if used and name not in used:
@@ -220,6 +229,15 @@ def _part_problems(tables: Mapping[str, Any], catalogue: Catalogue) -> Iterator[
             for own in parts.get(str(part.get("name")), ()):
                 if own in part and own in recipe:
                     yield (*where, key, own), f"is given twice, here and as {own} of the recipe; remove one"
+
+
+def _addition_problems(tables: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Problem]:
+    """Unknown metrics, sections and figures."""
+    for key in ("metrics", "sections", "figures"):
+        names = tables.get(key)
+        for index, name in enumerate(names if isinstance(names, list) else ()):
+            for what in catalogue.addition_problems(key, name) if isinstance(name, str) else ():
+                yield (key, index), what
 
 
 def _setting_problems(

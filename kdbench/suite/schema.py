@@ -12,6 +12,8 @@ from kdbench.recipe import Recipe, Table
 from kdbench.words import shown
 
 MAX_TRIALS = 50_000
+BASELINES = ("none", "kd")
+"""The usual ones: labels alone, and the loss that everybody knows."""
 
 
 def _printable(text: str) -> str:
@@ -39,6 +41,17 @@ def _count_or_share(value: object) -> object:
     if not (share or count):
         raise ValueError(f"must be a whole number of images or a share between 0 and 1, got {shown(value)}")
     return value
+
+
+def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    # Two distributions may offer one name, but a table has one column of a name.
+    twice = _first_repeated(name.rpartition(":")[2] for name in names)
+    if twice is not None:
+        raise ValueError(f"'{twice}' occurs twice")
+    return names
+
+
+Names = Annotated[tuple[Name, ...], AfterValidator(_each_once)]
 
 
 class Data(BaseModel):
@@ -142,6 +155,14 @@ class Suite(Table):
     """Settings of teachers; by default, a teacher is the network of its name, trained here."""
     plugins: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Local plugin files, relative to the suite file."""
+    metrics: Names = ()
+    """Metrics of plugins that are measured beside the built-in ones, by their names in ``kdbench list metrics``."""
+    sections: Names = ()
+    """Sections of plugins that the report shows, by their names in ``kdbench list sections``."""
+    figures: Names = ()
+    """Figures of plugins that the report shows, by their names in ``kdbench list figures``."""
+    baselines: Annotated[tuple[Name, ...], Field(min_length=1, max_length=3)] = BASELINES
+    """Labels or methods that gains are given over; the first is the reference of verdicts and of relative times."""
     checkpoint_every: Annotated[int, Field(gt=0)] = 10
     """Epochs between checkpoints."""
 
@@ -151,6 +172,14 @@ class Suite(Table):
         if len(set(seeds)) < len(seeds):
             raise ValueError(f"each seed once, got {shown(list(seeds))}")
         return seeds
+
+    @field_validator("baselines")
+    @classmethod
+    def _baselines_differ(cls, baselines: tuple[str, ...]) -> tuple[str, ...]:
+        twice = _first_repeated(baselines)
+        if twice is not None:
+            raise ValueError(f"'{twice}' occurs twice")
+        return baselines
 
     @field_validator("methods")
     @classmethod

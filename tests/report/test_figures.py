@@ -11,12 +11,19 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from kdbench.report import figures
 from kdbench.report.figures import canvas
-from kdbench.report.figures.cost import _front
+from kdbench.report.figures.accuracy import accuracy
+from kdbench.report.figures.cost import _front, cost
+from kdbench.report.figures.curves import curves
+from kdbench.report.figures.draw import draw
 from kdbench.report.figures.labels import place_labels
-from kdbench.report.study import Study, read_study
+from kdbench.report.figures.ranks import critical_difference
+from kdbench.report.figures.training import stages, terms
+from kdbench.report.parts import parts_of
+from kdbench.report.study import NO_PLAN, Study, read_study
 from kdbench.results import EpochRecord, SuiteFolder
+
+FIGURES = parts_of(NO_PLAN).figures
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +33,7 @@ def read(untouched_study: SuiteFolder) -> Study:
 
 def test_files_are_well_formed_and_no_settings_are_left_behind(read: Study, tmp_path: Path) -> None:
     before = dict(matplotlib.rcParams)
-    drawings = figures.draw(read, tmp_path)
+    drawings = draw(read, tmp_path, FIGURES)[0]
     assert dict(matplotlib.rcParams) == before
     assert list(drawings) == ["accuracy", "curves", "terms", "cost"]
     for name, drawing in drawings.items():
@@ -40,7 +47,7 @@ def test_files_are_well_formed_and_no_settings_are_left_behind(read: Study, tmp_
 
 
 def test_accuracy_shows_every_seed_the_mean_and_the_spread(read: Study) -> None:
-    made = figures.accuracy(read)
+    made = accuracy(read)
     assert made is not None
     axes = made[0].axes[0]
     labels = [text.get_text() for text in axes.get_yticklabels()]
@@ -57,14 +64,14 @@ def test_accuracy_shows_every_seed_the_mean_and_the_spread(read: Study) -> None:
 
 
 def test_accuracy_says_what_has_no_mean(read: Study) -> None:
-    made = figures.accuracy(read)
+    made = accuracy(read)
     assert made is not None
     texts = [text.get_text().strip() for text in made[0].axes[0].texts]
     assert sorted(texts) == ["1 of 3 diverged", "skipped"]
 
 
 def test_the_baseline_and_the_teacher_have_their_lines(read: Study) -> None:
-    made = figures.accuracy(read)
+    made = accuracy(read)
     assert made is not None
     upright = {line.get_xdata()[0] for line in made[0].axes[0].lines if len(line.get_xdata()) == 2}
     assert {71.0, 80.0} <= upright
@@ -76,7 +83,7 @@ def test_a_collapsed_method_does_not_squeeze_the_others(runs: Callable[..., Any]
     for seed in range(3):
         for label, top1 in (("none", 70.0), ("kd", 71.0), ("vid", 71.5), ("rkd", 70.5), ("pkt", 10.0)):
             suite.done("resnet20", "resnet8", label, seed, top1 + 0.1 * seed)
-    made = figures.accuracy(read_study(suite.write()))
+    made = accuracy(read_study(suite.write()))
     assert made is not None
     axes = made[0].axes[0]
     assert axes.get_xlim()[0] > 60
@@ -84,7 +91,7 @@ def test_a_collapsed_method_does_not_squeeze_the_others(runs: Callable[..., Any]
 
 
 def test_curves_are_means_over_seeds(read: Study) -> None:
-    made = figures.curves(read)
+    made = curves(read)
     assert made is not None
     axes = made[0].axes[0]
     colour = read.styles["vid"].colour
@@ -97,7 +104,7 @@ def test_curves_are_means_over_seeds(read: Study) -> None:
 
 
 def test_curves_end_where_a_seed_diverged(read: Study) -> None:
-    made = figures.curves(read)
+    made = curves(read)
     assert made is not None
     colour = read.styles["pkt"].colour
     line = next(line for line in made[0].axes[0].lines if line.get_color() == colour)
@@ -111,7 +118,7 @@ def test_with_many_methods_curves_name_the_best_and_the_baselines(runs: Callable
         label = {0: "none", 1: "kd"}.get(index, f"method{index}")
         for seed in range(2):
             suite.done("resnet20", "resnet8", label, seed, 60.0 + index + 0.1 * seed)
-    made = figures.curves(read_study(suite.write()))
+    made = curves(read_study(suite.write()))
     assert made is not None
     named = {text.get_text() for text in made[0].legends[0].get_texts()}
     assert named == {"none", "kd", *(f"method{index}" for index in range(24, 30)), "others"}
@@ -119,7 +126,7 @@ def test_with_many_methods_curves_name_the_best_and_the_baselines(runs: Callable
 
 
 def test_cost_shows_gain_by_time(read: Study) -> None:
-    made = figures.cost(read)
+    made = cost(read)
     assert made is not None
     colour = read.styles["vid"].colour
     point = next(line for line in made[0].axes[0].lines if line.get_color() == colour)
@@ -133,7 +140,7 @@ def test_the_front_is_what_nothing_beats_in_less_time(read: Study) -> None:
 
 
 def test_no_critical_difference_below_five_pairs(read: Study) -> None:
-    assert figures.critical_difference(read) is None
+    assert critical_difference(read) is None
 
 
 def test_critical_difference_has_each_method_at_its_rank(runs: Callable[..., Any]) -> None:
@@ -143,7 +150,7 @@ def test_critical_difference_has_each_method_at_its_rank(runs: Callable[..., Any
         for offset, label in enumerate(("none", "kd", "vid")):
             suite.done(f"teacher{index}", "resnet8", label, 0, 70.0 + offset)
     read = read_study(suite.write())
-    made = figures.critical_difference(read)
+    made = critical_difference(read)
     assert made is not None
     texts = {text.get_text().strip() for text in made[0].axes[0].texts}
     assert {"vid  1.00", "kd  2.00", "3.00  none"} <= texts
@@ -188,7 +195,7 @@ def _lines(axes: Any) -> list[tuple[str, list[float]]]:
 
 
 def test_every_term_and_the_training_loss_have_a_curve(staged: Study) -> None:
-    made = figures.terms(staged)
+    made = terms(staged)
     assert made is not None
     panels = {axes.get_title(): axes for axes in made[0].axes if axes.get_title()}
     assert list(panels) == ["none", "ft"]
@@ -202,7 +209,7 @@ def test_every_term_and_the_training_loss_have_a_curve(staged: Study) -> None:
 
 
 def test_first_stages_have_curves_of_their_own(staged: Study) -> None:
-    made = figures.stages(staged)
+    made = stages(staged)
     assert made is not None
     (axes,) = [axes for axes in made[0].axes if axes.get_title()]
     assert axes.get_title() == "ft: paraphraser"
@@ -211,7 +218,7 @@ def test_first_stages_have_curves_of_their_own(staged: Study) -> None:
 
 
 def test_without_first_stages_none_are_drawn(read: Study) -> None:
-    assert figures.stages(read) is None
+    assert stages(read) is None
 
 
 def test_losses_that_are_not_finite_are_left_out(runs: Callable[..., Any]) -> None:
@@ -221,7 +228,7 @@ def test_losses_that_are_not_finite_are_left_out(runs: Callable[..., Any]) -> No
     suite.folder.trial(trial.id).append_epoch(
         EpochRecord(epoch=4, stage="main", train_loss=float("nan"), terms={"ce": float("inf")}, seconds=1.0)
     )
-    made = figures.terms(read_study(suite.write()))
+    made = terms(read_study(suite.write()))
     assert made is not None
     assert _lines(made[0].axes[0]) == [("-", [2.0, 1.0, 0.667]), ("-", [1.0, 0.5, 0.333])]
 
@@ -230,7 +237,7 @@ def test_a_logarithmic_panel_has_plain_numbers(runs: Callable[..., Any], tmp_pat
     suite = runs()
     suite.teacher("resnet20", 80.0)
     suite.done("resnet20", "resnet8", "none", 0, 70.0, curve=[70.0] * 40)
-    drawn = figures.draw(read_study(suite.write()), tmp_path)["terms"].svg
+    drawn = draw(read_study(suite.write()), tmp_path, FIGURES)[0]["terms"].svg
     assert "mathdefault" not in drawn
     assert ">0.1<" in drawn
 
@@ -243,7 +250,7 @@ def test_long_curves_are_thinned_alike_up_to_the_last_epoch_of_all_seeds(runs: C
             suite.done("resnet20", "resnet8", label, seed, 70.0, curve=[50 + 0.1 * e for e in range(epochs)])
     study = read_study(suite.write())
     drawn = []
-    for figure in (figures.curves(study), figures.terms(study)):
+    for figure in (curves(study), terms(study)):
         assert figure is not None
         drawn += [list(line.get_xdata()) for axes in figure[0].axes for line in axes.lines]
     assert len(drawn) == 6

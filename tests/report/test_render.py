@@ -299,7 +299,7 @@ def test_reports_import_neither_torch_nor_mlflow_nor_matplotlib_before_it_draws(
 
 
 def test_plots_leave_pyplot_alone() -> None:
-    code = "import sys, kdbench.report.figures; print('matplotlib.pyplot' in sys.modules, 'torch' in sys.modules)"
+    code = "import sys, kdbench.report.figures.draw; print('matplotlib.pyplot' in sys.modules, 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False False"
 

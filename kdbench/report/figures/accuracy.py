@@ -34,14 +34,14 @@ def accuracy(study: Study) -> tuple[Figure, str] | None:
     axis_labels(drawn, columns, "test top-1, %", "")
     return figure, (
         "Top-1 on the test set. A dot is a seed, the marker the mean, the bar one standard deviation. "
-        f"Dashed line: mean of {study.none}. Dotted: the teacher, where it lies in the panel."
+        f"Dashed line: mean of {study.reference.label}. Dotted: the teacher, where it lies in the panel."
     )
 
 
 def _accuracy_panel(axes: Axes, study: Study, pair: str, labels: Sequence[str]) -> None:
     done = study.done(pair)
     cells = study.pair(pair).set_index("label")
-    base = _cell(cells, study.none, "top1_mean")
+    base = _cell(cells, study.reference.label, "top1_mean")
     low, high = limits(list(done["top1"]), [] if base is None else [base])
     teacher = study.teacher_top1(pair)
     # The teacher may widen the panel, but not so far that the methods become a line.

@@ -165,6 +165,6 @@ def save(figure: Figure, stem: Path) -> None:
     )
     for suffix, options in saves:
         write_atomically(
-            stem.with_suffix(f".{suffix}"),
+            stem.with_name(f"{stem.name}.{suffix}"),
             lambda path, suffix=suffix, options=options: figure.savefig(path, format=suffix, **options),  # type: ignore[misc]
         )

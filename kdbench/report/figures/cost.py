@@ -23,10 +23,10 @@ NAMED = 12
 def cost(study: Study) -> tuple[Figure, str] | None:
     """Gain over the baseline against training time; a panel a pair."""
     cells = study.cells[(study.cells["n"] > 0) & (study.cells["seconds"] > 0)]
-    against_none = study.none in set(cells["label"])
-    cells = cells.assign(
-        height=cells["gain_over_none"].where(cells["label"] != study.none, 0.0) if against_none else cells["top1_mean"]
-    )
+    reference = study.reference
+    over_reference = reference.label in set(cells["label"])
+    gains = cells[reference.gain].where(cells["label"] != reference.label, 0.0)
+    cells = cells.assign(height=gains if over_reference else cells["top1_mean"])
     cells = cells[cells["height"].notna()]
     pairs = [pair for pair in study.pairs if (cells["pair"] == pair).sum() > 1]
     if not pairs:
@@ -36,9 +36,9 @@ def cost(study: Study) -> tuple[Figure, str] | None:
     longest = float(cells["seconds"].max())
     scale, unit = (3600.0, "hours") if longest >= 5400 else (60.0, "minutes") if longest >= 150 else (1.0, "seconds")
     for axes, pair in zip(drawn, pairs, strict=True):
-        _cost_panel(axes, study, cells[cells["pair"] == pair], scale, against_none)
+        _cost_panel(axes, study, cells[cells["pair"] == pair], scale, over_reference)
         axes.set_title(study.title(pair))
-    height = f"gain over {study.none}, points" if against_none else "test top-1, %"
+    height = f"gain over {reference.label}, points" if over_reference else "test top-1, %"
     axis_labels(drawn, columns, f"training time of one student, {unit}", height)
     shown = [s.label for s in study.overall.standings if s.label in set(cells["label"])]
     legend(figure, [marker(study, label) for label in shown])
@@ -50,11 +50,12 @@ def cost(study: Study) -> tuple[Figure, str] | None:
         low, high = axes.get_ylim()
         outside += list(mine.loc[(mine["height"] < low) | (mine["height"] > high), "label"])
         # With many methods only those on the front, and the baselines, are named in place.
-        wanted = set(mine["label"]) if len(mine) <= NAMED else {study.none, study.kd, *_front(mine)["label"]}
+        few = {*(baseline.label for baseline in study.baselines), *_front(mine)["label"]}
+        wanted = set(mine["label"]) if len(mine) <= NAMED else few
         points = list(zip(mine["seconds"] / scale, mine["height"], strict=True))
         names = [label if label in wanted else "" for label in mine["label"]]
         place_labels(canvas, axes, points, names, [study.styles[label].colour for label in mine["label"]])
-    what = f"Gain over {study.none}" if against_none else "Test top-1"
+    what = f"Gain over {reference.label}" if over_reference else "Test top-1"
     lost = f" Outside their panels: {wording.listing(list(dict.fromkeys(outside)))}." if outside else ""
     return figure, (
         f"{what}, mean over seeds, against the wall time of training one student. "

@@ -72,7 +72,7 @@ def _highlighted(study: Study, drawn: Collection[str]) -> tuple[list[str], list[
     ordered = [standing.label for standing in study.overall.standings if standing.label in drawn]
     if len(ordered) <= HIGHLIGHTED + 1:
         return ordered, []
-    baselines = [label for label in (study.none, study.kd) if label in ordered]
+    baselines = [baseline.label for baseline in study.baselines if baseline.label in ordered]
     best = [label for label in ordered if label not in baselines][: HIGHLIGHTED - len(baselines)]
     named = [label for label in ordered if label in {*baselines, *best}]
     return named, [label for label in ordered if label not in named]

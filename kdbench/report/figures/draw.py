@@ -1,0 +1,62 @@
+"""Draws the figures of a report and saves them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from kdbench.errors import PluginError
+from kdbench.hookspecs import FigureSpec
+from kdbench.report.figures.canvas import SETTINGS, inline, save
+from kdbench.report.parts import Part
+from kdbench.report.study import Study
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure as the page shows it."""
+
+    svg: str
+    caption: str
+
+
+def draw(study: Study, folder: Path, figures: Sequence[Part[FigureSpec]]) -> tuple[dict[str, Drawing], dict[str, str]]:
+    """Draw what the results allow, write ``folder/<name>.svg`` and ``.png``, and return the page's drawings by name.
+
+    Also returned is, by name, why a plugin's figure could not be drawn.
+    """
+    drawings: dict[str, Drawing] = {}
+    failed: dict[str, str] = {}
+    for part in figures:
+        drawing = None
+        # Each under the same settings, whatever a plugin's figure changes of them.
+        with matplotlib.rc_context(SETTINGS):
+            try:
+                drawing = part(study, partial(_saved, folder / part.name))
+            except PluginError as error:
+                failed[part.name] = str(error)
+        if drawing is not None:
+            drawings[part.name] = drawing
+            continue
+        for suffix in ("svg", "png"):
+            (folder / f"{part.name}.{suffix}").unlink(missing_ok=True)
+    return drawings, failed
+
+
+def _saved(stem: Path, made: Any) -> Drawing | None:
+    if made is None:
+        return None
+    figure, caption = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(figure, Figure) or not isinstance(caption, str):
+        got = type(made).__name__
+        raise PluginError(f"figure '{stem.name}' must return a matplotlib Figure and its caption, got {got}")
+    save(figure, stem)
+    # Not with_suffix: a name may hold dots.
+    text = stem.with_name(f"{stem.name}.svg").read_text(encoding="utf-8")
+    return Drawing(inline(text, stem.name, caption), caption)

@@ -1,0 +1,124 @@
+"""What a page is made of: the built-in sections and figures, and those of plugins that its suite names.
+
+A plugin's part is called with a copy of the study. One that fails, or whose plugin is not there, costs only itself: the
+page says why in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from kdbench import plugins
+from kdbench.errors import PluginError, in_words
+from kdbench.hookspecs import FigureSpec, SectionSpec
+from kdbench.plugins import Offer, Registry
+from kdbench.report.study import Study
+from kdbench.results import PlanRecord
+from kdbench.sources import FIRST_PARTY
+
+PartSpec = TypeVar("PartSpec", SectionSpec, FigureSpec)
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Part(Generic[PartSpec]):
+    """A section or figure, or the reason why there is none."""
+
+    name: str
+    offer: Offer[PartSpec] | None
+    missing: str = ""
+
+    @property
+    def built_in(self) -> bool:
+        """Whether kdbench itself brings it."""
+        return self.offer is not None and self.offer.provider.distribution == FIRST_PARTY
+
+    def __call__(self, study: Study, finish: Callable[[Any], Made]) -> Made:
+        """What ``finish`` makes of what it gives for a study.
+
+        Raises:
+            PluginError: whatever goes wrong in a plugin's part, or with what it gives.
+        """
+        if self.offer is None:
+            raise PluginError(self.missing)
+        arguments = dict(self.offer.spec.presets)
+        if self.built_in:
+            return finish(self.offer.load()(study, **arguments))
+        try:
+            with plugins.contained(self.offer.provider):
+                return finish(self.offer.load()(study.copy(), **arguments))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a plugin may raise anything
+            raise PluginError(f"{self.offer.provider}: {in_words(error)}") from error
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The sections of a page in its order, and its figures."""
+
+    sections: tuple[Part[SectionSpec], ...]
+    figures: tuple[Part[FigureSpec], ...]
+    problems: tuple[str, ...] = ()
+    """Why plugins that the plan names could not be loaded."""
+
+    def to_json(self) -> list[tuple[str, str]]:
+        """The names of the plugins' parts with the digests of their source."""
+        parts: list[Part[Any]] = [*self.sections, *self.figures]
+        foreign = [part for part in parts if not part.built_in]
+        return [(part.name, part.offer.fingerprint if part.offer else part.missing) for part in foreign]
+
+
+def parts_of(plan: PlanRecord, registry: Registry | None = None) -> Parts:
+    """The parts of a plan's page, from the plugins of ``registry``, or else from those that the plan names."""
+    wanted = {key: list(plan.suite.get(key) or ()) for key in ("sections", "figures")}
+    problems: list[str] = []
+    if registry is None:
+        registry = _registry(plan, problems) if any(wanted.values()) else plugins.built_in()
+    sections = _ordered([*_built_in(registry, SectionSpec), *_named(registry, SectionSpec, wanted["sections"])])
+    figures = [*_built_in(registry, FigureSpec), *_named(registry, FigureSpec, wanted["figures"])]
+    return Parts(tuple(sections), tuple(figures), tuple(problems))
+
+
+def _registry(plan: PlanRecord, problems: list[str]) -> Registry:
+    """All installed plugins, and the local files that a plan names, as far as they can be loaded."""
+    registry = plugins.discover()
+    folder = Path(plan.path).parent if plan.path else Path()
+    for path in (*(folder / name for name in plan.suite.get("plugins") or ()), *map(Path, plan.plugins)):
+        try:
+            plugins.add_file(registry, path)
+        except PluginError as error:
+            problems.append(str(error))
+    return registry
+
+
+def _built_in(registry: Registry, spec: type[PartSpec]) -> Iterable[Part[PartSpec]]:
+    for offer in registry.offers[spec]:
+        if offer.provider.distribution == FIRST_PARTY:
+            yield Part(offer.spec.name, offer)
+
+
+def _named(registry: Registry, spec: type[PartSpec], names: Iterable[str]) -> Iterable[Part[PartSpec]]:
+    for name in names:
+        try:
+            offer = registry.find(spec, name)
+        except PluginError as error:
+            yield Part(name.rpartition(":")[2], None, str(error))
+        else:
+            yield Part(offer.spec.name, offer)
+
+
+def _ordered(sections: Sequence[Part[SectionSpec]]) -> list[Part[SectionSpec]]:
+    """Each behind the one that it follows; where there is no such one, at the end."""
+    placed: list[Part[SectionSpec]] = []
+    for part in sections:
+        names = [other.name for other in placed]
+        after = part.offer.spec.after if part.offer is not None and not part.built_in else ""
+        # Several that follow the same one keep the suite's order.
+        followers = [o.name for o in placed if o.offer is not None and after and o.offer.spec.after == after]
+        place = max((names.index(name) for name in (after, *followers) if name in names), default=len(placed) - 1)
+        placed.insert(place + 1, part)
+    return placed
