@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kdbench.hookspecs import KINDS, MethodSpec, ModelSpec
+from kdbench.hookspecs import KINDS, FigureSpec, MethodSpec, MetricSpec, ModelSpec, SectionSpec
 from kdbench.method import DataSignature, Method, Signature
 from kdbench.models.base import from_offer, signature
 from kdbench.models.shapes import without_draws
@@ -25,7 +25,18 @@ def describe_offer(offer: Offer[Any], registry: Registry) -> dict[str, Any]:
         row.update(_method(offer, registry))
     elif isinstance(offer.spec, ModelSpec):
         row.update(_model(offer))
+    elif isinstance(offer.spec, MetricSpec):
+        row.update(_metric(offer.spec))
+    elif isinstance(offer.spec, SectionSpec):
+        row.update(title=offer.spec.title, after=offer.spec.after)
+    elif isinstance(offer.spec, FigureSpec):
+        row.update(section=offer.spec.section)
     return row
+
+
+def _metric(spec: MetricSpec) -> dict[str, Any]:
+    better = {True: "higher", False: "lower", None: ""}[spec.higher_is_better]
+    return {"column": spec.column, "better": better, "compared_with": "the teacher" if spec.needs_teacher else ""}
 
 
 def _method(offer: Offer[Any], registry: Registry) -> dict[str, Any]:

@@ -48,7 +48,8 @@ METRICS: Mapping[str, MetricSpec] = {
             higher_is_better=False,
             low=0.0,
             high=1.001,
-            summary="Expected calibration error, 15 bins (Guo 2017, https://arxiv.org/abs/1706.04599).",
+            reference="Guo 2017, https://arxiv.org/abs/1706.04599",
+            summary="Expected calibration error, 15 bins.",
         ),
         _share(
             "agreement",

@@ -19,6 +19,7 @@ from kdbench.engine.evaluate import percent
 from kdbench.errors import KdbenchError, TrialError, in_words
 from kdbench.hookspecs import MetricSpec
 from kdbench.plugins import Offer
+from kdbench.words import one_line
 
 
 class Attempt(Protocol):
@@ -77,7 +78,7 @@ class AddedMetrics:
             if error is None:
                 continue
             found.values.pop(spec.name, None)
-            found.unmeasured[spec.name] = what = in_words(error)
+            found.unmeasured[spec.name] = what = one_line(in_words(error))
             who = f"metric '{spec.name}' of {provider}"
             if isinstance(error, torch.AcceleratorError) and not responds(logits.device):
                 raise KdbenchError(

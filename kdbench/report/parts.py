@@ -18,6 +18,7 @@ from kdbench.plugins import Offer, Registry
 from kdbench.report.study import Study
 from kdbench.results import PlanRecord
 from kdbench.sources import FIRST_PARTY
+from kdbench.words import one_line
 
 PartSpec = TypeVar("PartSpec", SectionSpec, FigureSpec)
 Made = TypeVar("Made")
@@ -53,7 +54,7 @@ class Part(Generic[PartSpec]):
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a plugin may raise anything
-            raise PluginError(f"{self.offer.provider}: {in_words(error)}") from error
+            raise PluginError(one_line(f"{self.offer.provider}: {in_words(error)}")) from error
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,18 @@ from __future__ import annotations
 import csv
 import dataclasses
 import inspect
+import math
 import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+
+import pandas as pd
+import pytest
+import torch
+from markupsafe import Markup
 
 from kdbench import hookspecs
 from kdbench.data.augment import Draws
@@ -50,7 +56,9 @@ def test_no_other_hook_is_documented(page):
     assert sections(page(PAGE)).keys() == HOOKS.keys()
 
 
-@pytest.mark.parametrize("name", ["MethodSpec", "ModelSpec", "DatasetSpec", "RunInfo"])
+@pytest.mark.parametrize(
+    "name", ["MethodSpec", "ModelSpec", "DatasetSpec", "MetricSpec", "SectionSpec", "FigureSpec", "RunInfo"]
+)
 def test_the_fields_of_a_descriptor_are_documented(name, page):
     around = next(part for part in re.split(r"\n(?=#{2,3} )", page(PAGE)) if f"`{name}`" in part)
     for field in dataclasses.fields(getattr(hookspecs, name)):
@@ -65,7 +73,7 @@ def examples(blocks, tmp_path):
         if block.language == "python" and "@hookimpl" in block.text:
             files.append(tmp_path / f"example{len(files)}.py")
             files[-1].write_text(block.text)
-    assert len(files) == 7
+    assert len(files) == 10
     return files
 
 
@@ -90,6 +98,31 @@ def test_the_parts_of_a_recipe_work_together(examples):
     draws = Draws(torch.Generator().manual_seed(0), np.random.default_rng(0))
     changed = parts.steps[0](torch.zeros(200, 3, 8, 8), draws)
     assert changed.std() == pytest.approx(0.1, rel=0.05)
+
+def test_the_examples_metric_is_that_of_a_loop(examples):
+    brier = discover(examples).find(hookspecs.MetricSpec, "brier").load()
+    logits, labels = torch.tensor([[0.0, 1.0, 3.0], [2.0, 0.0, 0.0]]), torch.tensor([2, 1])
+    wanted = 0.0
+    for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
+        total = sum(math.exp(z) for z in row)
+        wanted += sum((math.exp(z) / total - (k == label)) ** 2 for k, z in enumerate(row)) / 2
+    assert brier(logits, labels).item() == pytest.approx(wanted)
+
+
+def test_the_examples_section_and_figure_show_a_study(examples):
+    cells = pd.DataFrame(
+        {"pair": ["a:b", "a:b"], "label": ["<kd>", "none"], "rank": [1.0, 2.0], "n": [1, 0]}
+        | {"adapter_parameters": [5, 0], "top1_mean": [70.0, None]}
+    )
+    study = SimpleNamespace(cells=cells, title=lambda pair: pair.replace(":", " → "))
+    registry = discover(examples)
+    wins = registry.find(hookspecs.SectionSpec, "wins")
+    assert wins.load()(study) == Markup("<ul><li>a → b: &lt;kd&gt;</li></ul>")
+    figure, caption = registry.find(hookspecs.FigureSpec, "adapters").load()(study)
+    assert figure.axes[0].get_xlabel() == "parameters of adapters"
+    assert caption.endswith(".")
+    study.cells = cells[cells["n"] > 1]
+    assert registry.find(hookspecs.FigureSpec, "adapters").load()(study) is None
 
 
 def test_the_example_listens(examples, tmp_path):

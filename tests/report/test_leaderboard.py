@@ -9,8 +9,11 @@ import pytest
 from scipy import stats
 
 from kdbench.report.frame import Filters
-from kdbench.report.leaderboard import COLUMNS, leaderboard
+from kdbench.report.leaderboard import COLUMNS, columns, leaderboard
+from kdbench.report.render import markdown
 from kdbench.report.study import Study, read_study
+from kdbench.report.styles import INK, NEUTRAL, PALETTE
+from kdbench.report.verdict import verdicts
 from kdbench.results import SuiteFolder
 
 NONE, KD, VID = (70.0, 71.0, 72.0), (72.0, 72.5, 73.5), (72.1, 72.3, 73.9)
@@ -285,3 +288,40 @@ def test_nothing_done_is_nothing_ranked(runs: Callable[..., Any]) -> None:
     assert read.overall.methods == ()
     assert read.cells["rank"].isna().all()
     assert len(leaderboard(read.trials)) == 1
+
+
+def test_a_suite_chooses_its_baselines(runs: Callable[..., Any]) -> None:
+    suite = runs()
+    suite.teacher("resnet20", 80.0)
+    for label, top1, method in (("kd", 72.0, "kd"), ("hot", 73.0, "vid"), ("none", 70.0, "none")):
+        for seed in (0, 1):
+            suite.done("resnet20", "resnet8", label, seed, top1 + seed, method=method, cost={"seconds": top1})
+    suite.tables["baselines"] = ["vid", "kd", "none"]
+    found = read_study(suite.write())
+    assert [(baseline.name, baseline.label) for baseline in found.baselines] == [
+        ("vid", "hot"), ("kd", "kd"), ("none", "none"),
+    ]  # fmt: skip
+    names = [name for name in found.cells.columns if name.startswith("gain_over") and name.count("_") == 2]
+    assert names == ["gain_over_vid", "gain_over_kd", "gain_over_none"]
+    assert list(cell(found, "none")[names].fillna(0.0)) == [-3.0, -2.0, 0.0]
+    assert [standing.gain.mean for standing in found.overall.standings if standing.label == "kd"] == [-1.0]
+    (kd,) = (standing for standing in found.overall.standings if standing.label == "kd")
+    assert kd.relative_seconds == pytest.approx(72 / 73)
+    assert (found.styles["hot"].colour, found.styles["kd"].colour) == (NEUTRAL, INK)
+    assert found.styles["none"].colour in PALETTE
+
+
+def test_one_baseline_is_enough(runs: Callable[..., Any]) -> None:
+    suite = runs()
+    suite.teacher("resnet20", 80.0)
+    for label, top1 in (("kd", 72.0), ("vid", 73.0)):
+        suite.done("resnet20", "resnet8", label, 0, top1)
+    suite.tables["baselines"] = ["kd"]
+    folder = suite.write()
+    found = read_study(folder)
+    assert tuple(found.cells.columns) == columns(baselines=["kd"])
+    assert cell(found, "vid")["gain_over_kd"] == 1.0
+    (pair,) = verdicts(found)
+    assert pair.sentences[0] == "vid has the highest score, 73.00 % top-1 (n=1), +1.00 over kd."
+    board = markdown(found)
+    assert "| n | gain over kd | to the highest mean |" in board

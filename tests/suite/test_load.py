@@ -431,3 +431,25 @@ def test_pair_recipe_differs_where_the_pair_says(open_small: Callable[..., Suite
     recipe = load.pair_recipe(suite, suite.pairs[0].recipe)
     assert recipe == suite.recipe.model_copy(update={"lr": 0.01, "optimizer": Part(name="adamw")})
     assert load.pair_recipe(suite, {}) == suite.recipe
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ('metrics=["gap", "gapp"]', "metrics[1]: metrics: 'gapp' is not registered"),
+        ('sections=["wins"]', "sections[0]: sections: 'wins' is not registered"),
+        ('figures=["bars"]', "figures[0]: figures: 'bars' is not registered"),
+        ('metrics=["gap", "mine.py:gap"]', "metrics: 'gap' occurs twice"),
+        ('baselines=["kdd"]', "baselines[0]: 'kdd' is no method or label of this suite; did you mean 'kd'?"),
+        ('baselines=["kd", "kd"]', "baselines: 'kd' occurs twice"),
+    ],
+)
+def test_additions_and_baselines_are_checked(problems_of, override, problem):
+    assert problem in problems_of(override)
+
+
+def test_a_suite_has_one_to_three_baselines(problems_of, open_small):
+    assert open_small().baselines == ("none", "kd")
+    assert open_small('baselines=["kd"]').baselines == ("kd",)
+    for wrong in ("[]", '["none", "kd", "a", "b"]'):
+        assert any(problem.startswith("baselines: ") for problem in problems_of(f"baselines={wrong}"))

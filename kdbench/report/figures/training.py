@@ -23,7 +23,7 @@ TERM = "term_"
 
 
 def terms(study: Study) -> tuple[Figure, str] | None:
-    """The main stage; a panel a method."""
+    """Training loss and its terms in the main stage; a panel a method."""
     records = study.curves
     made = _figure(study, records[records["stage"] == "main"])
     if made is None:
@@ -36,7 +36,7 @@ def terms(study: Study) -> tuple[Figure, str] | None:
 
 
 def stages(study: Study) -> tuple[Figure, str] | None:
-    """The stages before the main one; a panel a method and stage."""
+    """Training loss and its terms in the stages before the main one; a panel a method and stage."""
     records = study.curves
     made = _figure(study, records[records["stage"] != "main"])
     if made is None:
