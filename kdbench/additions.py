@@ -31,7 +31,7 @@ def problems(registry: Registry, key: str, name: str) -> list[str]:
         offer = registry.find(kind.spec, name)
         if offer.provider.distribution == FIRST_PARTY:
             return [f"'{name}' {EVERYWHERE[key]}; remove it"]
-        _check_name(registry, kind.name, offer)
+        check_name(registry, kind.name, offer)
         if kind.spec is MetricSpec:
             _check_metric(registry.find(MetricSpec, name))
     except PluginError as error:
@@ -44,7 +44,8 @@ def metrics(registry: Registry, names: Iterable[str]) -> tuple[Offer[MetricSpec]
     return tuple(registry.find(MetricSpec, name) for name in names)
 
 
-def _check_name(registry: Registry, kind: str, offer: Offer[Any]) -> None:
+def check_name(registry: Registry, kind: str, offer: Offer[Any]) -> None:
+    """Raise ``PluginError`` where a page or table cannot have something under this name; ``kind``: in messages."""
     name, who = offer.spec.name, offer.provider
     if not NAME.fullmatch(name):
         raise PluginError(f"{kind} '{name}' of {who}: must be named by letters, digits, '_', '.' and '-'; rename it")

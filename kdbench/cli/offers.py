@@ -94,13 +94,13 @@ def _list_suites(as_json: bool) -> None:
 def describe(
     name: Annotated[
         str,
-        typer.Argument(help="A method, model or data set, or a part of a suite file: recipe, pairs, crop, adamw."),
+        typer.Argument(help="Anything that can be listed, or a part of a suite file: recipe, pairs, data."),
     ],
     plugins: Plugins = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Describe a method, model, data set or part of a suite file: settings, paper, taps, adapters, package."""
+    """Describe an offer or a part of a suite file: settings, paper, taps, adapters, package."""
     from kdbench import reference
     from kdbench.plugins import discover
 

@@ -46,6 +46,10 @@ class AddedMetrics:
         self._warn = warn
         self._warned: set[tuple[str, str]] = set()
 
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._metrics)
+
     @property
     def modules(self) -> set[str]:
         """The modules that they come from."""

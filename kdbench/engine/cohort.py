@@ -83,7 +83,7 @@ class Lockstep:
         self.overdue = overdue
         self.device = learners[0].trainer.device
         learners[0].trainer.precision.prepare()
-        added = added or AddedMetrics()
+        added = AddedMetrics() if added is None else added
         self._guard = Guard(
             learners, teacher, failed=listener.failed, stop=stop, watchful=watchful, modules=added.modules
         )

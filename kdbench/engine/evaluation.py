@@ -43,8 +43,9 @@ class Evaluation:
         """Add to the records, by learner, what is measured, and keep the weights that are best on validation."""
         learners = [learner for learner in learners if not records[learner.id].diverged]
         predictions = self._predictions(learners, "test")
-        # What `predict` replaced must not be put down to a metric.
-        self._guard.withdraw_if_replaced(learners)
+        if self._added:
+            # So that no metric is blamed for what a learner's plugin replaced.
+            self._guard.withdraw_if_replaced(learners)
         for learner in learners:
             if learner.active:
                 measured = self._measured(learner, records[learner.id].epoch, *predictions[learner.id])

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from kdbench import plugins
+from kdbench import additions, plugins
 from kdbench.errors import PluginError, in_words
-from kdbench.hookspecs import FigureSpec, SectionSpec
+from kdbench.hookspecs import KINDS, FigureSpec, SectionSpec
 from kdbench.plugins import Offer, Registry
 from kdbench.report.study import Study
 from kdbench.results import PlanRecord
@@ -106,6 +106,7 @@ def _named(registry: Registry, spec: type[PartSpec], names: Iterable[str]) -> It
     for name in names:
         try:
             offer = registry.find(spec, name)
+            additions.check_name(registry, next(kind.name for kind in KINDS if kind.spec is spec), offer)
         except PluginError as error:
             yield Part(name.rpartition(":")[2], None, str(error))
         else:

@@ -10,9 +10,6 @@ import re
 from types import SimpleNamespace
 
 import numpy as np
-import pytest
-import torch
-
 import pandas as pd
 import pytest
 import torch
@@ -98,6 +95,7 @@ def test_the_parts_of_a_recipe_work_together(examples):
     draws = Draws(torch.Generator().manual_seed(0), np.random.default_rng(0))
     changed = parts.steps[0](torch.zeros(200, 3, 8, 8), draws)
     assert changed.std() == pytest.approx(0.1, rel=0.05)
+
 
 def test_the_examples_metric_is_that_of_a_loop(examples):
     brier = discover(examples).find(hookspecs.MetricSpec, "brier").load()

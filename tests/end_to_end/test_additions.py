@@ -97,3 +97,8 @@ def test_what_a_suite_adds_is_measured_and_shown_also_when_its_plugin_is_gone(su
     assert "Brier score" in page
     assert " wins.</p>" not in page
     assert "The section &#39;wins&#39; is missing: section &#39;wins&#39; is not registered" in page
+
+    # No trial is another one for what is measured of it.
+    suite.write_text(suite.read_text().replace(ADDS, "").replace("['mine.py']", "[]"))
+    planned = json.loads(kdbench("plan", suite, "--json").stdout)
+    assert {trial["status"] for trial in planned["trials"]} == {"done"}

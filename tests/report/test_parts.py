@@ -107,7 +107,7 @@ def headings(page: str) -> list[str]:
     return re.findall(r'<section id="([^"]+)"', page)
 
 
-def test_each_stands_where_it_belongs_and_says_why_it_is_missing(
+def test_each_is_where_it_belongs_and_says_why_it_is_missing(
     runs: Callable[..., Any], plugin: Path, tmp_path: Path
 ) -> None:
     folder = write(runs, sections=SECTIONS, figures=FIGURES)
@@ -196,3 +196,15 @@ def test_a_metric_is_shown_without_its_plugin(runs: Callable[..., Any], tmp_path
     board = pd.read_csv(path.parent / "leaderboard.csv").set_index("label")
     assert board["gap_mean"].fillna(-1).to_dict() == {"none": 0.25, "kd": -1}
     assert list(board.columns).index("gap_mean") == list(board.columns).index("kl_to_teacher_mean") + 1
+
+
+def test_a_plan_of_other_hands_names_no_file(runs: Callable[..., Any], tmp_path: Path) -> None:
+    folder = write(runs, figures=["../kept"])
+    report = tmp_path / "report"
+    report.mkdir()
+    (report / "kept.svg").write_text("mine")
+    heard: list[str] = []
+    page = render(folder, report, warn=heard.append).read_text(encoding="utf-8")
+    assert (report / "kept.svg").read_text() == "mine"
+    assert heard[0].startswith("figure '../kept' is left out of the report: figure '../kept' is not registered")
+    assert headings(page)[-1] == "further-figures"

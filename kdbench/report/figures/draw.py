@@ -44,7 +44,8 @@ def draw(study: Study, folder: Path, figures: Sequence[Part[FigureSpec]]) -> tup
         if drawing is not None:
             drawings[part.name] = drawing
             continue
-        for suffix in ("svg", "png"):
+        # A name without an offer is any text.
+        for suffix in ("svg", "png") if part.offer is not None else ():
             (folder / f"{part.name}.{suffix}").unlink(missing_ok=True)
     return drawings, failed
 
