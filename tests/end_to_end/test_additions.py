@@ -7,6 +7,8 @@ import json
 import pandas as pd
 import pytest
 
+from kdbench.export.find import find_trial
+
 PLUGIN = """
 from markupsafe import Markup
 
@@ -89,6 +91,8 @@ def test_what_a_suite_adds_is_measured_and_shown_also_when_its_plugin_is_gone(su
     assert "brier_mean" in pd.read_csv(report / "leaderboard.csv")
 
     (tmp_path / "mine.py").unlink()
+    exported = find_trial(results[0]["id"], tmp_path / "runs")
+    assert exported.metrics["brier"].column == "Brier score"
     again = kdbench("report", "tiny")
     assert again.returncode == 0, again.stderr
     assert "mine.py: not found" in again.stderr
