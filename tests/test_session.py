@@ -33,7 +33,7 @@ def test_a_second_run_is_refused_at_once(tmp_path):
     suite = SuiteFolder(tmp_path, "tiny")
     with only_one_run(suite), pytest.raises(ResultsError) as caught, only_one_run(suite):
         pytest.fail("two run here")
-    assert str(caught.value) == f"{suite.path}: another kdbench run is working here; wait for it or stop it"
+    assert str(caught.value) == f"{suite.path}: another kdbench run uses this folder; wait for it or stop it"
     assert caught.value.__suppress_context__
 
 

@@ -270,7 +270,7 @@ def test_no_wrong_number_gets_to_mlflow(finished, copy, kdbench):
     for damage in damaged:
         DAMAGES[damage](copy / finished.students[damage] / "epochs.jsonl")
     code, printed = kdbench(*sync, "sqlite:///false.db")
-    assert (code, f"{len(damaged)} damaged results left out" in printed) == (0, True), printed
+    assert (code, f"{len(damaged)} damaged results excluded" in printed) == (0, True), printed
     assert metrics(copy / "false.db") == {value for value in true if value[0] not in damaged}
 
 

@@ -149,7 +149,7 @@ def test_an_optimiser_that_fails_costs_its_own_trials_and_says_where(suite, run)
         ),
         (
             "torch.set_default_dtype(torch.float64); return images",
-            "'darken': it left changed: torch's default dtype (torch.float32 → torch.float64)",
+            "'darken': it changed global state: torch's default dtype (torch.float32 → torch.float64)",
         ),
     ],
 )

@@ -110,7 +110,7 @@ def test_what_a_metric_does_moves_no_number_of_a_student(learner, train, heard, 
     assert all(torch.equal(one[key], other[key]) for key in one)
     result = heard.results["a"]
     assert set(result.metrics) == {"top1", "top5", "nll", "ece", "agreement", "kl_to_teacher"}
-    assert result.unmeasured["gap"].startswith("it left changed: torch's default dtype")
+    assert result.unmeasured["gap"].startswith("it changed global state: torch's default dtype")
     assert len(said) == 1
 
 
@@ -131,7 +131,7 @@ def test_a_replaced_function_is_put_back_and_blamed_on_the_metric(learner, train
 
     train(learner(Labels(), "a"), added=added(replaces))
     assert torch.nn.functional.cross_entropy is original
-    assert "left changed: torch.nn.functional.cross_entropy" in heard.results["a"].unmeasured["gap"]
+    assert "changed global state: torch.nn.functional.cross_entropy" in heard.results["a"].unmeasured["gap"]
     assert heard.errors == {}
 
 

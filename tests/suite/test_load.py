@@ -440,7 +440,7 @@ def test_pair_recipe_differs_where_the_pair_says(open_small: Callable[..., Suite
         ('sections=["wins"]', "sections[0]: sections: 'wins' is not registered"),
         ('figures=["bars"]', "figures[0]: figures: 'bars' is not registered"),
         ('metrics=["gap", "mine.py:gap"]', "metrics: 'gap' occurs twice"),
-        ('baselines=["kdd"]', "baselines[0]: 'kdd' is no method or label of this suite; did you mean 'kd'?"),
+        ('baselines=["kdd"]', "baselines[0]: 'kdd' is not a method or label of this suite; did you mean 'kd'?"),
         ('baselines=["kd", "kd"]', "baselines: 'kd' occurs twice"),
     ],
 )

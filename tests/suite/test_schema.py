@@ -98,7 +98,7 @@ NOK = {
     'recipe.schedule={name="linear"}': [
         "recipe: drops belong to schedule = 'steps', not to 'linear'",
         "recipe.schedule.name: schedule 'linear' is not registered; known: constant, cosine, steps; "
-        "what is not installed can be named by -p, or by plugins in the suite",
+        "load local files with -p, or with plugins in the suite",
     ],
     "recipe.augmentation=[{padding=4}]": ["recipe.augmentation[0].name: is required"],
     'recipe.augmentation=[{name="crp"}]': [
