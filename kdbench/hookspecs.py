@@ -55,6 +55,9 @@ class ModelSpec(Spec):
 class DatasetSpec(Spec):
     """A data set: ``target`` is a ``kdbench.data.base.Dataset`` class, whose settings are keys of ``[data]``."""
 
+    reading: Sequence[str] = ()
+    """Settings that change how images are read, but not the images: they do not identify the data."""
+
 
 @dataclass(frozen=True)
 class OptimizerSpec(Spec):

@@ -11,9 +11,11 @@ Shapes: B batch, C classes, D embedding width; maps are (B, channels, height, wi
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, TypeAlias
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +39,7 @@ __all__ = [
     "Stage",
     "TapSignature",
     "Terms",
+    "make_member",
 ]
 
 # Ranges for settings. A constructor written `temperature: Positive = 4.0` documents and enforces itself.
@@ -225,6 +228,9 @@ class Method(nn.Module):
     """Submodules that the student predicts with, exported and counted with it (DeiT's second head)."""
     expected_failures: Mapping[str, str] = {}
     """Conformance checks that the method fails by its nature, each with the reason."""
+    members_setting: ClassVar[str] = ""
+    """The setting that lists the methods that this one contains, as tables with ``name`` and settings; see
+    :func:`make_member`. Their sources become part of a trial's identity."""
 
     def setup(self, student: Signature, teacher: Signature, data: DataSignature) -> None:
         """Build adapters. Raise :class:`Incompatible` where the method cannot read a network."""
@@ -246,6 +252,29 @@ class Method(nn.Module):
     def predict(self, student: Output) -> Tensor:
         """The logits that are evaluated, (B, C): by default the class head's."""
         return student.logits
+
+
+MakeMember = Callable[[str, Mapping[str, Any]], Method]
+_make_member: ContextVar[MakeMember | None] = ContextVar("make_member", default=None)
+
+
+def make_member(name: str, settings: Mapping[str, Any], otherwise: MakeMember) -> Method:
+    """A method that another one contains, not yet set up: any that is installed or loaded with the suite.
+
+    ``otherwise`` makes it where no harness does, as in a test of the containing method alone. Raises ``ValueError``
+    for an unknown name or a wrong setting; the message begins with the key.
+    """
+    return (_make_member.get() or otherwise)(name, settings)
+
+
+@contextmanager
+def members_made_by(make: MakeMember) -> Iterator[None]:
+    """While this lasts, :func:`make_member` calls ``make``."""
+    token = _make_member.set(make)
+    try:
+        yield
+    finally:
+        _make_member.reset(token)
 
 
 COMMON_TAPS = frozenset(

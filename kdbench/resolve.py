@@ -31,7 +31,7 @@ from kdbench.errors import (
 )
 from kdbench.hookspecs import Spec
 from kdbench.isolation import Originals, contained, restored
-from kdbench.method import DataSignature, Method, Signature, set_up
+from kdbench.method import DataSignature, Method, Signature, members_made_by, set_up
 from kdbench.models.base import TappedModel, contract_problems
 from kdbench.models.shapes import on_meta, planned_signature
 from kdbench.models.weights import load_weights
@@ -50,9 +50,6 @@ from kdbench.words import plural, shown
 
 _WEIGHTS = frozenset({".pth", ".pt", ".safetensors", ".tar", ".bin"})
 """The endings of files of weights."""
-
-# How the data is read changes no number; nor does its folder, where the data set identifies its content itself.
-_NOT_IDENTITY = frozenset({"download", "workers"})
 
 
 class Catalogue:
@@ -206,7 +203,7 @@ class Resolver:
     def data_identity(self) -> dict[str, Any]:
         """What decides the images; no path where the data set identifies its content."""
         content = self._whole_facts.content
-        left_out = _NOT_IDENTITY | {"root"} if content else _NOT_IDENTITY
+        left_out = {*self.registry.dataset(self.suite.data.name).spec.reading, *(["root"] if content else [])}
         settings = {k: v for k, v in self._data_settings.items() if k not in left_out}
         source = _foreign_source(self.registry.dataset(self.suite.data.name))
         return {"name": self.suite.data.name, **settings, **self.limits, "source": source, "content": content}
@@ -249,8 +246,7 @@ class Resolver:
 
     def method(self, trial: Trial) -> Method:
         """A trial's method, not yet set up."""
-        # A copy: settings may hold lists and tables, which the method could change.
-        return cast(Method, self.registry.method(trial.method).load()(**copy.deepcopy(dict(trial.settings))))
+        return make_method(self.registry, trial.method, trial.settings)
 
     def is_foreign_model(self, name: str) -> bool:
         """Whether a third party provides the network."""
@@ -278,7 +274,10 @@ class Resolver:
         """Which parts of a trial third parties provide: ``network``, ``method`` (or one that it combines), and the
         recipe's ``optimizer`` and ``schedule``.
         """
-        methods = [self.registry.method(trial.method), *_members(self.registry, trial.settings)]
+        methods = [
+            self.registry.method(trial.method),
+            *_members(self.registry, self.registry.method(trial.method), trial.settings),
+        ]
         foreign = {
             "network": self.is_foreign_model(trial.student),
             "method": any(_is_foreign(offer) for offer in methods),
@@ -291,7 +290,8 @@ class Resolver:
         method = self.registry.method(trial.method)
         parts = [("method", method)]
         parts += [
-            (f"method-{number}", offer) for number, offer in enumerate(_members(self.registry, trial.settings), 1)
+            (f"method-{number}", offer)
+            for number, offer in enumerate(_members(self.registry, method, trial.settings), 1)
         ]
         others: dict[str, Offer[Any]] = {
             "student": self.registry.model(trial.student),
@@ -446,16 +446,39 @@ def _is_foreign(offer: Offer[Any]) -> bool:
 
 def method_fingerprint(registry: Registry, offer: Offer[Any], settings: Mapping[str, Any]) -> str:
     """A method's fingerprint; a combination's changes with its members'."""
-    members = [member.fingerprint for member in _members(registry, settings)]
+    members = [member.fingerprint for member in _members(registry, offer, settings)]
     own: str = offer.fingerprint
     return content_hash({"own": own, "members": members}, 64) if members else own
 
 
-def _members(registry: Registry, settings: Mapping[str, Any]) -> list[Offer[Any]]:
-    """The methods that a combination combines."""
-    members = settings.get("methods")
-    names = [m["name"] for m in members if isinstance(m, dict)] if isinstance(members, list | tuple) else []
-    return [registry.method(name) for name in names]
+def _members(registry: Registry, offer: Offer[Any], settings: Mapping[str, Any]) -> list[Offer[Any]]:
+    """The methods that a method contains, and those that these contain."""
+    tables = settings.get(getattr(offer.load(), "members_setting", "") or "")
+    found: list[Offer[Any]] = []
+    for table in tables if isinstance(tables, list | tuple) else ():
+        if isinstance(table, Mapping) and isinstance(table.get("name"), str):
+            member = registry.method(table["name"])
+            inner = {**member.spec.presets, **{key: value for key, value in table.items() if key != "name"}}
+            found += [member, *_members(registry, member, inner)]
+    return found
+
+
+def make_method(registry: Registry, name: str, settings: Mapping[str, Any]) -> Method:
+    """A method, not yet set up, with all its settings. Methods that it contains may be any of the registry's."""
+
+    def make(member: str, given: Mapping[str, Any]) -> Method:
+        try:
+            offer = registry.method(member)
+        except PluginError as error:
+            raise ValueError(f"name: {error}") from error
+        resolved, problems = settings_of.resolve(offer.load(), {**offer.spec.presets, **given})
+        if problems:
+            raise ValueError(": ".join(problems[0]))
+        return cast(Method, offer.load()(**copy.deepcopy(resolved)))
+
+    with members_made_by(make):
+        # A copy: settings may hold lists and tables, which the method could change.
+        return cast(Method, registry.method(name).load()(**copy.deepcopy(dict(settings))))
 
 
 def with_results(plan: Plan, folder: SuiteFolder) -> Plan:

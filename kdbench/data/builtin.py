@@ -22,29 +22,34 @@ def kdbench_datasets() -> Sequence[DatasetSpec]:
             "kdbench.data.cifar:Cifar10",
             reference="Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/learning-features-2009-TR.pdf",
             summary="60,000 images of 32x32 pixels, ten classes; downloaded on first use",
+            reading=("download",),
         ),
         DatasetSpec(
             "cifar100",
             "kdbench.data.cifar:Cifar100",
             reference="Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/learning-features-2009-TR.pdf",
             summary="60,000 images of 32x32 pixels, a hundred classes; downloaded on first use",
+            reading=("download",),
         ),
         DatasetSpec(
             "image_folder",
             "kdbench.data.folder:ImageFolder",
             summary="train/<class>/* and test|val/<class>/*, decoded once into the cache folder",
+            reading=("workers",),
         ),
         DatasetSpec(
             "tiny_imagenet",
             "kdbench.data.tiny_imagenet:TinyImageNet",
             reference="Le and Yang 2015, http://cs231n.stanford.edu/reports/2015/pdfs/yle_project.pdf",
             summary="Tiny ImageNet in its usual layout: 110,000 images, 200 classes",
+            reading=("workers",),
         ),
         DatasetSpec(
             "imagenet",
             "kdbench.data.imagenet:ImageNet",
             reference="Russakovsky 2015, arXiv:1409.0575",
             summary="ImageNet as an image folder, streamed from disk by worker processes",
+            reading=("workers",),
         ),
     ]
 

@@ -18,7 +18,7 @@ from kdbench.export.find import FinishedTrial
 from kdbench.method import DataSignature, Method
 from kdbench.models.base import TappedModel, from_offer, signature
 from kdbench.plugins import Registry
-from kdbench.resolve import method_fingerprint
+from kdbench.resolve import make_method, method_fingerprint
 
 Found = TypeVar("Found")
 
@@ -125,8 +125,7 @@ def _method(blueprint: Blueprint, registry: Registry) -> Method:
     if problems:
         key, what = problems[0]
         raise PluginError(f"method '{blueprint.method}' has changed since: {key}: {what}{who and f'; trained by{who}'}")
-    method: Method = cls(**settings)
-    return method
+    return make_method(registry, blueprint.method, settings)
 
 
 def _still_there(find: Callable[[], Found], who: str = "") -> Found:

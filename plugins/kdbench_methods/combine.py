@@ -8,14 +8,24 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from kdbench.method import Batch, DataSignature, Incompatible, Method, Output, Signature, Stage, Terms
+from kdbench.method import (
+    Batch,
+    DataSignature,
+    Incompatible,
+    Method,
+    Output,
+    Signature,
+    Stage,
+    Terms,
+    make_member,
+)
 from kdbench_methods import METHODS
 
 LABEL_TERM = "ce"
@@ -55,8 +65,7 @@ class Combine(Method):
     that a member gives it. Members' stages come before the main one in the order of the list.
     """
 
-    resolve: ClassVar[Callable[[str, Mapping[str, Any]], Method]] = staticmethod(first_party)
-    """Makes a member from its name and settings; a harness may set one that knows other plugins' methods."""
+    members_setting = "methods"
     reads = frozenset({"logits"})
 
     def __init__(self, *, methods: list[dict[str, Any]]) -> None:
@@ -70,7 +79,7 @@ class Combine(Method):
             if not isinstance(name, str):
                 raise ValueError(f"methods[{i}].name: is required")
             try:
-                member = type(self).resolve(name, settings)
+                member = make_member(name, settings, first_party)
             except ValueError as error:
                 raise ValueError(f"methods[{i}].{error}") from error
             self.members[self._label(name)] = member

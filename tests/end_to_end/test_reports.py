@@ -78,7 +78,7 @@ def test_a_smoke_run_writes_a_report_of_its_own_and_later_reports_stay_whole(
     assert board(tmp_path, "tiny--recipe.epochs=1")["n"].to_dict() == {"kd": 1, "none": 0}
     capsys.readouterr()
     report("tiny")
-    assert capsys.readouterr().out.startswith(f"runs{os.sep}tiny: as last planned from {suite}; name the file")
+    assert capsys.readouterr().out.startswith(f"runs{os.sep}tiny: as last planned from {suite}; ")
     assert reports(tmp_path) == {"tiny", "tiny--recipe.epochs=1", "tiny--recipe.epochs=1--method=kd"}
 
 
@@ -114,7 +114,7 @@ def test_a_reports_name_is_no_path(write_suite, run):
 
 def test_no_results_at_all_is_an_error_that_names_the_folder(write_suite, report):
     suite = write_suite("none")
-    with pytest.raises(KdbenchError, match=r"^runs.tiny: no results; `kdbench run .*tiny\.toml` trains them"):
+    with pytest.raises(KdbenchError, match=r"^runs.tiny: no results; train them with `kdbench run .*tiny\.toml`, or"):
         report(suite)
 
 

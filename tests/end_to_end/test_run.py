@@ -293,7 +293,10 @@ def test_two_runs_at_once_are_refused(write_suite, run, tmp_path):
     from filelock import FileLock
 
     (tmp_path / "runs/tiny").mkdir(parents=True)
-    with FileLock(tmp_path / "runs/tiny/.lock"), pytest.raises(ResultsError, match="another kdbench run is working"):
+    with (
+        FileLock(tmp_path / "runs/tiny/.lock"),
+        pytest.raises(ResultsError, match="another kdbench run uses"),
+    ):
         run(write_suite("none"))
 
 

@@ -7,7 +7,7 @@ from kdbench_methods.kd import KD
 from kdbench_methods.pkt import PKT
 from kdbench_methods.rkd import RKD
 
-from kdbench.method import Incompatible, Output
+from kdbench.method import Incompatible, Output, members_made_by
 
 
 def combine(*members):
@@ -129,9 +129,9 @@ def test_the_same_method_twice(signature, data, make_batch):
     assert list(method(out, out, make_batch())) == ["ce", "kd.kd", "kd#2.kd"]
 
 
-def test_a_harness_may_resolve_members_itself(monkeypatch):
-    monkeypatch.setattr(Combine, "resolve", staticmethod(lambda name, settings: KD(**settings)))
-    method = combine({"name": "somebodys", "temperature": 2.0})
+def test_a_harness_may_make_members_itself():
+    with members_made_by(lambda name, settings: KD(**settings)):
+        method = combine({"name": "somebodys", "temperature": 2.0})
     assert method.get_submodule("members.somebodys").temperature == 2.0
 
 
