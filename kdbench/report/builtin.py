@@ -1,4 +1,4 @@
-"""The sections and figures that kdbench brings, offered through the hooks that any plugin uses."""
+"""The built-in sections and figures, registered through the same hooks as those of plugins."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from kdbench.hookspecs import FigureSpec, SectionSpec, hookimpl
 
 SECTIONS = {
     "verdict": "Verdict",
-    "overall": "Over all pairs",
-    "pairs": "Pair by pair",
-    "beside": "Beside accuracy",
-    "costs": "What it costs",
-    "published": "Beside published figures",
-    "uncounted": "Trials outside the means",
+    "overall": "All pairs",
+    "pairs": "Results by pair",
+    "beside": "Other metrics",
+    "costs": "Cost",
+    "published": "Comparison with published results",
+    "uncounted": "Excluded trials",
     "rules": "Protocol",
-    "environment": "Environment, and how to make this again",
+    "environment": "Environment and reproduction",
 }
-"""Titles by name, in the page's order: each a function of ``sections.py``, and ``templates/sections/<name>.html.j2``.
-"""
+"""Titles by name, in page order. Each name is a function in ``sections.py`` and a file in ``templates/sections/``."""
 FIGURES = {
     "accuracy": ("accuracy", "pairs"),
     "curves": ("curves", "pairs"),
@@ -27,18 +26,18 @@ FIGURES = {
     "cost": ("cost", "costs"),
     "critical_difference": ("ranks", "overall"),
 }
-"""The module below ``figures/`` and the section, by name. Their sections' templates place them."""
+"""Module in ``figures/`` and section, by name. The template of the section places the figure."""
 
 
 @hookimpl
 def kdbench_report_sections() -> Sequence[SectionSpec]:
-    """The built-in sections; every report shows those that have something to say."""
+    """The built-in sections; a report shows those with content."""
     return [SectionSpec(name, f"kdbench.report.sections:{name}", title=title) for name, title in SECTIONS.items()]
 
 
 @hookimpl
 def kdbench_figures() -> Sequence[FigureSpec]:
-    """The built-in figures; every report shows those that its results allow."""
+    """The built-in figures; a report shows those that its results allow."""
     return [
         FigureSpec(name, f"kdbench.report.figures.{module}:{name}", section=section)
         for name, (module, section) in FIGURES.items()

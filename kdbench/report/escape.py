@@ -1,4 +1,4 @@
-"""Text that other people chose, made harmless in CSV and Markdown."""
+"""Escapes untrusted text in CSV and Markdown."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import re
 
 import pandas as pd
 
-# What spreadsheets take for a formula (https://owasp.org/www-community/attacks/CSV_Injection).
-# The last four are the wide forms of = + - @, which spreadsheets in some languages read alike.
+# Prefixes that spreadsheets read as a formula (https://owasp.org/www-community/attacks/CSV_Injection).
+# The last four are the wide forms of = + - @, which some spreadsheets read the same way.
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 _ALWAYS = re.compile(r"[\\`*|~$]")
@@ -19,7 +19,7 @@ _LINE_START = re.compile(r"^(?:[#+=\-\[]|\d+(?=[.)](?:\s|$)))")
 
 
 def without_formulas(frame: pd.DataFrame) -> pd.DataFrame:
-    """The table with an apostrophe before each text that a spreadsheet would take for a formula."""
+    """The table with an apostrophe before each text that a spreadsheet would read as a formula."""
     texts = [name for name in frame.columns if pd.api.types.is_string_dtype(frame[name].dtype)]
     return frame.assign(**{name: [_harmless(value) for value in frame[name]] for name in texts})
 
@@ -35,7 +35,7 @@ def csv(frame: pd.DataFrame) -> str:
 
 
 def markdown(text: object) -> str:
-    """Text in Markdown that shows as it is: no table, web link, mathematics, HTML or emphasis begins in it.
+    """Escape Markdown: no tables, links, mathematics, HTML or emphasis.
 
     >>> markdown("a|b"), markdown("<b>"), markdown("wrn_40_2"), markdown("_x_")
     ('a\\\\|b', '&lt;b&gt;', 'wrn_40_2', '\\\\_x\\\\_')
@@ -55,7 +55,7 @@ def _escaped_start(found: re.Match[str]) -> str:
 
 
 def code(text: object) -> str:
-    """Text in Markdown as code, whatever backticks it holds.
+    """Text as Markdown code; it may contain backticks.
 
     >>> code("a"), code("a`b")
     ('`a`', '`` a`b ``')

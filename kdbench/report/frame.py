@@ -1,8 +1,8 @@
-"""The results folder as tidy tables: one row a trial, and one row an epoch.
+"""The results folder as tidy tables: one row per trial, and one row per epoch.
 
-A trial's state is read from its own folder, not from the plan, so that a report of a running suite is right.
-Students that learnt from different weights of the "same" teacher are never compared: those under the
-teacher's current weights stay, the others get the status ``stale``.
+The state of a trial is read from its folder, not from the plan, so that the report of a running suite is correct.
+Students trained with different weights of the "same" teacher are never compared: those trained with other weights
+than the current ones get the status ``stale``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TEXT = (
     "precision", "kdbench", "torch", "python", "platform", "git_commit", "started", "finished",
 )  # fmt: skip
 BY_EPOCH = ("validation_top1", "best_on_test_top1")
-"""Accuracies in percent by which an epoch is, or could be, chosen."""
+"""Accuracies in percent that select an epoch, or could select it."""
 REAL = (*METRICS, *BY_EPOCH, "teacher_top1", "seconds", "teacher_seconds", "seconds_per_step", "images_per_second")
 WHOLE = (
     "seed", "epoch", "best_on_test_epoch", "peak_memory_bytes", "student_parameters", "trained_parameters",
@@ -54,12 +54,12 @@ def columns(added: Sequence[str] = ()) -> tuple[str, ...]:
 
 
 COLUMNS = columns()
-"""Those of a suite without further metrics."""
+"""The columns without added metrics."""
 
 
 @dataclass(frozen=True)
 class Filters:
-    """Which trials to look at; an empty filter lets everything through."""
+    """Which trials to include; an empty filter includes all."""
 
     methods: Sequence[str] = ()
     """Shell patterns, each matched against a trial's label and its method's name."""
@@ -77,7 +77,7 @@ class Filters:
         )
 
     def select(self, trials: pd.DataFrame) -> pd.DataFrame:
-        """The rows that pass, numbered anew."""
+        """The rows that pass, with a new index."""
         rows = trials[["label", "method", "teacher", "student", "seed"]].to_dict("records")
         kept = pd.Series([self.keeps(row) for row in rows], index=trials.index, dtype=bool)
         return trials[kept].reset_index(drop=True)
@@ -95,12 +95,12 @@ class Filters:
 
 
 def read_trials(folder: SuiteFolder, filters: Filters | None = None, plan: PlanRecord | None = None) -> pd.DataFrame:
-    """One row a trial of ``plan``, or of the suite as last planned.
+    """One row per trial of ``plan``, or of the suite as last planned.
 
-    Rows are in the plan's order, and under its labels.
+    Rows have the order and the labels of the plan.
 
-    ``status`` is a :class:`kdbench.status.Status`; ``reason`` says why where it is not ``done``. Columns:
-    :func:`columns`; what a trial has no value of is NaN, ``<NA>`` or empty.
+    ``status`` is a :class:`kdbench.status.Status`; ``reason`` explains any status but ``done``. Columns:
+    :func:`columns`; missing values are NaN, ``<NA>`` or empty.
 
     Raises:
         ResultsError: nothing was planned here, another protocol version wrote it, or no trial passes the filters.
@@ -114,12 +114,12 @@ def read_trials(folder: SuiteFolder, filters: Filters | None = None, plan: PlanR
     added = added_metrics(plan)
     rows = [_row(folder, row) for row in planned]
     frame = _typed(pd.DataFrame(rows, columns=list(columns(added))), added)
-    # What is stale is decided on all trials: it must not depend on which are shown.
+    # Mark stale trials before filtering: the status must not depend on the filters.
     return filters.select(_mark_superseded(_mark_stale(folder, frame, plan)))
 
 
 def read_curves(folder: SuiteFolder, trials: pd.DataFrame) -> pd.DataFrame:
-    """One row an epoch of the given trials: what ``epochs.jsonl`` says, each loss term as ``term_<name>``.
+    """One row per epoch of the given trials, from ``epochs.jsonl``; each loss term as ``term_<name>``.
 
     ``epoch`` counts from 1 within its ``stage``; ``id``, ``pair``, ``label``, ``seed`` and ``status`` are the trial's.
     """
@@ -157,7 +157,7 @@ def pair_order(trials: pd.DataFrame) -> list[str]:
 def _planned(folder: SuiteFolder, plan: PlanRecord | None) -> Sequence[PlannedTrial]:
     if plan is not None:
         return plan.trials
-    # A plan can be lost while the results are kept.
+    # The results may be kept without the plan.
     trials = [trial for place in folder if (trial := place.description) and trial.protocol == PROTOCOL]
     if not trials:
         raise ResultsError(
@@ -265,7 +265,7 @@ def _mark_stale(folder: SuiteFolder, frame: pd.DataFrame, plan: PlanRecord | Non
         others = group.index[group["teacher_sha256"] != current]
         frame.loc[others, "status"] = Status.STALE
         frame.loc[others, "reason"] = [
-            f"learnt from other teacher weights ({sha[:8]}) than the current ones ({current[:8]})"
+            f"trained with other teacher weights ({sha[:8]}) than the current ones ({current[:8]})"
             for sha in frame.loc[others, "teacher_sha256"]
         ]
     return frame
@@ -273,13 +273,13 @@ def _mark_stale(folder: SuiteFolder, frame: pd.DataFrame, plan: PlanRecord | Non
 
 def _current_weights(folder: SuiteFolder, key: str | None, finished: pd.DataFrame) -> str:
     newest = finished.sort_values(["finished", "id"]).iloc[-1]
-    # Its weights may be gone: a report does not need them.
+    # The weights may be missing: a report does not need them.
     result = folder.teacher(key or str(newest["teacher_key"])).recorded
     return str((result and result.sha256) or newest["teacher_sha256"])
 
 
 def _mark_superseded(frame: pd.DataFrame) -> pd.DataFrame:
-    # Without a plan, trials of earlier settings or of an earlier version of a loss stand in the folder too.
+    # Without a plan, the folder may also contain trials of earlier settings or of an earlier version of a loss.
     for _, group in frame.groupby(["teacher", "student", "label", "seed"], sort=False):
         if len(group) > 1:
             earlier = group.sort_values(["finished", "id"]).index[:-1]

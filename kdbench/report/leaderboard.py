@@ -1,4 +1,4 @@
-"""From trials to the leaderboard: one row a pair and method, and the comparison over pairs."""
+"""From trials to the leaderboard: one row per pair and method, and the comparison over pairs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WHOLE = ("student_parameters", "trained_parameters", "adapter_parameters", "peak
 
 
 def _others(added: Sequence[str]) -> list[str]:
-    """What is measured beside the accuracy that methods are ranked by."""
+    """The metrics other than the accuracy used for ranking."""
     return [name for name in (*METRICS, *added, *BY_EPOCH) if name != HEADLINE]
 
 
@@ -41,8 +41,8 @@ def columns(added: Sequence[str] = (), baselines: Sequence[str] = BASELINES) -> 
     """The columns of ``leaderboard.csv``; ``added`` are the suite's further metrics.
 
     Accuracies and gains are in percent and percentage points. ``*_resolved``: whether the interval of the difference
-    excludes 0; ``ranked_seeds``: the seeds over which a pair's ranks compare. Where these are not all, the gains and
-    differences of ranked methods are over them too.
+    excludes 0; ``ranked_seeds``: the seeds used for the ranks of a pair. If these are not all seeds, the gains and
+    differences of ranked methods use only them too.
     """
     first, *rest = map(gain_over, baselines)
     differences = [_spread(first)[1:], *map(_spread, rest), _spread("behind_best")]
@@ -59,7 +59,7 @@ def columns(added: Sequence[str] = (), baselines: Sequence[str] = BASELINES) -> 
 
 
 COLUMNS = columns()
-"""Those of a suite without further metrics, and with the usual baselines."""
+"""The columns without added metrics and with the default baselines."""
 
 
 @dataclass(frozen=True)
@@ -69,22 +69,22 @@ class Standing:
     label: str
     method: str
     pairs: int
-    """On how many pairs it has a result."""
+    """Number of pairs with a result."""
     gains: tuple[Estimate, ...]
-    """Over each baseline, over pair means."""
+    """Gain over each baseline, averaged over pair means."""
     rank: RankInterval | None
-    """Over the compared block; None where the method is no part of it."""
+    """Mean rank in the compared block; None if the method is not in it."""
     best: int
-    """On how many pairs it has the highest mean, alone or shared, or its difference to the highest is not resolved."""
+    """Number of pairs on which it has the highest mean (alone or shared), or an inconclusive difference to it."""
     diverged: int
     finished: int
     relative_seconds: float | None
-    """Geometric mean over pairs of its seconds by those of the first baseline."""
+    """Training time relative to the first baseline, geometric mean over pairs."""
     why_unranked: str
 
     @property
     def gain(self) -> Estimate:
-        """Over the first baseline."""
+        """Gain over the first baseline."""
         return self.gains[0]
 
 
@@ -97,8 +97,8 @@ class Overall:
     methods: tuple[str, ...]
     comparison: Comparison | None
     partial: bool
-    """Whether the block holds cells with unfinished trials, for want of complete ones. Ranks are then over the seeds
-    that a pair's ranked methods share."""
+    """Whether the block contains incomplete cells, because too few are complete. Ranks then use only the seeds that all
+    ranked methods of a pair have."""
 
 
 def leaderboard(
@@ -108,14 +108,14 @@ def leaderboard(
     added: Sequence[str] = (),
     baselines: Sequence[str] = BASELINES,
 ) -> pd.DataFrame:
-    """One row a pair and method, pairs in the suite's order, best first. Columns: :func:`columns`.
+    """One row per pair and method, pairs in the suite's order, best first. Columns: :func:`columns`.
 
     ``added`` are the suite's further metrics, ``baselines`` the names of its baselines.
 
     ``shown``: labels to keep and to rank; gains over the baselines use all of ``trials``. Gains are paired by
     seed. Ranks compare means over the same seeds: the methods with all their seeds are ranked, the others are not.
-    Where fewer than two have all of them, those that share most seeds are ranked, and their gains and differences
-    are over these seeds too. A method with a diverged trial ranks after all that have none.
+    If fewer than two have all of them, the methods with the most common seeds are ranked, and their gains and
+    differences use only these seeds. A method with a diverged trial ranks after all that have none.
     """
     order = method_order(trials)
     rows: list[dict[str, Any]] = []
@@ -130,7 +130,7 @@ def leaderboard(
         ]
         _rank(cells, {label: _finished(rows) for label, rows in by_label.items()})
         _compare(cells, top1, references)
-        # Without a rank last, in the suite's order; those without any result after the incomplete ones.
+        # Unranked methods last, in the suite's order; those without any result after the incomplete ones.
         rows += sorted(
             cells, key=lambda cell: (cell["rank"] is None, cell["rank"] or 0, not cell["n"] + cell["diverged"])
         )
@@ -226,7 +226,7 @@ def _finished(trials: pd.DataFrame) -> dict[int, float]:
 
 
 def _rank(cells: list[dict[str, Any]], finished: dict[str, dict[int, float]]) -> None:
-    """Rank a pair's methods over seeds that all ranked ones have."""
+    """Rank the methods of a pair over the seeds that all ranked methods have."""
     begun = [cell for cell in cells if cell["n"] + cell["diverged"]]
     ranked = [cell for cell in begun if is_complete(cell)]
     if len(ranked) > 1:
@@ -269,13 +269,13 @@ def _compare(
     for cell in cells:
         every = ours = top1[cell["label"]]
         if partial and cell["rank"] is not None:
-            # Over other seeds than the ranks, a difference could contradict them.
+            # A difference over other seeds could contradict the ranks.
             ours = {seed: every[seed] for seed in map(int, cell["ranked_seeds"].split()) if seed in every}
         for name, theirs in references.items():
             same = cell["label"] == name or (cell["method"] == name and theirs == every)
             gain = Estimate(0) if same else stats.paired_difference(ours, theirs)
             cell |= _difference(gain_over(name), gain)
-        # The seeds of a method that did not diverge are a choice by their outcome, so no interval is given.
+        # The seeds that did not diverge are selected by their outcome, so no interval is given.
         left_out = cell is best or cell["diverged"]
         behind = Estimate(0) if left_out else stats.paired_difference(ours, highest)
         cell |= _difference("behind_best", behind)
@@ -290,10 +290,10 @@ def _scores(trials: pd.DataFrame, pair: str, methods: Sequence[str]) -> stats.Ar
 
 
 def _block(cells: pd.DataFrame, methods: Sequence[str], pairs: Sequence[str]) -> tuple[list[str], list[str], bool]:
-    """Methods and pairs that can be compared, and whether that had to take cells with unfinished trials.
+    """The methods and pairs that can be compared, and whether incomplete cells had to be used.
 
-    Cells with all their trials come first; only where these leave nothing to compare, as in a run that has just
-    begun, those that are ranked over some of the seeds.
+    Complete cells are used first. Only if they allow no comparison, as early in a run, cells that are ranked over
+    part of the seeds are used.
     """
     complete = cells["n"] + cells["diverged"] == cells["planned"]
     for partial, enough in ((False, complete), (True, cells["rank"].notna())):
@@ -317,7 +317,7 @@ def _standing(
     complete = cells[cells["n"] + cells["diverged"] == cells["planned"]]
     lacking = [pair for pair in block if pair not in set(complete["pair"])]
     ranked = finished[finished["rank"].notna() & (finished["diverged"] == 0)]
-    # Several may share the highest mean: their rank is then above 1.
+    # If several share the highest mean, their rank is above 1.
     highest = everyone[everyone["diverged"] == 0].groupby("pair")["rank"].min()
     leads = ranked["rank"] == ranked["pair"].map(highest)
     return Standing(

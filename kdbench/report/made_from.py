@@ -1,4 +1,4 @@
-"""What a report was made from, as one digest that its page carries: one that is up to date need not be made again."""
+"""A digest of the inputs of a report, stored in its page: an up-to-date report need not be rendered again."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def digest(
     plots: bool = True,
     parts: Parts | None = None,
 ) -> str:
-    """The SHA-256 of all that makes a report: its plan, the results so far, what is shown of them, and its code.
+    """The SHA-256 of the inputs of a report: the plan, the results so far, the filters, and the code of the report.
 
-    ``plan``: the plan that is reported, instead of the last one. ``parts``: its sections and figures; without them,
-    those of the plugins that the plan names.
+    ``plan``: the plan to report; by default the last one. ``parts``: its sections and figures; by default those of
+    the plugins that the plan names.
     """
     plan = plan or folder.plan or NO_PLAN
     parts = parts or parts_of(plan)
@@ -40,7 +40,7 @@ def digest(
     places = {trial.path: trial.damage() for trial in trials}
     places |= {folder.teacher(teacher.key).path: "" for teacher in plan.teachers}
     for place, damage in places.items():
-        # Names come before contents and contents have lengths, so that nothing can pass for something else.
+        # Each content is preceded by its name and length, so that the encoding is unambiguous.
         sha.update(f"\n{place.name} {damage}".encode())
         for name in _READ:
             try:
@@ -53,23 +53,23 @@ def digest(
 
 
 def _read_of(plan: PlanRecord) -> dict[str, Any]:
-    """What a report reads of a plan. The state of a trial is read from its folder, unless it was skipped."""
+    """The parts of a plan that a report uses. The state of a trial is read from its folder, unless it was skipped."""
     read_elsewhere = {"status": "", "reason": ""}
     rows = [row.model_dump() | ({} if row.status is Status.SKIPPED else read_elsewhere) for row in plan.trials]
     return {**plan.model_dump(exclude={"trials", "report", "environment", "updated"}), "trials": rows}
 
 
 def _own_code() -> str:
-    """kdbench's version, and what a checkout may change without changing it."""
+    """A digest of the version of kdbench and the source of this package, which may change in a checkout."""
     sha = hashlib.sha256(kdbench.__version__.encode())
-    room = Path(__file__).parent
-    for path in sorted(path for path in room.rglob("*") if path.suffix in {".py", ".j2", ".css", ".js", ".csv"}):
-        sha.update(f"\n{path.relative_to(room)}\n".encode() + path.read_bytes())
+    package = Path(__file__).parent
+    for path in sorted(path for path in package.rglob("*") if path.suffix in {".py", ".j2", ".css", ".js", ".csv"}):
+        sha.update(f"\n{path.relative_to(package)}\n".encode() + path.read_bytes())
     return sha.hexdigest()
 
 
 def is_current(report: Path, wanted: str) -> bool:
-    """Whether a whole report stands in ``report`` whose :func:`digest` is ``wanted``."""
+    """Whether ``report`` contains a complete report with the :func:`digest` ``wanted``."""
     if not all((report / name).is_file() for name in FILES) or not any((report / "plots").glob("*.svg")):
         return False
     with (report / "index.html").open(encoding="utf-8", errors="replace") as page:

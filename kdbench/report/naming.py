@@ -1,4 +1,4 @@
-"""What a report's folder is called, so that a report of a part never takes the place of the whole one."""
+"""Names of report folders: a report of part of a suite never overwrites the report of the whole suite."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ LONGEST = 80
 
 
 def report_name(base: str, overrides: Sequence[str] = (), filters: Filters | None = None) -> str:
-    """``base``, and what was changed of it or chosen: ``digits--recipe.epochs=2--seed=0``.
+    """``base`` with overrides and filters: ``digits--recipe.epochs=2--seed=0``.
 
-    A hash replaces what would be too long or does not suit a folder's name. Spaces around ``=`` and the order of the
-    overrides make no difference.
+    A hash is appended if the name is too long or contains other characters. Spaces around ``=`` and the order of the
+    overrides do not matter.
 
     >>> report_name("digits", ["recipe.epochs=2"], Filters(methods=["none", "kd"]))
     'digits--recipe.epochs=2--method=none+kd'
     """
     filters = filters or Filters()
     pairs = [(key.strip(), value.strip()) for key, _, value in (override.partition("=") for override in overrides)]
-    # The name of the results is `base` already. Sorted by key alone: of two values of a key, the last one counts.
+    # `base` is already the name of the results. Sort by key only: of two values of a key, the last one applies.
     changes = [f"{key}={value}" for key, value in sorted(pairs, key=lambda pair: pair[0]) if key != "name"]
     chosen = {"method": filters.methods, "pair": filters.pairs, "seed": filters.seeds}
     changes += [f"{key}={'+'.join(map(str, values))}" for key, values in chosen.items() if values]
@@ -42,20 +42,22 @@ def report_name(base: str, overrides: Sequence[str] = (), filters: Filters | Non
 
 
 def one_folder(name: str) -> str:
-    """``name`` itself, if it is the name of a folder and no path."""
+    """``name`` itself, if it is a folder name and not a path."""
     if name != Path(name).name or name in {"", ".", ".."}:
-        raise ResultsError(f"--report-name {name}: must be the name of one folder; --report-dir says where it is made")
+        raise ResultsError(
+            f"--report-name {name}: must be a folder name, not a path; --report-dir sets the parent folder"
+        )
     return name
 
 
 def lost(report: Path, trials: pd.DataFrame) -> str:
-    """What a report in this folder showed as finished that ``trials`` do not; empty where nothing is lost."""
+    """A message about finished trials in the previous report of this folder that ``trials`` lack; empty if none."""
     keys = ["teacher", "student", "label", "seed"]
-    # Without types, a label such as "1" would be read as a number, and equal none of ours.
+    # Without types, a label such as "1" would be read as a number and match no label.
     types = dict.fromkeys(["id", *keys, "status"], str) | {"seed": int}
     try:
         earlier = pd.read_csv(report / "trials.csv", usecols=list(types), dtype=types, keep_default_na=False)
-    except (OSError, ValueError):  # none, or not one of ours
+    except (OSError, ValueError):  # no report, or not written by kdbench
         return ""
     ours = escape.without_formulas(trials)
     ours = ours[ours["status"].isin(FINISHED)]
@@ -66,6 +68,6 @@ def lost(report: Path, trials: pd.DataFrame) -> str:
         return ""
     labels = wording.listing(list(dict.fromkeys(str(row.label) for row in gone)), 6)
     return (
-        f"{report}: the report that was here showed {wording.plural(len(gone), 'finished trial')} that the new one "
-        f"does not ({labels}); it was replaced, the results are kept"
+        f"{report}: the previous report showed {wording.plural(len(gone), 'finished trial')} that the new one does not "
+        f"({labels}); it was replaced, the results are kept"
     )

@@ -1,7 +1,7 @@
-"""What a page is made of: the built-in sections and figures, and those of plugins that its suite names.
+"""The parts of a page: built-in sections and figures, and those of plugins that the suite names.
 
-A plugin's part is called with a copy of the study. One that fails, or whose plugin is not there, costs only itself: the
-page says why in its place.
+A part of a plugin is called with a copy of the study. If it fails, or its plugin is missing, the page shows the reason
+in its place, and all other parts are unaffected.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class Part(Generic[PartSpec]):
-    """A section or figure, or the reason why there is none."""
+    """A section or figure, or the reason why it is missing."""
 
     name: str
     offer: Offer[PartSpec] | None
@@ -34,14 +34,14 @@ class Part(Generic[PartSpec]):
 
     @property
     def built_in(self) -> bool:
-        """Whether kdbench itself brings it."""
+        """Whether it is part of kdbench."""
         return self.offer is not None and self.offer.provider.distribution == FIRST_PARTY
 
     def __call__(self, study: Study, finish: Callable[[Any], Made]) -> Made:
-        """What ``finish`` makes of what it gives for a study.
+        """Call the part with a study and return ``finish(result)``.
 
         Raises:
-            PluginError: whatever goes wrong in a plugin's part, or with what it gives.
+            PluginError: a plugin's part failed or returned something invalid.
         """
         if self.offer is None:
             raise PluginError(self.missing)
@@ -59,7 +59,7 @@ class Part(Generic[PartSpec]):
 
 @dataclass(frozen=True)
 class Parts:
-    """The sections of a page in its order, and its figures."""
+    """The sections of a page in order, and its figures."""
 
     sections: tuple[Part[SectionSpec], ...]
     figures: tuple[Part[FigureSpec], ...]
@@ -74,7 +74,7 @@ class Parts:
 
 
 def parts_of(plan: PlanRecord, registry: Registry | None = None) -> Parts:
-    """The parts of a plan's page, from the plugins of ``registry``, or else from those that the plan names."""
+    """The parts of the page of a plan. Default for ``registry``: the plugins that the plan names."""
     wanted = {key: list(plan.suite.get(key) or ()) for key in ("sections", "figures")}
     problems: list[str] = []
     if registry is None:
@@ -85,7 +85,7 @@ def parts_of(plan: PlanRecord, registry: Registry | None = None) -> Parts:
 
 
 def _registry(plan: PlanRecord, problems: list[str]) -> Registry:
-    """All installed plugins, and the local files that a plan names, as far as they can be loaded."""
+    """All installed plugins and the local files that a plan names; failures are added to ``problems``."""
     registry = plugins.discover()
     folder = Path(plan.path).parent if plan.path else Path()
     for path in (*(folder / name for name in plan.suite.get("plugins") or ()), *map(Path, plan.plugins)):
@@ -114,12 +114,12 @@ def _named(registry: Registry, spec: type[PartSpec], names: Iterable[str]) -> It
 
 
 def _ordered(sections: Sequence[Part[SectionSpec]]) -> list[Part[SectionSpec]]:
-    """Each behind the one that it follows; where there is no such one, at the end."""
+    """Each section after the one that it names; at the end if that one is missing."""
     placed: list[Part[SectionSpec]] = []
     for part in sections:
         names = [other.name for other in placed]
         after = part.offer.spec.after if part.offer is not None and not part.built_in else ""
-        # Several that follow the same one keep the suite's order.
+        # Sections that follow the same one keep the order of the suite.
         followers = [o.name for o in placed if o.offer is not None and after and o.offer.spec.after == after]
         place = max((names.index(name) for name in (after, *followers) if name in names), default=len(placed) - 1)
         placed.insert(place + 1, part)

@@ -1,4 +1,4 @@
-"""The protocol in words: what a number of the report means, and what it does not."""
+"""The protocol in sentences: what the numbers of the report mean, and what they do not show."""
 
 from __future__ import annotations
 
@@ -18,53 +18,54 @@ from kdbench.status import FINISHED, Status
 from kdbench.suite.plan import unexpected
 
 STATES = {
-    Status.DIVERGED: "The loss became NaN or infinite. This is an outcome: it is not repeated, and ranks last.",
-    Status.FAILED: "Something broke. The next run tries again.",
-    Status.STALE: "Not comparable with the trials shown, and not mixed with them. The next run replaces it.",
-    Status.SKIPPED: "The method cannot read this pair.",
+    Status.DIVERGED: "The loss became NaN or infinite. This is a result: the trial is not rerun and ranks last.",
+    Status.FAILED: "An error ended the trial. The next run retries it.",
+    Status.STALE: "Not comparable with the trials shown. The next run replaces it.",
+    Status.SKIPPED: "The method does not support this pair.",
     Status.PENDING: "Not trained yet.",
 }
 ENVIRONMENT = ("device", "precision", "kdbench", "torch", "python", "platform", "git_commit")
 
 
 def paragraphs(study: Study) -> list[str]:
-    """What a reader has to know to believe the tables."""
+    """What a reader must know to interpret the tables."""
     recipes = [_recipe(study)]
     selection = recipes[0].get("selection", "last")
     text = [
         _headline(str(selection)),
-        "Mean ± sample standard deviation (divisor n − 1) over n seeds; a seed decides the student's start, the order "
-        "of the data and the augmentation, and is shared by all methods of a pair.",
-        f"A gain is the mean over seeds of the difference between two methods at the same seed; in brackets its "
-        f"{stats.CONFIDENCE:.0%} Student-t interval. A difference whose interval contains 0 is not resolved: these "
-        "seeds do not decide its sign, and differences up to the interval's ends are compatible with these seeds. With "
-        "few seeds intervals are wide. They are each for one comparison, not corrected for how many there are. "
-        "Differences that are the same at every seed give no interval: on few test images that is a coincidence.",
-        "Ranks compare means over the same seeds. A method without all of its results on a pair is incomplete and not "
-        "ranked there. Where fewer than two methods are complete, those that share most seeds are ranked, and their "
-        "ranks, gains and differences are over these seeds.",
-        "One teacher was used per pair, the same for all methods and seeds. How much the ranking depends on which "
-        "teacher it was, these numbers cannot say.",
+        "Mean ± sample standard deviation (divisor n − 1) over n seeds. A seed sets the student's initial weights, the "
+        "order of the data and the augmentation. All methods of a pair use the same seeds.",
+        "A gain is the mean difference between two methods at the same seeds, with its "
+        f"{stats.CONFIDENCE:.0%} Student-t interval in brackets. A difference whose interval contains 0 is "
+        "inconclusive: these seeds do not determine its sign, and every value in the interval is compatible with them. "
+        "Inconclusive does not mean equal. With few seeds, intervals are wide. Each interval is for one comparison and "
+        "is not corrected for multiple comparisons. If a difference is the same at every seed, no interval is given: "
+        "with few test images, this can be a coincidence.",
+        "Ranks compare means over the same seeds. A method with missing results on a pair is incomplete and not ranked "
+        "there. If fewer than two methods are complete, the methods with the most common seeds are ranked, and their "
+        "ranks, gains and differences use only these seeds.",
+        "One teacher is used per pair, for all methods and seeds. These results do not show how much the ranking "
+        "depends on the teacher.",
     ]
     if len(study.pairs) > 1:
         text.append(
-            f"Over pairs, each pair counts once. An interval over pair means is given from {stats.PAIRS_FOR_INTERVAL} "
-            "pairs on. Ranks are those of the means within a pair, averaged over pairs. A method is ranked if it has "
-            "all its results on each of the compared pairs; a pair that most methods lack is not compared. The "
-            "intervals of mean ranks are percentile bootstraps over seeds, and over pairs too from "
-            f"{stats.PAIRS_FOR_INTERVAL} pairs on."
+            "Each pair has the same weight in means over pairs. Intervals over pair means need at least "
+            f"{stats.PAIRS_FOR_INTERVAL} pairs. Methods are ranked by their means within each pair, and ranks are "
+            "averaged over pairs. A method is ranked if it has all results on each compared pair; a pair that most "
+            "methods lack is excluded. Intervals of mean ranks are percentile bootstrap intervals over seeds and, with "
+            f"at least {stats.PAIRS_FOR_INTERVAL} pairs, over pairs."
         )
     text.append(
-        "Means exclude diverged trials; these are counted, and a method with one ranks behind all without. Missing, "
-        "skipped and failed trials are shown as such, and nothing is put in their place."
+        "Diverged trials are excluded from means but counted. A method with a diverged trial ranks after all methods "
+        "without one. Missing, skipped and failed trials are shown as such and never imputed."
     )
     extra = study.cells[study.cells["extra_epochs"].fillna(0) > 0]
     if len(extra):
         epochs = {row.label: int(row.extra_epochs) for row in extra.itertuples()}
         named = wording.listing([f"{label} ({count})" for label, count in epochs.items()])
         text.append(
-            f"Trained in stages before the main one (epochs in brackets): {named}. Where such a stage trains the "
-            "student, as AB's does, the student is trained longer than the others. Seconds include it."
+            f"Methods with stages before the main one (epochs in brackets): {named}. If such a stage trains the "
+            "student, as in AB, the student is trained longer than the others. Training times include these stages."
         )
     return [*text, *_data(study), *_precision(study)]
 
@@ -72,12 +73,12 @@ def paragraphs(study: Study) -> list[str]:
 def _headline(selection: str) -> str:
     if selection == "validation":
         return (
-            "Top-1 is test accuracy in percent at the epoch that is best on a validation split, which was cut from the "
-            "training images. The best epoch on the test set, where shown, is labelled as such."
+            "Top-1 is test accuracy in percent at the epoch with the best accuracy on a validation split of the "
+            "training images. Where the best epoch on the test set is shown, it is labelled."
         )
     return (
-        "Top-1 is test accuracy in percent after the last epoch. The best epoch on the test set, where shown, is "
-        "labelled as such: choosing an epoch by the test set biases its accuracy upwards."
+        "Top-1 is test accuracy in percent after the last epoch. Where the best epoch on the test set is shown, it is "
+        "labelled: choosing the epoch on the test set biases accuracy upwards."
     )
 
 
@@ -90,32 +91,32 @@ def _data(study: Study) -> list[str]:
     ]
     text = []
     if limits:
-        text.append(f"Only a part of the data set {data.get('name', '')} was used: {wording.listing(limits)}.")
+        text.append(f"Only part of the data set {data.get('name', '')} was used: {wording.listing(limits)}.")
     validation = data.get("validation") or 0
     if validation:
         share = f"{validation:.0%}" if validation < 1 else wording.count(validation)
         text.append(f"A validation split of {share} of the training images was held out from training.")
     corrupt = study.trials["corrupt"].dropna()
     if len(corrupt) and corrupt.max() > 0:
-        text.append(f"{wording.plural(int(corrupt.max()), 'image')} could not be decoded and were left out.")
+        text.append(f"Excluded because they cannot be decoded: {wording.plural(int(corrupt.max()), 'image')}.")
     prints = set(study.trials.loc[study.trials["status"] == Status.DONE, "data_fingerprint"]) - {""}
     if len(prints) > 1:
         text.append(
-            f"Careful: the trials saw {len(prints)} different versions of the data "
+            f"Warning: the trials used {len(prints)} different versions of the data "
             f"({wording.listing(sorted(value[:8] for value in prints))})."
         )
     return text
 
 
 def _precision(study: Study) -> list[str]:
-    """Where a pair's students were trained in different precisions, as by a CPU and a GPU."""
+    """A warning if students of one pair were trained in different precisions, for example on a CPU and a GPU."""
     done = study.trials[study.trials["status"] == Status.DONE]
     mixed = [
         f"{study.title(str(pair))} ({wording.listing(sorted(found))})"
         for pair, group in done.groupby("pair", sort=False)
         if len(found := set(group["precision"]) - {""}) > 1
     ]
-    return [f"Careful: students of one pair were trained in different precisions: {'; '.join(mixed)}."] if mixed else []
+    return [f"Warning: students of one pair were trained in different precisions: {'; '.join(mixed)}."] if mixed else []
 
 
 def _recipe(study: Study) -> Mapping[str, Any]:
@@ -124,7 +125,7 @@ def _recipe(study: Study) -> Mapping[str, Any]:
 
 
 def recipe_rows(study: Study) -> list[tuple[str, str]]:
-    """The recipe, and what pairs change of it, as (key, value)."""
+    """The recipe and its overrides per pair, as (key, value)."""
     rows = []
     for key, value in _recipe(study).items():
         if value in (None, [], 0.0, False) and key not in {"momentum", "weight_decay"}:
@@ -138,7 +139,7 @@ def recipe_rows(study: Study) -> list[tuple[str, str]]:
 
 
 def teacher_warnings(study: Study) -> list[str]:
-    """Teachers that are not what the suite expects now, whatever it expected when they were trained."""
+    """Teachers whose accuracy differs from what the suite expects now (not when they were trained)."""
     expectations = study.suite.get("teachers", {})
     found = []
     for plan in study.plan.teachers:
@@ -151,18 +152,18 @@ def teacher_warnings(study: Study) -> list[str]:
 
 
 def teacher_recipe(study: Study, made: TeacherRecord | None) -> str:
-    """How a teacher was made: given weights, or what differs from the students' recipe."""
+    """How a teacher was trained: weights from a file, or the differences to the students' recipe."""
     if made is None or (made.weights is None and made.recipe is None):
         return wording.DASH
     recipe = made.recipe
     if recipe is None:
-        return f"given weights: {made.weights}"
+        return f"weights from {made.weights}"
     students = _recipe(study)
-    with suppress(ValueError):  # of a version with other keys: compared as it is written
-        # The teacher's own record has its drops in whole epochs.
+    with suppress(ValueError):  # from a version with other keys: compare the raw values
+        # The record of the teacher has its drops in whole epochs.
         students = Recipe.model_validate(students).resolved().model_dump(mode="json")
     different = {key: value for key, value in recipe.items() if key in students and value != students[key]}
-    return _value(different) or "as the students'"
+    return _value(different) or "same as the students"
 
 
 def _value(value: Any) -> str:
@@ -179,7 +180,7 @@ def _value(value: Any) -> str:
 
 
 def settings_rows(study: Study) -> list[dict[str, Any]]:
-    """What each method was set to, defaults included, and for which pairs it was set otherwise."""
+    """The settings of each method with defaults; one row per variant if they differ between pairs."""
     rows: list[dict[str, Any]] = []
     known = study.trials[study.trials["settings"] != ""]
     for label, group in known.groupby("label", sort=False):
@@ -202,7 +203,7 @@ def settings_rows(study: Study) -> list[dict[str, Any]]:
 
 
 def from_python(study: Study) -> str:
-    """Why no command makes these results again; empty where :func:`command` does."""
+    """How to reproduce results that no command can reproduce; empty if :func:`command` gives a command."""
     classes = study.plan.classes
     given = ["the suite"] if study.plan.path is None else []
     given += [f"the class {name}" for name in classes]
@@ -211,13 +212,14 @@ def from_python(study: Study) -> str:
     text = wording.listing(given)
     verb = "was" if len(given) == 1 else "were"
     return (
-        f"{text[:1].upper()}{text[1:]} {verb} given from Python, to kdbench.run_suite: the same call makes these "
-        "results again. The results folder keeps the suite in plan.json, and a method's code in source/ of each trial."
+        f"{text[:1].upper()}{text[1:]} {verb} passed from Python to kdbench.run_suite. Repeat the call to reproduce "
+        "these results. The results folder contains the suite (plan.json) and the code of the methods (source/ of each "
+        "trial)."
     )
 
 
 def command(study: Study) -> str:
-    """The command that makes these results again; empty where none does, see :func:`from_python`."""
+    """The command that reproduces these results; empty if there is none, see :func:`from_python`."""
     if from_python(study):
         return ""
     filters = study.filters
@@ -225,7 +227,7 @@ def command(study: Study) -> str:
 
 
 def environments(study: Study) -> list[dict[str, Any]]:
-    """Each environment in which trials were trained, the commonest first."""
+    """Each environment in which trials were trained, the most frequent first."""
     finished = study.trials[study.trials["status"].isin(FINISHED)]
     groups = finished.groupby(list(ENVIRONMENT), sort=False) if len(finished) else []
     rows = [
@@ -241,7 +243,7 @@ def _period(trials: pd.DataFrame) -> str:
 
 
 def ours(study: Study) -> str:
-    """What to know of our own figures before setting them beside others'."""
+    """The conditions of our results, for comparison with published ones."""
     recipe, data = _recipe(study), study.suite.get("data", {})
     epoch = "the epoch best on a validation split" if recipe.get("selection") == "validation" else "last epoch"
     text = f"Ours: {epoch}"
@@ -255,7 +257,7 @@ def ours(study: Study) -> str:
 
 
 def facts(study: Study) -> list[str]:
-    """The study in a line."""
+    """The study in one line."""
     trials = study.trials
     runnable = trials[trials["status"] != Status.SKIPPED]
     finished = int(runnable["status"].isin(FINISHED).sum())

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from kdbench.report.figures.draw import Drawing
 
 FURTHER = {"name": "further-figures", "title": "Further figures"}
-"""The section of plugins' figures whose own section is not shown."""
+"""The section for figures of plugins whose section is not shown."""
 NO_OUTCOME = (Status.FAILED, Status.STALE, Status.SKIPPED, Status.PENDING)
 
-# matplotlib's markers as paths within a box from -5 to 5.
+# matplotlib's markers as SVG paths in a box from -5 to 5.
 MARKERS = {
     "o": "M-4.4 0a4.4 4.4 0 1 0 8.8 0a4.4 4.4 0 1 0 -8.8 0z",
     "s": "M-4 -4h8v8h-8z",
@@ -54,24 +54,23 @@ def render(
     parts: Parts | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> Path:
-    """Write the report of a results folder, however far it has come; the path of its ``index.html``.
+    """Write the report of a results folder, finished or not; returns the path of its ``index.html``.
 
-    ``plan`` says which trials are reported and under which labels; without
-    it, those of the suite as last planned. ``methods`` (shell patterns on label or method name), ``pairs``
-    (``teacher:student``) and ``seeds`` select what is shown; gains over a baseline are given even where it is not
-    shown.
+    ``plan`` sets the trials and their labels; by default, those of the suite as last planned. ``methods`` (shell
+    patterns on label or method name), ``pairs`` (``teacher:student``) and ``seeds`` select what is shown; gains over a
+    baseline are given even if it is not shown.
 
-    Writes ``index.html``, ``leaderboard.md``, ``leaderboard.csv``, ``trials.csv`` and, but for ``plots=False``,
-    ``plots/*.svg`` and ``plots/*.png`` below ``report``. ``parts`` are the sections and figures; without them, those of
-    the plugins that the plan names are loaded. ``warn`` hears of results that a report in this folder showed and
-    this one does not, and of sections and figures that are left out.
+    Writes ``index.html``, ``leaderboard.md``, ``leaderboard.csv``, ``trials.csv`` and, unless ``plots=False``,
+    ``plots/*.svg`` and ``plots/*.png`` below ``report``. ``parts`` are the sections and figures; by default, those of
+    the plugins that the plan names are loaded. ``warn`` is called for results that the previous report in this folder
+    showed and this one does not, and for sections and figures that are left out.
 
     Raises:
         ResultsError: nothing was planned in ``folder``, another protocol version wrote it, no trial passes the
             filters, or ``report`` cannot be written.
     """
     filters = Filters(tuple(methods), tuple(pairs), tuple(seeds))
-    # Taken first: what changes while a run goes on is then shown, or makes the page out of date.
+    # Computed first: a change during rendering is either shown or makes the page out of date.
     parts = parts or parts_of(plan or folder.plan or NO_PLAN)
     digest = made_from.digest(folder, plan=plan, filters=filters.describe(), plots=plots, parts=parts)
     study = read_study(folder, filters, plan)
@@ -88,7 +87,7 @@ def render(
     write_text(report / "trials.csv", escape.csv(study.trials))
     write_text(report / "leaderboard.csv", escape.csv(study.cells))
     write_text(report / "leaderboard.md", markdown(study))
-    # Last: it says what all of them were made from.
+    # Last: it contains the digest of all inputs.
     write_text(report / "index.html", page(study, parts, drawn, failed, digest, warn))
     return report / "index.html"
 
@@ -101,7 +100,7 @@ def page(
     digest: str,
     warn: Callable[[str], None],
 ) -> str:
-    """The page, with the given figures by name, why others ``failed``, and what it was made from."""
+    """The page. ``plots``: figures by name; ``failed``: reasons for missing ones; ``digest``: of the inputs."""
     environment = _environment(study, escape_html=True)
     environment.globals["plots"] = plots
     shown: dict[str, dict[str, Any]] = {}
@@ -115,7 +114,7 @@ def page(
             title = section.offer.spec.title if section.offer is not None else ""
             shown[section.name] = {"name": section.name, "title": title or section.name, "body": body}
     for figure in parts.figures:
-        # A built-in one has its place in the template of its section.
+        # The template of a section places its built-in figures.
         if figure.built_in or not (figure.name in plots or figure.name in failed):
             continue
         notes = [f"The figure '{figure.name}' is missing: {failed[figure.name]}"] if figure.name in failed else []
@@ -133,7 +132,7 @@ def page(
 
 
 def _body(environment: jinja2.Environment, section: Part[SectionSpec], made: Any) -> Markup | None:
-    """A section's HTML; a built-in one gives what its template is fed with."""
+    """The HTML of a section; a built-in one returns the variables of its template."""
     if made is None:
         return None
     if section.built_in:
@@ -145,7 +144,7 @@ def _body(environment: jinja2.Environment, section: Part[SectionSpec], made: Any
 
 
 def _added(environment: jinja2.Environment, figure: str = "", notes: Sequence[str] = ()) -> Markup:
-    """A figure of a plugin, and why something is missing."""
+    """A figure of a plugin, with notes about missing parts."""
     return Markup(environment.get_template("added.html.j2").render(figure=figure, notes=notes))
 
 
@@ -181,7 +180,7 @@ def _head(study: Study) -> dict[str, Any]:
 
 
 def _draw(study: Study, folder: Path, parts: Parts) -> tuple[dict[str, Drawing], dict[str, str]]:
-    # matplotlib takes a second to import, and only here is it needed.
+    # Importing matplotlib takes a second, and only figures need it.
     from kdbench.report.figures.draw import draw
 
     return draw(study, folder, parts.figures)
@@ -227,7 +226,7 @@ def _rank(value: float) -> str:
 
 
 def _themed(colour: str) -> str:
-    """The two colours without a hue follow the page's light or dark theme."""
+    """The two grey colours follow the light or dark theme of the page."""
     return {INK: "var(--method-ink)", NEUTRAL: "var(--method-neutral)"}.get(colour, colour)
 
 

@@ -1,7 +1,7 @@
-"""The built-in sections of the page: one function each, which says what its template is fed with.
+"""The built-in sections of the page: one function each, which returns the variables of its template.
 
-A function returns None where its section has nothing to say; the section is then left out. To add a section,
-write its function and ``templates/sections/<name>.html.j2``, and name it in :mod:`kdbench.report.builtin`.
+A function returns None if its section has no content; the section is then omitted. To add a section,
+write its function and ``templates/sections/<name>.html.j2``, and add it to :mod:`kdbench.report.builtin`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from kdbench.report.verdict import incompleteness, standings, verdicts
 from kdbench.status import FINISHED, Status
 
 PAIRS_IN_SENTENCES = 3
-NOT_MEASURED = "not measured, as in trials that were finished before the suite named it"
+NOT_MEASURED = "not measured: the trial finished before the metric was added to the suite"
 Context = Mapping[str, Any]
 
 
 def verdict(study: Study) -> Context:
-    """Who has the highest mean and what is resolved: in sentences, and with many pairs in a table."""
+    """The highest mean and the differences to it: in sentences, and with many pairs in a table."""
     said = verdicts(study)
     if len(study.pairs) <= PAIRS_IN_SENTENCES:
         return {"verdicts": said, "standings": []}
@@ -52,13 +52,13 @@ def overall(study: Study) -> Context | None:
             }
             for pair in study.pairs
         ],
-        # Shading is full at the 90th percentile, so that one collapsed method does not bleach the rest.
+        # Shading is full at the 90th percentile, so that one outlier does not make the other shades too light.
         "full_shade": max(float(gains.quantile(0.9)) if gains.notna().any() else 1.0, 0.1),
     }
 
 
 def pairs(study: Study) -> Context | None:
-    """A table a pair."""
+    """One table per pair."""
     tables = []
     for pair in study.pairs:
         cells = study.pair(pair)
@@ -107,7 +107,7 @@ def pairs(study: Study) -> Context | None:
 
 
 def beside(study: Study) -> Context | None:
-    """What top-1 does not show."""
+    """Metrics other than top-1."""
     rows = _rows(study.cells[study.cells["n"] > 0])
     metrics = [
         metric
@@ -119,7 +119,7 @@ def beside(study: Study) -> Context | None:
 
 
 def _added(study: Study) -> Context:
-    """Of the suite's further metrics: how many trials of a pair and method have a value, and why others have none."""
+    """For metrics added by the suite: the trials with a value per pair and method, and why values are missing."""
     done = study.trials[study.trials["status"] == Status.DONE]
     measured = {
         (pair, label): group[list(study.added)].notna().sum().to_dict()
@@ -133,12 +133,12 @@ def _added(study: Study) -> Context:
             unmeasured = result.unmeasured if result is not None else {}
             reasons[unmeasured.get(name, NOT_MEASURED)] += 1
         for reason, count in reasons.items():
-            notes.append(f"{metric.heading}: not in {count} of {wording.plural(len(done), 'trial')}: {reason}.")
+            notes.append(f"{metric.heading}: missing in {count} of {wording.plural(len(done), 'trial')}: {reason}.")
     return {"measured": measured, "notes": notes}
 
 
 def costs(study: Study) -> Context | None:
-    """What each method costs."""
+    """Training time, memory and parameters of each method."""
     rows = _rows(study.cells[study.cells["n"] > 0])
     if not rows:
         return None
@@ -156,7 +156,7 @@ def costs(study: Study) -> Context | None:
 
 
 def published(study: Study) -> Context | None:
-    """Ours beside the figures that papers report."""
+    """Comparison with published results."""
     table = comparison(study.cells, study.data)
     if table.empty:
         return None
@@ -165,7 +165,7 @@ def published(study: Study) -> Context | None:
 
 
 def uncounted(study: Study) -> Context | None:
-    """Trials that stand in no mean, with the reason."""
+    """Trials that are excluded from means, with the reason."""
     rest = study.trials[study.trials["status"] != Status.DONE]
     if rest.empty:
         return None
@@ -189,7 +189,7 @@ def uncounted(study: Study) -> Context | None:
 
 
 def rules(study: Study) -> Context:
-    """The protocol in words."""
+    """The protocol in sentences."""
     return {
         "paragraphs": protocol.paragraphs(study),
         "recipe": protocol.recipe_rows(study),
@@ -199,7 +199,7 @@ def rules(study: Study) -> Context:
 
 
 def environment(study: Study) -> Context:
-    """Where the numbers were made, and how to make them again."""
+    """The environments of the trials, and how to reproduce the results."""
     return {
         "command": protocol.command(study),
         "from_python": protocol.from_python(study),
@@ -234,7 +234,7 @@ def _teachers(study: Study) -> list[dict[str, Any]]:
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Records with None for whatever is missing."""
+    """Records with None for missing values."""
     return [_plain(record) for record in frame.to_dict("records")]
 
 
@@ -247,7 +247,7 @@ def _is_missing(value: object) -> bool:
 
 
 def _highest(cells: pd.DataFrame) -> float | None:
-    """The rank of a pair's highest mean; above 1 where several share it."""
+    """The rank of the highest mean of a pair; above 1 if several methods share it."""
     ranks = cells.loc[cells["diverged"] == 0, "rank"].dropna()
     return float(ranks.min()) if len(ranks) else None
 

@@ -1,4 +1,4 @@
-"""The statistics of the report: pure functions on numbers, none of which hides how many there were.
+"""The statistics of the report: pure functions on numbers. Every result includes the sample size.
 
 Sources: Student (1908) for the intervals; Friedman (1937) and Nemenyi (1963) as recommended for comparing
 methods over several data sets by Demšar, JMLR 7 (2006), https://jmlr.org/papers/v7/demsar06a.html; Efron (1979)
@@ -17,19 +17,19 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 PAIRS_FOR_INTERVAL = 5
-"""From this many pairs on, an interval over pair means is given and methods are compared over pairs."""
+"""Minimum number of pairs for intervals over pair means and for tests over pairs."""
 DIVERGED = -math.inf
 """The score of a diverged trial: any mean that includes it ranks last."""
 
 ROUNDING = 1e-5
-"""Percent points that rounding alone may cause; one image of a million is ten times as many."""
+"""Difference in percentage points that rounding may cause; one image in a million is ten times as much."""
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and how sure it is. Never without ``n``."""
+    """A mean with its uncertainty. ``n`` is always known."""
 
     n: int
     mean: float | None = None
@@ -37,11 +37,11 @@ class Estimate:
     """Sample standard deviation (divisor n - 1); None below two values."""
     low: float | None = None
     high: float | None = None
-    """Bounds of the two-sided Student-t interval; None below two values, and where differences do not vary."""
+    """Bounds of the two-sided Student-t interval; None below two values, and if differences do not vary."""
 
     @property
     def resolved(self) -> bool | None:
-        """Of a difference: whether its interval excludes 0. None without an interval."""
+        """For a difference: whether its interval excludes 0. None without an interval."""
         if self.low is None or self.high is None:
             return None
         return not self.low <= 0 <= self.high
@@ -82,7 +82,7 @@ def paired_difference(
 
 
 def over_pairs(means: Iterable[float], confidence: float = CONFIDENCE) -> Estimate:
-    """A mean over pairs, each pair counted once; with an interval from :data:`PAIRS_FOR_INTERVAL` pairs on."""
+    """A mean over pairs, each pair counted once; with an interval for at least :data:`PAIRS_FOR_INTERVAL` pairs."""
     whole = estimate(means, confidence)
     if whole.n >= PAIRS_FOR_INTERVAL:
         return whole
@@ -92,7 +92,7 @@ def over_pairs(means: Iterable[float], confidence: float = CONFIDENCE) -> Estima
 def ranks(scores: Array) -> Array:
     """Ranks along the last axis: 1 for the highest score, equal scores share the mean of their ranks.
 
-    Scores, in percent, are equal where they are neighbours nearer than :data:`ROUNDING`.
+    Scores are in percent. Neighbours that differ by at most :data:`ROUNDING` are equal.
     """
     descending = -np.asarray(scores, dtype=np.float64)
     order = np.argsort(descending, axis=-1)
@@ -107,10 +107,10 @@ def ranks(scores: Array) -> Array:
 def complete_block(present: NDArray[np.bool_]) -> tuple[list[int], list[int]]:
     """Rows and columns of a block without gaps; ``present``: (methods, pairs).
 
-    Comparing methods over pairs needs every method on every pair, and nothing is filled in. So a pair that most
-    methods lack is left out, and otherwise the method that lacks most pairs, one at a time.
+    Comparing methods over pairs needs every method on every pair, without imputation. One at a time, this removes a
+    pair that most methods lack or, if there is none, the method that lacks the most pairs.
     """
-    # What has no result at all lacks no pair more than another.
+    # Remove rows and columns without any result first.
     rows, columns = (np.flatnonzero(present.any(axis=axis)).tolist() for axis in (1, 0))
     while rows and columns:
         block = present[np.ix_(rows, columns)]
@@ -126,7 +126,7 @@ def complete_block(present: NDArray[np.bool_]) -> tuple[list[int], list[int]]:
 
 @dataclass(frozen=True)
 class RankInterval:
-    """A mean rank over pairs and its bootstrap interval, None where nothing could be drawn from."""
+    """A mean rank over pairs and its bootstrap interval; None if there is nothing to resample."""
 
     mean: float
     low: float | None = None
@@ -138,10 +138,10 @@ def mean_ranks(
 ) -> list[RankInterval]:
     """Mean rank of each method over pairs, with a percentile bootstrap interval.
 
-    ``scores``: one array a pair, (seeds, methods), :data:`DIVERGED` for a diverged trial. A pair's ranking is
+    ``scores``: one array per pair, (seeds, methods), :data:`DIVERGED` for a diverged trial. A pair's ranking is
     that of the means over seeds. Each draw takes seeds with replacement within each pair and, from
-    :data:`PAIRS_FOR_INTERVAL` pairs on, pairs with replacement; with fewer, the interval speaks of these pairs.
-    There is no interval where every pair has one seed and there are fewer pairs than that.
+    :data:`PAIRS_FOR_INTERVAL` pairs on, pairs with replacement; with fewer pairs, the interval does not generalise
+    beyond them. There is no interval if every pair has one seed and there are fewer pairs than that.
     """
     points = np.stack([ranks(pair.mean(axis=0)) for pair in scores])
     drawn_pairs = len(scores) >= PAIRS_FOR_INTERVAL
@@ -174,7 +174,7 @@ class Comparison:
 def compare_over_pairs(scores: Array, confidence: float = CONFIDENCE) -> Comparison | None:
     """Friedman's test and Nemenyi's critical difference; ``scores``: (pairs, methods).
 
-    None below :data:`PAIRS_FOR_INTERVAL` pairs, three methods, or where all methods score alike everywhere.
+    None below :data:`PAIRS_FOR_INTERVAL` pairs or three methods, or if all methods have the same score on every pair.
     """
     pairs, methods = scores.shape
     if pairs < PAIRS_FOR_INTERVAL or methods < 3:
@@ -182,7 +182,7 @@ def compare_over_pairs(scores: Array, confidence: float = CONFIDENCE) -> Compari
     ranked = ranks(scores)
     if np.ptp(ranked, axis=1).max() == 0:
         return None
-    # Ranks in place of scores: a diverged cell's -inf keeps its place and yields no NaN.
+    # Ranks instead of scores: -inf of a diverged cell would yield NaN.
     test = stats.friedmanchisquare(*ranked.T)
     return Comparison(
         pairs,
@@ -194,7 +194,7 @@ def compare_over_pairs(scores: Array, confidence: float = CONFIDENCE) -> Compari
 
 
 def critical_difference(methods: int, pairs: int, confidence: float = CONFIDENCE) -> float:
-    """Nemenyi's: mean ranks over ``pairs`` that are nearer than this cannot be told apart."""
+    """Nemenyi's: smaller differences between mean ranks over ``pairs`` are not significant."""
     q = float(stats.studentized_range.ppf(confidence, methods, np.inf)) / math.sqrt(2)
     return q * math.sqrt(methods * (methods + 1) / (6 * pairs))
 

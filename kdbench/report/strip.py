@@ -1,4 +1,4 @@
-"""The small drawing in each row of a pair's table: every seed as a dot, mean and spread, the baseline's line."""
+"""The small drawing in each row of a pair's table: a dot per seed, mean, standard deviation and the baseline."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ MARGIN = 6.0
 
 
 def limits(values: Sequence[float], always: Sequence[float] = ()) -> tuple[float, float]:
-    """A range that shows differences: one collapsed trial does not squeeze the others into a line.
+    """An axis range that ignores outliers, so that the differences between the other values are visible.
 
-    Values further out than three interquartile ranges lie outside, unless named in ``always``.
+    Values further out than three interquartile ranges are outside, unless listed in ``always``.
     """
     sample = np.asarray([*values, *always], dtype=np.float64)
     if len(sample) == 0:
@@ -38,13 +38,13 @@ class Strip:
     high: float | None
     baseline: float | None
     beyond: str
-    """``left`` or ``right`` where the mean lies outside the range."""
+    """``left`` or ``right`` if the mean is outside the range."""
 
 
 def strip(
     values: Sequence[float], mean: float | None, std: float | None, baseline: float | None, range_: tuple[float, float]
 ) -> Strip:
-    """Lay one method's seeds out on a range common to its pair."""
+    """Positions of the seeds of one method on the common range of its pair."""
     low, high = range_
 
     def place(value: float | None) -> float | None:

@@ -1,4 +1,4 @@
-"""All that a report shows, read once: what every section is fed with."""
+"""The data of a report, read once: the input of every section."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from kdbench.suite.plan import PROTOCOL
 from kdbench.suite.schema import BASELINES
 
 NO_PLAN = PlanRecord(protocol=PROTOCOL)
-"""Where the plan was lost."""
+"""Used if the plan is missing."""
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """What gains are given over."""
+    """A baseline for gains."""
 
     name: str
-    """As the suite names it: a label or a method."""
+    """The name in the suite: a label or a method."""
     label: str
-    """The label under which it runs."""
+    """Its label in the results."""
 
     @property
     def gain(self) -> str:
@@ -41,7 +41,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Study:
-    """A suite's results as far as they stand."""
+    """The results so far of a suite."""
 
     folder: SuiteFolder
     plan: PlanRecord
@@ -52,19 +52,19 @@ class Study:
     """The leaderboard (:func:`kdbench.report.leaderboard.columns`)."""
     overall: Overall
     styles: Mapping[str, Style]
-    """By label; a label keeps its style whatever is filtered."""
+    """By label; filters do not change the style of a label."""
     baselines: tuple[Baseline, ...]
-    """What gains are given over; the first is the reference of verdicts and relative times."""
+    """The baselines for gains; the first is the reference of verdicts and relative times."""
     metrics: Mapping[str, MetricSpec]
-    """All that is measured, by name, as far as a table needs it."""
+    """All metrics by name."""
 
     @cached_property
     def curves(self) -> pd.DataFrame:
-        """One row an epoch (:func:`kdbench.report.frame.read_curves`)."""
+        """One row per epoch (:func:`kdbench.report.frame.read_curves`)."""
         return read_curves(self.folder, self.trials)
 
     def copy(self) -> Study:
-        """One whose tables may be changed."""
+        """A copy whose tables may be modified."""
         copied = replace(self, trials=self.trials.copy(), cells=self.cells.copy())
         if "curves" in vars(self):
             vars(copied)["curves"] = self.curves.copy()
@@ -77,7 +77,7 @@ class Study:
 
     @property
     def suite(self) -> Mapping[str, Any]:
-        """The suite as planned; empty where the plan is lost."""
+        """The suite as planned; empty if the plan is missing."""
         return self.plan.suite
 
     @property
@@ -127,7 +127,7 @@ class Study:
         return self.trials[(self.trials["pair"] == pair) & (self.trials["status"] == Status.DONE)]
 
     def teacher_top1(self, pair: str) -> float | None:
-        """The test accuracy of a pair's teacher in percent, where a trial has recorded it."""
+        """The test accuracy of the teacher of a pair in percent; None if no trial recorded it."""
         known = self.trials.loc[
             (self.trials["pair"] == pair) & self.trials["status"].isin(FINISHED), "teacher_top1"
         ].dropna()
@@ -135,17 +135,17 @@ class Study:
 
 
 def read_study(folder: SuiteFolder, filters: Filters | None = None, plan: PlanRecord | None = None) -> Study:
-    """Read what a results folder holds of ``plan``, or of the suite as last planned.
+    """Read the results of ``plan``, or of the suite as last planned, from a results folder.
 
     Raises:
         ResultsError: as :func:`kdbench.report.frame.read_trials`.
     """
     filters = filters or Filters()
-    # Gains over a baseline that was filtered away are still gains over that baseline.
+    # Gains over a baseline are given even if the filters exclude it.
     everyone = read_trials(folder, filters.without_methods(), plan)
     trials = filters.select(everyone)
     if trials.empty:
-        trials = read_trials(folder, filters, plan)  # raises, and says why
+        trials = read_trials(folder, filters, plan)  # raises with the reason
     plan = plan or folder.plan or NO_PLAN
     baselines = tuple(plan.suite.get("baselines") or BASELINES)
     cells = leaderboard(everyone, method_order(trials), added=added_metrics(plan), baselines=baselines)

@@ -1,4 +1,4 @@
-"""One colour and one marker a method, the same in every plot and table of a report."""
+"""One colour and one marker per method, the same in all plots and tables of a report."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from kdbench.suite.schema import BASELINES
 
-# Okabe and Ito's palette, legible to colour-blind readers (https://jfly.uni-koeln.de/color/), without its
-# black and its yellow: black is kd's and yellow is too faint on white.
+# Okabe and Ito's palette, readable with colour blindness (https://jfly.uni-koeln.de/color/), without
+# black (used for kd) and yellow (too faint on white).
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK = "#222222"
@@ -17,7 +17,7 @@ NEUTRAL = "#808080"
 
 @dataclass(frozen=True)
 class Style:
-    """A colour (``#rrggbb``) and a marker by matplotlib's letter."""
+    """A colour (``#rrggbb``) and a marker in matplotlib's notation."""
 
     colour: str
     marker: str
@@ -26,8 +26,8 @@ class Style:
 def styles(methods: Mapping[str, str], baselines: Sequence[str] = BASELINES) -> dict[str, Style]:
     """A style for each label; ``methods``: the method's name by label, in the suite's order.
 
-    The first of the baselines is grey, as are all labels of its method, and the second is black. As there are 6 colours
-    and 7 markers, the next 42 labels differ in the two together, and neighbours differ in both.
+    The first of the baselines is grey, as are all labels of its method, and the second is black. With 6 colours
+    and 7 markers, the next 42 labels have distinct combinations, and consecutive labels differ in both.
     """
     chosen: dict[str, Style] = {}
     others = 0

@@ -1,4 +1,4 @@
-"""How the report writes numbers and lists, the same on the page, in Markdown and in plots."""
+"""Formats of numbers and lists, the same on the page, in Markdown and in plots."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from numbers import Real
 
 from kdbench.report.stats import Estimate
-from kdbench.words import plural as plural  # for the templates and modules beside this one
+from kdbench.words import plural as plural  # re-exported for templates and the other modules
 
 DASH = "–"
 MINUS = "−"
@@ -20,7 +20,7 @@ def missing(value: float | None) -> bool:
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A number with a true minus sign; a dash where there is none.
+    """A number with a minus sign (U+2212); a dash if it is missing.
 
     >>> number(-1.234), number(None)
     ('−1.23', '–')
@@ -34,7 +34,7 @@ def number(value: float | None, digits: int = 2) -> str:
 
 
 def signed(value: float | None, digits: int = 2) -> str:
-    """A difference, with its sign.
+    """A difference with its sign.
 
     >>> signed(0.5), signed(-0.5), signed(0.001)
     ('+0.50', '−0.50', '0.00')
@@ -49,14 +49,14 @@ def signed(value: float | None, digits: int = 2) -> str:
 
 
 def mean_std(mean: float | None, std: float | None, digits: int = 2) -> str:
-    """``71.20 ± 0.31``; the standard deviation is left out where there is none."""
+    """``71.20 ± 0.31``; without a standard deviation, only the mean."""
     if missing(mean):
         return DASH
     return number(mean, digits) if missing(std) else f"{number(mean, digits)} ± {number(std, digits)}"
 
 
 def interval(low: float | None, high: float | None, digits: int = 2) -> str:
-    """``[+0.10, +0.90]``, or nothing."""
+    """``[+0.10, +0.90]``; empty if there is no interval."""
     if missing(low) or missing(high):
         return ""
     return f"[{signed(low, digits)}, {signed(high, digits)}]"
@@ -71,7 +71,7 @@ def gain(difference: Estimate, digits: int = 2) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds for people.
+    """Seconds in a readable unit.
 
     >>> duration(0.25), duration(95), duration(7200)
     ('0.2 s', '1.6 min', '2.0 h')

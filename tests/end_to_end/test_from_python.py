@@ -68,7 +68,7 @@ def test_a_dictionary_and_a_class_are_trained_once(run, watch, cell, loss, tmp_p
     for page in ("index.html", "leaderboard.md"):
         text = (tmp_path / "reports/given" / page).read_text()
         assert "kdbench run" not in text
-        assert "The suite and the class Distance were given from Python, to kdbench.run_suite" in text
+        assert "The suite and the class Distance were passed from Python to kdbench.run_suite" in text
 
     weights = changed.folder.trial(trial.id).weights
     exported = export_trial(trial.id, "safetensors", tmp_path, output=tmp_path / "runs", plugins=[loss])
@@ -82,7 +82,7 @@ def test_a_suite_file_with_a_class_gives_no_command_either(run, write_suite, los
     results = run(write_suite("none", "distance"), plugins=[loss], methods=["none"])
     text = (results.report / "leaderboard.md").read_text()
     assert "kdbench run" not in text
-    assert "The class Distance was given from Python" in text
+    assert "The class Distance was passed from Python" in text
 
 
 def test_a_dictionary_extends_by_name_and_by_path(write_suite, tmp_path, monkeypatch):

@@ -101,14 +101,14 @@ def test_a_named_report_that_would_lose_results_says_so(write_suite, run, report
     run(suite)
     report(suite, methods=["none"], report_name="tiny")
     said = " ".join(capsys.readouterr().err.split())
-    assert "the report that was here showed 1 finished trial that the new one does not (kd)" in said
+    assert "the previous report showed 1 finished trial that the new one does not (kd)" in said
     assert list(board(tmp_path, "tiny").index) == ["none"]
     report(suite)
     assert "finished trial" not in capsys.readouterr().err
 
 
 def test_a_reports_name_is_no_path(write_suite, run):
-    with pytest.raises(KdbenchError, match=r"--report-name \.\./x: must be the name of one folder"):
+    with pytest.raises(KdbenchError, match=r"--report-name \.\./x: must be a folder name, not a path"):
         run(write_suite("none"), report_name="../x")
 
 

@@ -205,7 +205,7 @@ def test_every_term_and_the_training_loss_have_a_curve(staged: Study) -> None:
     assert _lines(panels["ft"]) == [(s, y) for y in (loss, first, second) for s in ("-", "--")]
     texts = panels["ft"].get_legend().get_texts()
     assert [text.get_text() for text in texts] == ["loss", "ce", "factors"]
-    assert "solid: resnet20 → resnet8 and dashed: resnet20 → resnet14." in made[1]
+    assert "Lines: solid resnet20 → resnet8, dashed resnet20 → resnet14." in made[1]
 
 
 def test_first_stages_have_curves_of_their_own(staged: Study) -> None:

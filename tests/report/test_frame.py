@@ -101,7 +101,7 @@ def test_results_of_another_teacher_are_stale(runs: Callable[..., Any]) -> None:
     suite.diverged("resnet20", "resnet8", "vid", 0, epoch=2, sha256="c" * 64)
     trials = read_trials(suite.write())
     assert list(trials["status"]) == ["stale", "done", "stale"]
-    assert trials["reason"][0] == "learnt from other teacher weights (cccccccc) than the current ones (bbbbbbbb)"
+    assert trials["reason"][0] == "trained with other teacher weights (cccccccc) than the current ones (bbbbbbbb)"
 
 
 def test_without_a_record_of_the_teacher_the_newest_weights_count(runs: Callable[..., Any]) -> None:

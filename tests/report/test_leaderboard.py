@@ -322,6 +322,6 @@ def test_one_baseline_is_enough(runs: Callable[..., Any]) -> None:
     assert tuple(found.cells.columns) == columns(baselines=["kd"])
     assert cell(found, "vid")["gain_over_kd"] == 1.0
     (pair,) = verdicts(found)
-    assert pair.sentences[0] == "vid has the highest score, 73.00 % top-1 (n=1), +1.00 over kd."
+    assert pair.sentences[0] == "vid has the highest score: 73.00 % top-1 (n=1), +1.00 over kd."
     board = markdown(found)
-    assert "| n | gain over kd | to the highest mean |" in board
+    assert "| n | gain over kd | difference to highest |" in board

@@ -190,8 +190,10 @@ def test_a_metric_is_shown_without_its_plugin(runs: Callable[..., Any], tmp_path
     assert '<button type="button">Gap &lt;1&gt;, nats</button>' in page
     assert re.search(r'data-value="0.25">\s*0.2 <span class="n">n=1</span></td>', page)
     assert '<td class="number " data-value="">–</td>' in page
-    assert "Gap &lt;1&gt;: not in 1 of 3 trials: ValueError: no &lt;good&gt;." in page
-    assert "not in 1 of 3 trials: not measured, as in trials that were finished before the suite named it." in page
+    assert "Gap &lt;1&gt;: missing in 1 of 3 trials: ValueError: no &lt;good&gt;." in page
+    assert (
+        "missing in 1 of 3 trials: not measured: the trial finished before the metric was added to the suite." in page
+    )
     assert list(pd.read_csv(path.parent / "trials.csv")["gap"].fillna(-1)) == [0.25, -1, -1]
     board = pd.read_csv(path.parent / "leaderboard.csv").set_index("label")
     assert board["gap_mean"].fillna(-1).to_dict() == {"none": 0.25, "kd": -1}

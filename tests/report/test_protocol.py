@@ -1,4 +1,4 @@
-"""What a reader is warned of."""
+"""Warnings to the reader."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kdbench.report.protocol import paragraphs, teacher_recipe
 from kdbench.report.study import read_study
 
 
-def test_precisions_mixed_within_a_pair_are_said_and_across_pairs_are_not(runs: Callable[..., Any]) -> None:
+def test_precisions_mixed_within_a_pair_give_a_warning_and_across_pairs_do_not(runs: Callable[..., Any]) -> None:
     suite = runs()
     suite.teacher("resnet20", 80.0)
     for label, precision in (("none", "float32"), ("kd", "float32")):
@@ -19,7 +19,7 @@ def test_precisions_mixed_within_a_pair_are_said_and_across_pairs_are_not(runs: 
     assert not any("precisions" in text for text in paragraphs(read_study(suite.write())))
     suite.done("resnet20", "resnet8", "vid", 0, 70.0, environment={"device": "cpu", "precision": "bf16"})
     assert paragraphs(read_study(suite.write()))[-1] == (
-        "Careful: students of one pair were trained in different precisions: resnet20 → resnet8 (bf16 and float32)."
+        "Warning: students of one pair were trained in different precisions: resnet20 → resnet8 (bf16 and float32)."
     )
 
 
@@ -34,4 +34,4 @@ def test_a_teacher_trained_as_the_students_is_shown_so_where_drops_are_fractions
         name: teacher_recipe(study, study.folder.teacher(plan.key).description)
         for name, (plan, _) in suite.teachers.items()
     }
-    assert shown == {"resnet56": "as the students'", "resnet110": "epochs 120, drops 75; 90; 105"}
+    assert shown == {"resnet56": "same as the students", "resnet110": "epochs 120, drops 75; 90; 105"}

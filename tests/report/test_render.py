@@ -106,13 +106,13 @@ def test_the_page_says_what_it_is_about(page: tuple[Path, Page]) -> None:
     words = page[1].words
     assert "Which loss helps most?" in words
     assert "21 of 27 trials finished" in words
-    assert "vid has the highest mean, 72.77 ± 0.99 % top-1 (n=3), +1.77 [+0.73, +2.80] over none." in words
-    assert "Diverged, and therefore ranked last: pkt in 1 of 3." in words
+    assert "vid has the highest mean: 72.77 ± 0.99 % top-1 (n=3), +1.77 [+0.73, +2.80] over none." in words
+    assert "Diverged, ranked last: pkt in 1 of 3." in words
     assert "One seed gives no interval" in words
     assert "ab needs pre-activation taps; resnet8 has none" in words
     assert "RuntimeError: out of memory | twice (epoch 2)" in words
     assert "the loss was NaN or infinite (epoch 1)" in words
-    assert "One teacher was used per pair" in words
+    assert "One teacher is used per pair" in words
     assert "after the last epoch" in words
     assert "kdbench run suites/digits.toml" in words
 
@@ -173,7 +173,7 @@ def test_filters(study: SuiteFolder, tmp_path: Path) -> None:
     assert list(frame["label"]) == ["vid", "kd"]
     assert frame["gain_over_none"].notna().all()
     html = path.read_text(encoding="utf-8")
-    assert "Only a part of the suite is shown" in html
+    assert "Only part of the suite is shown" in html
     assert "kdbench run suites/digits.toml --method=vid --method=kd --pair=resnet20:resnet8" in html
 
 
@@ -209,7 +209,7 @@ def test_only_diverged(runs: Callable[..., Any], tmp_path: Path) -> None:
     for seed in range(2):
         suite.diverged("resnet20", "resnet8", "kd", seed, epoch=1)
     words = Page(render(suite.write(), tmp_path / "report").read_text(encoding="utf-8")).words
-    assert "Diverged, and therefore ranked last: kd in 2 of 2." in words
+    assert "Diverged, ranked last: kd in 2 of 2." in words
 
 
 def test_one_seed_says_so(runs: Callable[..., Any], tmp_path: Path) -> None:
@@ -219,10 +219,10 @@ def test_one_seed_says_so(runs: Callable[..., Any], tmp_path: Path) -> None:
     suite.done("resnet20", "resnet8", "kd", 0, 72.0)
     path = render(suite.write(), tmp_path / "report", plots=False)
     words = Page(path.read_text(encoding="utf-8")).words
-    assert "kd has the highest score, 72.00 % top-1 (n=1), +2.00 over none." in words
+    assert "kd has the highest score: 72.00 % top-1 (n=1), +2.00 over none." in words
     assert "One seed gives no interval" in words
     assert "±" not in words.split("Protocol")[1].split("Mean ±")[0]
-    assert "Over all pairs" not in words
+    assert "All pairs" not in words
 
 
 def test_ab_shows_its_extra_epochs(runs: Callable[..., Any], tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_ab_shows_its_extra_epochs(runs: Callable[..., Any], tmp_path: Path) -> 
         suite.done("resnet20", "resnet8", "ab", seed, 72.0 + seed, cost={"extra_epochs": 30})
     words = Page(render(suite.write(), tmp_path / "report", plots=False).read_text(encoding="utf-8")).words
     assert "+30 epochs" in words
-    assert "Trained in stages before the main one (epochs in brackets): ab (30)." in words
+    assert "Methods with stages before the main one (epochs in brackets): ab (30)." in words
 
 
 def test_validation_selected_results_say_so(runs: Callable[..., Any], tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_validation_selected_results_say_so(runs: Callable[..., Any], tmp_path: 
     suite.done("resnet20", "resnet8", "none", 0, 70.0, validation={"top1": 68.25})
     words = Page(render(suite.write(), tmp_path / "report", plots=False).read_text(encoding="utf-8")).words
     assert "68.25" in words
-    assert "at the epoch that is best on a validation split" in words
+    assert "at the epoch with the best accuracy on a validation split" in words
     assert "after the last epoch" not in words
 
 
@@ -265,12 +265,12 @@ def test_many_pairs_are_led_in_a_table(runs: Callable[..., Any], tmp_path: Path)
     path = render(suite.write(), tmp_path / "report")
     parsed = Page(path.read_text(encoding="utf-8"))
     assert "The highest mean on each pair." in parsed.words
-    assert "vid has the best mean rank, 1.00 [1.00, 1.00] of 3 methods over 6 pairs." in parsed.words
+    assert "vid has the best mean rank: 1.00 [1.00, 1.00] (3 methods, 6 pairs)." in parsed.words
     assert "Friedman's test" in parsed.words
     assert (path.parent / "plots" / "critical_difference.svg").exists()
 
 
-def test_published_figures_stand_beside_ours(runs: Callable[..., Any], tmp_path: Path) -> None:
+def test_published_results_are_compared_with_ours(runs: Callable[..., Any], tmp_path: Path) -> None:
     suite = runs("cifar", data="cifar100")
     suite.teacher("resnet56", 72.0)
     for seed in range(2):
@@ -313,8 +313,8 @@ def test_the_teacher_table_shows_epochs_recipe_and_training_time(runs: Callable[
     words = Page(render(suite.write(), tmp_path / "report", plots=False).read_text(encoding="utf-8")).words
     assert "teacher top-1, % epochs recipe weights, SHA-256" in words
     assert f"resnet20 80.00 60 epochs 60 {'a' * 16}…" in words
-    assert f"vgg13 81.00 3 as the students' {'a' * 16}…" in words
-    assert "Training the teacher resnet20 took 2.0 h" in words
+    assert f"vgg13 81.00 3 same as the students {'a' * 16}…" in words
+    assert "Training time of teachers: resnet20 2.0 h" in words
 
 
 def test_the_validation_accuracy_that_selects_is_in_every_table(runs: Callable[..., Any], tmp_path: Path) -> None:

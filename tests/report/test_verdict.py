@@ -17,45 +17,46 @@ def build(runs: Callable[..., Any], values: dict[str, tuple[float, ...]], studen
     return suite.write()
 
 
-def test_who_has_the_highest_mean_and_what_is_resolved(study: SuiteFolder) -> None:
+def test_the_highest_mean_and_the_differences_to_it(study: SuiteFolder) -> None:
     said = {verdict.pair: verdict for verdict in verdicts(read_study(study))}
     first = said["resnet20:resnet8"]
     assert first.leader == "vid"
     assert first.sentences == (
-        "vid has the highest mean, 72.77 ± 0.99 % top-1 (n=3), +1.77 [+0.73, +2.80] over none.",
-        "Not resolved (the interval of the difference to it contains 0): kd and rkd.",
-        "Against none, of 3 methods: 2 above (vid and kd), 0 below, 1 not resolved (rkd).",
-        "Incomplete, and therefore not ranked: ft (2 of 3) and deit (2 of 3).",
-        "Diverged, and therefore ranked last: pkt in 1 of 3.",
+        "vid has the highest mean: 72.77 ± 0.99 % top-1 (n=3), +1.77 [+0.73, +2.80] over none.",
+        "Inconclusive difference to it (the interval contains 0): kd and rkd.",
+        "Against none, 3 methods (95% interval each): 2 better (vid and kd), 0 worse, 1 inconclusive: the "
+        "interval contains 0 (rkd).",
+        "Incomplete, not ranked: ft (2 of 3) and deit (2 of 3).",
+        "Diverged, ranked last: pkt in 1 of 3.",
     )
     assert said["resnet20:resnet14"].sentences == (
-        "kd has the highest score, 76.00 % top-1 (n=1), +1.00 over none.",
-        "One seed gives no interval: no difference is resolved.",
-        "Incomplete: ranks and differences are over the seeds that the ranked methods share (0).",
+        "kd has the highest score: 76.00 % top-1 (n=1), +1.00 over none.",
+        "One seed gives no interval: differences cannot be separated from noise.",
+        "Incomplete: ranks and differences use only the seeds that all ranked methods have (0).",
     )
-    assert said[""].sentences == ("Incomplete: only on resnet20 → resnet8 can methods be compared so far; see there.",)
+    assert said[""].sentences == ("Incomplete: methods can be compared only on resnet20 → resnet8 so far.",)
 
 
 def test_nothing_beats_the_baseline(runs: Callable[..., Any]) -> None:
     (said,) = verdicts(read_study(build(runs, {"none": (71.0, 71.2, 71.4), "kd": (70.0, 70.1, 70.5)})))
     assert said.sentences == (
-        "none has the highest mean, 71.20 ± 0.20 % top-1 (n=3): no method's mean is above that of the baseline, "
-        "which learns from the labels alone.",
-        "Its difference to each other ranked method is resolved.",
-        "Against none, of 1 method: 0 above, 1 below (kd), 0 not resolved.",
+        "none has the highest mean: 71.20 ± 0.20 % top-1 (n=3): no method has a higher mean than the baseline, "
+        "which is trained on labels only.",
+        "The interval of the difference to it excludes 0 for each other ranked method.",
+        "Against none, 1 method (95% interval each): 0 better, 1 worse (kd), 0 inconclusive.",
     )
 
 
 def test_without_a_baseline_there_is_no_gain(runs: Callable[..., Any]) -> None:
     (said,) = verdicts(read_study(build(runs, {"vid": (71.0, 72.0), "kd": (70.0, 70.1)})))
-    assert said.sentences[0] == "vid has the highest mean, 71.50 ± 0.71 % top-1 (n=2); its gain over none is not known."
+    assert said.sentences[0] == "vid has the highest mean: 71.50 ± 0.71 % top-1 (n=2); its gain over none is unknown."
 
 
 def test_a_method_that_diverged_never_leads(study: SuiteFolder) -> None:
     found = standings(read_study(study), "resnet20:resnet8")
     assert found.best is not None
     assert found.best["label"] == "vid"
-    assert "pkt" not in {*found.unresolved, *found.above, *found.level, *found.below}
+    assert "pkt" not in {*found.unresolved, *found.better, *found.inconclusive, *found.worse}
     assert found.diverged == ("pkt in 1 of 3",)
 
 
@@ -67,12 +68,12 @@ def test_over_few_pairs_no_claim_about_others(runs: Callable[..., Any]) -> None:
             suite.done("resnet20", student, "none", seed, 70.0 + seed)
             suite.done("resnet20", student, "kd", seed, 71.0 + 1.1 * seed)
     said = verdicts(read_study(suite.write()))[0]
-    assert said.title == "Over all pairs"
+    assert said.title == "All pairs"
     assert said.sentences == (
-        "kd has the best mean rank, 1.00 [1.00, 1.00] of 2 methods over 2 pairs.",
+        "kd has the best mean rank: 1.00 [1.00, 1.00] (2 methods, 2 pairs).",
         "Its mean gain over none is +1.10 points (n=2 pairs).",
-        "It has the highest mean, or is not resolved from it, on 2 of 2 pairs.",
-        "Fewer than 5 pairs: this speaks of these pairs, and is no claim about others.",
+        "On 2 of 2 pairs it has the highest mean, or its difference to the highest mean is inconclusive.",
+        "Fewer than 5 pairs: the ranking does not generalise beyond these pairs.",
     )
 
 
@@ -85,7 +86,7 @@ def test_no_result_at_all(runs: Callable[..., Any]) -> None:
     assert said.leader == ""
 
 
-def test_methods_level_in_rank_are_named_with_the_first(runs: Callable[..., Any]) -> None:
+def test_methods_with_the_same_mean_rank_are_named_with_the_first(runs: Callable[..., Any]) -> None:
     suite = runs()
     suite.teacher("resnet20", 80.0)
     tops = {"resnet8": {"none": 70.0, "kd": 72.0, "vid": 71.0}, "resnet14": {"none": 74.0, "kd": 75.0, "vid": 76.0}}
@@ -93,27 +94,28 @@ def test_methods_level_in_rank_are_named_with_the_first(runs: Callable[..., Any]
         for label, top1 in labels.items():
             suite.done("resnet20", student, label, 0, top1)
     said = next(verdict for verdict in verdicts(read_study(suite.write())) if not verdict.pair)
-    assert said.sentences[0].endswith(" of 3 methods over 2 pairs; so has vid.")
-    assert said.sentences[0].startswith("kd has the best mean rank, 1.50")
+    assert said.sentences[0].endswith(" (3 methods, 2 pairs); vid has the same mean rank.")
+    assert said.sentences[0].startswith("kd has the best mean rank: 1.50")
 
 
-def test_far_behind_with_a_wide_interval_is_not_resolved_and_never_tied(runs: Callable[..., Any]) -> None:
+def test_far_behind_with_a_wide_interval_is_inconclusive_and_never_tied(runs: Callable[..., Any]) -> None:
     # 42 points behind on average, at two seeds by 67 and by 17: the interval reaches from -361 to +276.
     found = read_study(build(runs, {"none": (80.0, 80.0), "kd": (12.93, 63.07), "vid": (79.0, 80.5)}))
     row = found.cells[found.cells["label"] == "kd"].iloc[0]
     assert (round(row["behind_best"]), round(row["behind_best_low"])) == (-42, -361)
     (said,) = verdicts(found)
     assert said.sentences == (
-        "none has the highest mean, 80.00 ± 0.00 % top-1 (n=2): no method's mean is above that of the baseline, "
-        "which learns from the labels alone.",
-        "Not resolved (the interval of the difference to it contains 0): vid and kd.",
-        "Against none, of 2 methods: 0 above, 0 below, 2 not resolved (vid and kd).",
+        "none has the highest mean: 80.00 ± 0.00 % top-1 (n=2): no method has a higher mean than the baseline, "
+        "which is trained on labels only.",
+        "Inconclusive difference to it (the interval contains 0): vid and kd.",
+        "Against none, 2 methods (95% interval each): 0 better, 0 worse, 2 inconclusive: the "
+        "interval contains 0 (vid and kd).",
     )
 
 
 def test_methods_with_the_highest_mean_are_named_together(runs: Callable[..., Any]) -> None:
     (said,) = verdicts(read_study(build(runs, {"none": (70.0, 71.0), "kd": (72.0, 73.0), "vid": (73.0, 72.0)})))
-    assert said.sentences[0] == "kd and vid share the highest mean, 72.50 ± 0.71 % top-1 (n=2), +2.00 over none."
+    assert said.sentences[0] == "kd and vid share the highest mean: 72.50 ± 0.71 % top-1 (n=2), +2.00 over none."
 
 
 def test_a_method_that_has_just_begun_does_not_shrink_the_comparison(runs: Callable[..., Any]) -> None:
@@ -133,15 +135,15 @@ def test_a_method_that_has_just_begun_does_not_shrink_the_comparison(runs: Calla
     assert said.leader == "kd"
     assert "(n=10), +1.65 [" in said.sentences[0]
     assert said.sentences[1:] == (
-        "Its difference to each other ranked method is resolved.",
-        "Against none over these seeds, of 1 method: 1 above (kd), 0 below, 0 not resolved.",
-        "Incomplete: ranks and differences are over the seeds that the ranked methods share (0, 1, 2, 3, 4, 5, 6, 7, 8 "
+        "The interval of the difference to it excludes 0 for each other ranked method.",
+        "Against none on these seeds, 1 method (95% interval each): 1 better (kd), 0 worse, 0 inconclusive.",
+        "Incomplete: ranks and differences use only the seeds that all ranked methods have (0, 1, 2, 3, 4, 5, 6, 7, 8 "
         "and 9).",
-        "Incomplete, and therefore not ranked: vid (2 of 12).",
+        "Incomplete, not ranked: vid (2 of 12).",
     )
 
 
-def test_no_difference_to_a_method_that_diverged_is_called_resolved(runs: Callable[..., Any]) -> None:
+def test_the_difference_to_a_method_that_diverged_has_no_interval(runs: Callable[..., Any]) -> None:
     suite = runs()
     suite.teacher("resnet20", 80.0)
     for label, tops in (("none", (70.0, 71.0)), ("kd", (75.0, 76.1))):
@@ -150,7 +152,10 @@ def test_no_difference_to_a_method_that_diverged_is_called_resolved(runs: Callab
     suite.done("resnet20", "resnet8", "pkt", 0, 74.9)
     suite.diverged("resnet20", "resnet8", "pkt", 1, epoch=1)
     (said,) = verdicts(read_study(suite.write()))
-    assert said.sentences[1] == "Its difference to each other ranked method without a diverged trial is resolved."
+    assert (
+        said.sentences[1]
+        == "The interval of the difference to it excludes 0 for each other ranked method without a diverged trial."
+    )
 
 
 def test_the_mean_of_a_leader_in_a_run_under_way_is_over_the_compared_seeds(runs: Callable[..., Any]) -> None:
@@ -164,7 +169,7 @@ def test_the_mean_of_a_leader_in_a_run_under_way_is_over_the_compared_seeds(runs
     suite.plan_trial("resnet20", "resnet8", "kd", 2)
     (said,) = verdicts(read_study(suite.write()))
     assert said.sentences == (
-        "kd has the highest score, 71.00 % top-1 (n=1), +1.00 over none.",
-        "One seed gives no interval: no difference is resolved.",
-        "Incomplete: ranks and differences are over the seeds that the ranked methods share (0).",
+        "kd has the highest score: 71.00 % top-1 (n=1), +1.00 over none.",
+        "One seed gives no interval: differences cannot be separated from noise.",
+        "Incomplete: ranks and differences use only the seeds that all ranked methods have (0).",
     )

@@ -1,4 +1,4 @@
-"""The figures, for the page and for papers: each is drawn once and saved as SVG and PNG. One module a figure.
+"""The figures, for the page and for papers: each is drawn once and saved as SVG and PNG. One module per figure.
 
-Only the modules of this package know matplotlib, and they are imported when figures are drawn.
+Only this package imports matplotlib, and it is imported only when figures are drawn.
 """

@@ -18,7 +18,7 @@ from kdbench.report.styles import NEUTRAL
 
 
 def accuracy(study: Study) -> tuple[Figure, str] | None:
-    """Top-1 by method: seeds, mean and standard deviation; a panel a pair."""
+    """Top-1 by method: seeds, mean and standard deviation; one panel per pair."""
     pairs = _with_results(study)
     if not pairs:
         return None
@@ -33,8 +33,8 @@ def accuracy(study: Study) -> tuple[Figure, str] | None:
         axes.set_yticks(range(len(labels)), labels)
     axis_labels(drawn, columns, "test top-1, %", "")
     return figure, (
-        "Top-1 on the test set. A dot is a seed, the marker the mean, the bar one standard deviation. "
-        f"Dashed line: mean of {study.reference.label}. Dotted: the teacher, where it lies in the panel."
+        "Test top-1. Dots: seeds; marker: mean; bar: one standard deviation. "
+        f"Dashed line: mean of {study.reference.label}. Dotted line: teacher, if inside the panel."
     )
 
 
@@ -44,7 +44,7 @@ def _accuracy_panel(axes: Axes, study: Study, pair: str, labels: Sequence[str]) 
     base = _cell(cells, study.reference.label, "top1_mean")
     low, high = limits(list(done["top1"]), [] if base is None else [base])
     teacher = study.teacher_top1(pair)
-    # The teacher may widen the panel, but not so far that the methods become a line.
+    # Include the teacher in the panel, unless that would make the differences between methods invisible.
     if teacher is not None and high < teacher <= high + 0.6 * (high - low):
         high = teacher + 0.03 * (high - low)
     axes.set_xlim(low, high)

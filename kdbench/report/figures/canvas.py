@@ -1,6 +1,6 @@
-"""What all figures share: colours, panels, legends, and how a figure is saved and put into the page.
+"""Shared by all figures: colours, panels, legends, saving, and embedding in the page.
 
-Only matplotlib's object-oriented interface is used: nothing here touches global state.
+Only matplotlib's object-oriented interface is used, which changes no global state.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from kdbench.report.study import Study
 from kdbench.report.styles import INK, NEUTRAL
 from kdbench.results import write_atomically
 
-# Each a colour of its own, so that the page can put its theme's in their place.
+# Distinct values, so that the page can replace each by a colour of its theme.
 TEXT, SOFT, GRID, PAPER = "#1c1c1d", "#5c5c5e", "#e4e4e2", "#fffffe"
 THEME = {
     TEXT: "var(--ink)",
@@ -59,26 +59,26 @@ SETTINGS: dict[Any, Any] = {
     "svg.hashsalt": "kdbench",
     "figure.facecolor": PAPER,
     "axes.facecolor": "none",
-    # Names are text, whatever dollars they hold.
+    # Names are text, even with dollar signs.
     "text.parse_math": False,
 }
 POINTS = 80
-"""Of a longer curve about so many epochs are drawn, the last one always."""
+"""Approximate number of epochs drawn of a longer curve; the last one is always drawn."""
 WIDTH = 12.5
 NARROW = 8.5
 
 
 def inline(svg: str, name: str, caption: str) -> str:
-    """An SVG file as a part of a page: identifiers of its own, the page's colours and font, a text alternative."""
+    """Prepare an SVG file for embedding: unique identifiers, the colours and font of the page, a text alternative."""
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>\s*", "", body, flags=re.DOTALL)
     body = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', body)
     body = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', body)
     body = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", body)
-    # Declarations of namespaces are no addresses, but a page that loads nothing should not look as if it did.
+    # Remove namespace declarations, so that the page contains no URLs that look like external resources.
     body = re.sub(r' xmlns(:xlink)?="[^"]*"', "", body).replace("xlink:href", "href")
     body = body.replace("'DejaVu Sans'", "var(--sans)")
-    # A hundredth of a point is finer than any screen, and halves the page.
+    # Two decimals are precise enough for any screen, and halve the size of the page.
     body = re.sub(r"(\.\d\d)\d\d+", r"\1", body)
     for colour, themed in THEME.items():
         body = body.replace(colour, themed)
@@ -87,7 +87,7 @@ def inline(svg: str, name: str, caption: str) -> str:
 
 
 def panels(count: int, columns: int, height: float, *, width: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:
-    """A grid of panels; those beyond ``count`` are left empty."""
+    """A grid of panels; those after ``count`` stay empty."""
     rows = -(-count // columns)
     figure = Figure(figsize=(width, rows * height + 0.5), layout="constrained")
     grid = figure.subplots(rows, columns, sharey=sharey, squeeze=False)
@@ -113,9 +113,9 @@ def axis_labels(panels: Sequence[Axes], columns: int, below: str, left: str) -> 
 def legend(figure: Figure, handles: Sequence[Line2D]) -> None:
     """One legend below all panels."""
     names = [str(handle.get_label()) for handle in handles]
-    # Inches: a handle, and its name at 8 points.
-    room = 0.6 + 0.075 * max(map(len, names))
-    columns = min(len(handles), max(1, int(figure.get_figwidth() / room)))
+    # Width in inches of a handle and its name at 8 points.
+    needed = 0.6 + 0.075 * max(map(len, names))
+    columns = min(len(handles), max(1, int(figure.get_figwidth() / needed)))
     figure.set_figheight(figure.get_figheight() + 0.16 * -(-len(handles) // columns))
     made = figure.legend(
         handles=list(handles),
@@ -132,12 +132,12 @@ def legend(figure: Figure, handles: Sequence[Line2D]) -> None:
 def over_seeds(records: pd.DataFrame, name: str) -> pd.DataFrame:
     """Size, mean, minimum and maximum of a column over seeds, by epoch; about :data:`POINTS` epochs of a longer curve.
 
-    Where a seed ended early, the mean over the rest would jump: the curve ends with the last epoch that all seeds have.
+    If a seed ended early, the mean over the others would jump: the curve ends at the last epoch that all seeds have.
     """
     by_epoch = records[name].astype("float64").groupby(records["epoch"]).agg(["size", "mean", "min", "max"])
     shown = by_epoch[by_epoch["size"] == by_epoch["size"].iloc[0]]
     step = max(1, len(shown) // POINTS)
-    # Counted from the end, as the last epoch is the one that matters.
+    # Count from the end, because the last epoch is the reported one.
     return shown.iloc[(len(shown) - 1) % step :: step]
 
 
@@ -156,8 +156,8 @@ def marker(study: Study, label: str, linestyle: Literal["none", "-"] = "none") -
 def save(figure: Figure, stem: Path) -> None:
     """Write ``stem.svg`` and ``stem.png``."""
     stem.parent.mkdir(parents=True, exist_ok=True)
-    # Laid out once, not once a format: with many panels that is what takes the time.
-    FigureCanvasAgg(figure).draw()  # type: ignore[no-untyped-call] # matplotlib's own is not annotated
+    # Compute the layout once for both formats: with many panels, it takes most of the time.
+    FigureCanvasAgg(figure).draw()  # type: ignore[no-untyped-call] # not annotated in matplotlib
     figure.set_layout_engine("none")
     saves: Iterable[tuple[str, dict[str, object]]] = (
         ("svg", {"metadata": {"Date": None}}),

@@ -17,11 +17,11 @@ from kdbench.report.study import Study
 from kdbench.report.styles import NEUTRAL
 
 NAMED = 12
-"""In a cost panel with more points, only some are named in place."""
+"""In a panel with more points, only some get a label."""
 
 
 def cost(study: Study) -> tuple[Figure, str] | None:
-    """Gain over the baseline against training time; a panel a pair."""
+    """Gain over the baseline against training time; one panel per pair."""
     cells = study.cells[(study.cells["n"] > 0) & (study.cells["seconds"] > 0)]
     reference = study.reference
     over_reference = reference.label in set(cells["label"])
@@ -43,28 +43,28 @@ def cost(study: Study) -> tuple[Figure, str] | None:
     shown = [s.label for s in study.overall.standings if s.label in set(cells["label"])]
     legend(figure, [marker(study, label) for label in shown])
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # type: ignore[no-untyped-call] # matplotlib's own is not annotated
+    canvas.draw()  # type: ignore[no-untyped-call] # not annotated in matplotlib
     outside = []
     for axes, pair in zip(drawn, pairs, strict=True):
         mine = cells[cells["pair"] == pair]
         low, high = axes.get_ylim()
         outside += list(mine.loc[(mine["height"] < low) | (mine["height"] > high), "label"])
-        # With many methods only those on the front, and the baselines, are named in place.
+        # With many methods, only those on the Pareto front and the baselines get a label.
         few = {*(baseline.label for baseline in study.baselines), *_front(mine)["label"]}
         wanted = set(mine["label"]) if len(mine) <= NAMED else few
         points = list(zip(mine["seconds"] / scale, mine["height"], strict=True))
         names = [label if label in wanted else "" for label in mine["label"]]
         place_labels(canvas, axes, points, names, [study.styles[label].colour for label in mine["label"]])
     what = f"Gain over {reference.label}" if over_reference else "Test top-1"
-    lost = f" Outside their panels: {wording.listing(list(dict.fromkeys(outside)))}." if outside else ""
+    lost = f" Outside the range of the panel: {wording.listing(list(dict.fromkeys(outside)))}." if outside else ""
     return figure, (
         f"{what}, mean over seeds, against the wall time of training one student. "
-        f"The line joins the methods that no other beats in less time.{lost}"
+        f"The line is the Pareto front of mean and time.{lost}"
     )
 
 
 def _front(cells: pd.DataFrame) -> pd.DataFrame:
-    """Those that no other beats in less time, by rising time."""
+    """The Pareto front of mean and time, by increasing time."""
     rising = cells.sort_values(["seconds", "height"], ascending=[True, False])
     return rising[rising["height"] > rising["height"].cummax().shift(fill_value=-np.inf)]
 
@@ -98,6 +98,6 @@ def _cost_panel(axes: Axes, study: Study, cells: pd.DataFrame, scale: float, zer
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_locator(NullLocator())
         return
-    room = max(right - left, 0.05 * right)
-    axes.set_xlim(max(0.0, left - 0.2 * room), right + 0.25 * room)
+    span = max(right - left, 0.05 * right)
+    axes.set_xlim(max(0.0, left - 0.2 * span), right + 0.25 * span)
     axes.xaxis.set_major_locator(MaxNLocator(5))

@@ -17,11 +17,11 @@ from kdbench.report.study import Study
 from kdbench.report.styles import Style
 
 HIGHLIGHTED = 8
-"""With more methods than this, learning curves name the best ones and the baselines only."""
+"""With more methods, only the best ones and the baselines are labelled."""
 
 
 def curves(study: Study) -> tuple[Figure, str] | None:
-    """Test top-1 by epoch; a panel a pair."""
+    """Test top-1 by epoch; one panel per pair."""
     records = study.curves
     records = records[(records["stage"] == "main") & records["top1"].notna()]
     pairs = [pair for pair in study.pairs if pair in set(records["pair"])]
@@ -49,11 +49,11 @@ def curves(study: Study) -> tuple[Figure, str] | None:
     if others:
         handles.append(Line2D([], [], color=GRID, label="others", linewidth=1.8))
     legend(figure, handles)
-    return figure, "Test top-1 by epoch of the main stage: mean over seeds, and the range of seeds as a band. " + (
-        "Named are the baselines and the methods with the best mean ranks over all pairs; "
+    return figure, "Test top-1 by epoch of the main stage. Line: mean over seeds; band: range of seeds. " + (
+        "Labelled: the baselines and the methods with the best mean ranks over all pairs; "
         f"{wording.plural(len(others), 'other')} in grey."
         if others
-        else "Later epochs set the scale; the first ones may lie below it."
+        else "The vertical axis is scaled to later epochs; the first epochs may be outside it."
     )
 
 

@@ -1,4 +1,4 @@
-"""Draws the figures of a report and saves them."""
+"""Draws and saves the figures of a report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kdbench.report.study import Study
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure as the page shows it."""
+    """A figure for the page."""
 
     svg: str
     caption: str
@@ -29,13 +29,13 @@ class Drawing:
 def draw(study: Study, folder: Path, figures: Sequence[Part[FigureSpec]]) -> tuple[dict[str, Drawing], dict[str, str]]:
     """Draw what the results allow, write ``folder/<name>.svg`` and ``.png``, and return the page's drawings by name.
 
-    Also returned is, by name, why a plugin's figure could not be drawn.
+    The second dictionary contains, by name, why the figure of a plugin could not be drawn.
     """
     drawings: dict[str, Drawing] = {}
     failed: dict[str, str] = {}
     for part in figures:
         drawing = None
-        # Each under the same settings, whatever a plugin's figure changes of them.
+        # Reset the settings for each figure, because a plugin may change them.
         with matplotlib.rc_context(SETTINGS):
             try:
                 drawing = part(study, partial(_saved, folder / part.name))
@@ -44,7 +44,7 @@ def draw(study: Study, folder: Path, figures: Sequence[Part[FigureSpec]]) -> tup
         if drawing is not None:
             drawings[part.name] = drawing
             continue
-        # A name without an offer is any text.
+        # Without an offer, the name may be any text, so never use it as a path.
         for suffix in ("svg", "png") if part.offer is not None else ():
             (folder / f"{part.name}.{suffix}").unlink(missing_ok=True)
     return drawings, failed
@@ -58,6 +58,6 @@ def _saved(stem: Path, made: Any) -> Drawing | None:
         got = type(made).__name__
         raise PluginError(f"figure '{stem.name}' must return a matplotlib Figure and its caption, got {got}")
     save(figure, stem)
-    # Not with_suffix: a name may hold dots.
+    # Not with_suffix: a name may contain dots.
     text = stem.with_name(f"{stem.name}.svg").read_text(encoding="utf-8")
     return Drawing(inline(text, stem.name, caption), caption)

@@ -1,4 +1,4 @@
-"""Names beside points, where there is room for them."""
+"""Labels next to points, if there is space."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def place_labels(
     colours: Sequence[str],
     size: float = 7.5,
 ) -> int:
-    """Write each label right, left, above or below its point, the highest points first; how many found room.
+    """Write each label right, left, above or below its point, the highest points first; returns the number placed.
 
-    Points without a name only keep their place free.
+    Points with an empty label are only kept uncovered.
 
-    A label that would cover a point or another label, or leave the panel, is left out: the legend has it too.
+    A label that would cover a point or another label, or leave the panel, is omitted: the legend has it too.
     The canvas must have been drawn once, for the panel's final size.
     """
-    renderer = canvas.get_renderer()  # type: ignore[no-untyped-call] # matplotlib's own is not annotated
+    renderer = canvas.get_renderer()  # type: ignore[no-untyped-call] # not annotated in matplotlib
     panel = axes.get_window_extent(renderer)
     pixels = axes.transData.transform(list(points))
     marks = [(x, y) for x, y in pixels]
@@ -53,7 +53,7 @@ def place_labels(
             if inside and not any(box.padded(3).contains(x, y) for x, y in others) and not box.count_overlaps(taken):
                 taken.append(box)
                 placed += 1
-                # Placed already: laying it out again would only cost time and move the panel.
+                # Already placed: including it in the layout would take time and move the panel.
                 text.set_in_layout(False)
                 break
             text.remove()

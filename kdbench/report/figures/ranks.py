@@ -1,4 +1,4 @@
-"""Mean ranks over pairs, as Demšar draws them."""
+"""Mean ranks over pairs in Demšar's diagram."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kdbench.report.study import Study
 
 
 def critical_difference(study: Study) -> tuple[Figure, str] | None:
-    """Demšar's diagram: mean ranks on a line, bars join what cannot be told apart."""
+    """Demšar's diagram: mean ranks on a line, bars join methods whose differences are not significant."""
     comparison = study.overall.comparison
     if comparison is None:
         return None
@@ -66,6 +66,6 @@ def critical_difference(study: Study) -> tuple[Figure, str] | None:
     difference = f"{comparison.critical_difference:.2f} at {stats.CONFIDENCE:.0%}"
     test = f"χ² = {comparison.statistic:.1f}, p = {comparison.p_value:.2g}"
     return figure, (
-        f"Mean ranks over {comparison.pairs} pairs, the best on the right. A bar joins methods that Nemenyi's test "
-        f"cannot tell apart (critical difference {difference}). Friedman's test that all are alike: {test}."
+        f"Mean ranks over {comparison.pairs} pairs, best on the right. A bar joins methods whose differences are "
+        f"inconclusive in Nemenyi's test (critical difference {difference}). Friedman's test: {test}."
     )

@@ -11,40 +11,39 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from kdbench.report import wording
 from kdbench.report.figures.canvas import NARROW, WIDTH, axis_labels, over_seeds, panels, set_names
 from kdbench.report.study import Study
 from kdbench.report.styles import INK, PALETTE
 
 STYLES: tuple[str, ...] = ("-", "--", ":", "-.")
 LOGARITHMIC = 30.0
-"""From this ratio of the highest to the lowest value on, a panel is logarithmic."""
+"""If the ratio of the highest to the lowest value is larger, the panel is logarithmic."""
 TERM = "term_"
 
 
 def terms(study: Study) -> tuple[Figure, str] | None:
-    """Training loss and its terms in the main stage; a panel a method."""
+    """Training loss and its terms in the main stage; one panel per method."""
     records = study.curves
     made = _figure(study, records[records["stage"] == "main"])
     if made is None:
         return None
     return (
         made,
-        "Training loss and its terms by epoch of the main stage, mean over seeds; a panel a method. The loss is the "
-        f"weighted sum of the terms, which are drawn before their weights. {_pairs(study)}",
+        "Training loss and its terms by epoch of the main stage, mean over seeds; one panel per method. The loss is "
+        f"the weighted sum of the terms; the terms are drawn without weights. {_pairs(study)}",
     )
 
 
 def stages(study: Study) -> tuple[Figure, str] | None:
-    """Training loss and its terms in the stages before the main one; a panel a method and stage."""
+    """Training loss and its terms in the stages before the main one; one panel per method and stage."""
     records = study.curves
     made = _figure(study, records[records["stage"] != "main"])
     if made is None:
         return None
     return (
         made,
-        "Training loss and its terms by epoch of the stages before the main one, mean over seeds; a panel a method and "
-        f"stage. {_pairs(study)}",
+        "Training loss and its terms by epoch of the stages before the main one, mean over seeds; one panel per method "
+        f"and stage. {_pairs(study)}",
     )
 
 
@@ -53,9 +52,9 @@ def _pairs(study: Study) -> str:
     if len(titles) == 1:
         return ""
     if len(titles) > len(STYLES):
-        return "A line a pair."
+        return "One line per pair."
     names = ("solid", "dashed", "dotted", "dash-dotted")
-    return f"{wording.listing([f'{name}: {title}' for name, title in zip(names, titles, strict=False)])}."
+    return f"Lines: {', '.join(f'{name} {title}' for name, title in zip(names, titles, strict=False))}."
 
 
 def _figure(study: Study, records: pd.DataFrame) -> Figure | None:
@@ -76,7 +75,7 @@ def _figure(study: Study, records: pd.DataFrame) -> Figure | None:
 
 
 def _panel(axes: Axes, pairs: Sequence[str], records: pd.DataFrame) -> None:
-    # A method's terms, in the order of its own records.
+    # The terms of a method, in the order of its records.
     names = [name for name in records.columns if name.startswith(TERM) and records[name].notna().any()]
     series = {"train_loss": INK, **{name: PALETTE[index % len(PALETTE)] for index, name in enumerate(names)}}
     lowest, highest = np.inf, -np.inf
@@ -94,7 +93,7 @@ def _panel(axes: Axes, pairs: Sequence[str], records: pd.DataFrame) -> None:
             )  # fmt: skip
     if lowest > 0 and highest > LOGARITHMIC * lowest:
         axes.set_yscale("log")
-        # Not matplotlib's own labels: those are mathematics, which is not read in names either.
+        # Not matplotlib's default labels: those are mathematics, and parsing of mathematics is off.
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))

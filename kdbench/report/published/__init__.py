@@ -1,10 +1,10 @@
-"""Figures that papers and projects report, to stand beside ours: each with its source and its protocol.
+"""Published results for comparison, each with its source and protocol.
 
-``figures.csv``, one row a figure: ``dataset``, ``teacher`` and ``student`` by this project's model names,
+``figures.csv``, one row per result: ``dataset``, ``teacher`` and ``student`` by this project's model names,
 ``method`` by its registered name where it has one, ``top1`` in percent, ``std`` and ``n`` where the source gives
-them, the source's own ``teacher_top1``, ``source``, ``protocol`` (which epoch the figure is of), ``note``, ``url``.
-A source's figures that are another's, copied, are left out. Two sources never share a column: they differ in
-teachers, recipes and in the epoch they report.
+them, the source's own ``teacher_top1``, ``source``, ``protocol`` (the reported epoch), ``note``, ``url``.
+Results that a source copied from another are excluded. Sources are never mixed: they differ in teachers, recipes and
+reported epochs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ UNSTATED = "not stated"
 
 @cache
 def figures() -> pd.DataFrame:
-    """All published figures, one row each."""
+    """All published results, one row each."""
     with (files(__package__) / "figures.csv").open(encoding="utf-8") as file:
         frame = pd.read_csv(file, keep_default_na=False, dtype=str)
     for name in ("top1", "std", "n", "teacher_top1"):
@@ -32,10 +32,10 @@ def figures() -> pd.DataFrame:
 
 
 def comparison(cells: pd.DataFrame, data: str) -> pd.DataFrame:
-    """Ours and theirs where data set, pair and method agree: one row a published figure. Columns: :data:`COLUMNS`.
+    """Our results and published ones with the same data set, pair and method: one row per published result.
 
-    ``cells``: the leaderboard; ``data``: the name of its data set. ``difference`` is ours minus theirs, in points.
-    Sources with most figures come first.
+    Columns: :data:`COLUMNS`. ``cells``: the leaderboard; ``data``: the name of its data set. ``difference`` is ours
+    minus theirs, in points. Sources with the most results come first.
     """
     theirs = figures()
     theirs = theirs[theirs["dataset"].map(_plain) == _plain(data)]
@@ -66,7 +66,7 @@ def _keyed(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _model(name: str) -> str:
-    # The library a network is taken from does not make it another network.
+    # The same network from another library is the same model.
     return name.rsplit(":", 1)[-1].lower()
 
 

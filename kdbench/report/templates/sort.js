@@ -1,4 +1,4 @@
-// Sort a table by the column whose heading is pressed; empty cells stay last either way.
+// A click on a heading sorts the table by that column; empty cells are always last.
 document.querySelectorAll("table.sortable").forEach(table => {
   table.querySelectorAll("thead th[data-sort] button").forEach(button => {
     const head = button.closest("th");
@@ -23,5 +23,5 @@ document.querySelectorAll("table.sortable").forEach(table => {
     });
   });
 });
-// Printing shows everything.
+// Open all details for printing.
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(d => { d.open = true; }));
