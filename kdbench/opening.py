@@ -12,7 +12,7 @@ from typing import Any
 from kdbench import additions
 from kdbench import plugins as plugin_registry
 from kdbench.errors import DataError, ModelError, PluginError, SuiteError
-from kdbench.resolve import Catalogue, Resolver
+from kdbench.resolve import RegistryCatalogue, Resolver
 from kdbench.results import PlanRecord
 from kdbench.suite import load, plausible
 from kdbench.suite.plan import Plan
@@ -91,7 +91,7 @@ def open_suite(
     for index, file in enumerate(load.plugin_files(folder, tables)):
         with _named(tables.where(("plugins", index))):
             plugin_registry.add_file(registry, file)
-    checked = load.load(tables.path, tables, Catalogue(registry))
+    checked = load.load(tables.path, tables, RegistryCatalogue(registry))
     resolver = Resolver(checked, registry, folder)
     return Opened(given, checked, registry, resolver, tables, tuple(overrides), tuple(plugins))
 

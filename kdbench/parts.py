@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from kdbench import settings as settings_of
-from kdbench.data.augment import Draws, Step
+from kdbench.data.augment import AugmentationStep, Draws
 from kdbench.errors import SuiteError, in_words
 from kdbench.hookspecs import KINDS, AugmentationSpec, OptimizerSpec, ScheduleSpec, Spec
 from kdbench.isolation import Originals, contained
@@ -76,10 +76,10 @@ class Parts:
         )
 
     @property
-    def steps(self) -> tuple[Step, ...]:
+    def steps(self) -> tuple[AugmentationStep, ...]:
         """The augmentations, for a feed."""
         return tuple(
-            Step(part.spec.name, part.spec.acts_on, part.offer.load(), part.settings, part.foreign)
+            AugmentationStep(part.spec.name, part.spec.acts_on, part.offer.load(), part.settings, part.foreign)
             for part in self.augmentation
         )
 

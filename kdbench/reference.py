@@ -19,8 +19,8 @@ TABLES: Mapping[str, type[BaseModel]] = {
     "data": schema.Data,
     "recipe": Recipe,
     "pairs": schema.Pair,
-    "teachers": schema.Teacher,
-    "methods": schema.Method,
+    "teachers": schema.TeacherTable,
+    "methods": schema.MethodTable,
 }
 NOT_IN_SCHEMA: Mapping[str, Mapping[str, dict[str, Any]]] = {
     "suite": {

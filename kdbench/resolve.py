@@ -52,7 +52,7 @@ _WEIGHTS = frozenset({".pth", ".pt", ".safetensors", ".tar", ".bin"})
 """The endings of files of weights."""
 
 
-class Catalogue:
+class RegistryCatalogue:
     """Answers :mod:`kdbench.suite.load`'s questions from the registry."""
 
     def __init__(self, registry: Registry) -> None:

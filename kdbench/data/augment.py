@@ -54,7 +54,7 @@ class Draws:
 
 
 @dataclass(frozen=True)
-class Step:
+class AugmentationStep:
     """One augmentation of a recipe, with its settings; see :class:`kdbench.hookspecs.AugmentationSpec`."""
 
     name: str
@@ -91,15 +91,15 @@ class Step:
 class Pipeline:
     """A recipe's augmentation, sorted by what it works on."""
 
-    pixels: tuple[Step, ...]
+    pixels: tuple[AugmentationStep, ...]
     """On uint8 images; the one that gives them their size comes first."""
-    blanks: tuple[Step, ...]
+    blanks: tuple[AugmentationStep, ...]
     """On normalised images."""
-    mixes: tuple[Step, ...]
+    mixes: tuple[AugmentationStep, ...]
     """On normalised batches with their labels."""
 
     @classmethod
-    def of(cls, steps: Sequence[Step]) -> Pipeline:
+    def of(cls, steps: Sequence[AugmentationStep]) -> Pipeline:
         """Sort a recipe's steps."""
         pixels = tuple(step for step in steps if step.acts_on in {"pixels", "size"})
         return cls(

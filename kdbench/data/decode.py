@@ -189,7 +189,7 @@ class _Target:
 
 
 @dataclass
-class _Outcome:
+class _Decoded:
     """What decoding some files gave: the corrupt ones, and sums over channels of values and squares."""
 
     pixels: int
@@ -199,10 +199,10 @@ class _Outcome:
     """File to error message."""
 
     @classmethod
-    def nothing(cls) -> _Outcome:
+    def nothing(cls) -> _Decoded:
         return cls(0, np.zeros(3, np.int64), np.zeros(3, np.int64), {})
 
-    def add(self, other: _Outcome) -> None:
+    def add(self, other: _Decoded) -> None:
         self.pixels += other.pixels
         self.sums += other.sums
         self.squares += other.squares
@@ -225,7 +225,7 @@ def _decode_split(
     on_corrupt: OnCorrupt,
     executor: Executor | None,
     advance: Callable[[int], None],
-) -> _Outcome:
+) -> _Decoded:
     """Write ``split``.npy and ``split``-labels.npy of the files that can be decoded."""
     path = folder / f"{split}.npy"
     shape = (len(files.files), 3, target.height, target.width)
@@ -238,7 +238,7 @@ def _decode_split(
         _Chunk(files.root, files.files[i : i + length], path, offset + i * image_bytes, target)
         for i in range(0, shape[0], length)
     ]
-    outcome = _Outcome.nothing()
+    outcome = _Decoded.nothing()
     parts = (map if executor is None else executor.map)(_decode_chunk, chunks)
     for chunk, part in zip(chunks, parts, strict=True):
         outcome.add(part)
@@ -263,10 +263,10 @@ class _Chunk:
     target: _Target
 
 
-def _decode_chunk(chunk: _Chunk) -> _Outcome:
+def _decode_chunk(chunk: _Chunk) -> _Decoded:
     """Decode some files into their rows of the array file. Runs in a worker process."""
     rows = np.zeros((len(chunk.files), 3, chunk.target.height, chunk.target.width), np.uint8)
-    outcome = _Outcome.nothing()
+    outcome = _Decoded.nothing()
     for row, file in zip(rows, chunk.files, strict=True):
         try:
             row[:] = chunk.target.array(chunk.root / file)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdbench.data.augment import Draws, Normalize, Pipeline, Step
+from kdbench.data.augment import AugmentationStep, Draws, Normalize, Pipeline
 from kdbench.data.base import Arrays, DataFacts, FileSplit, Split
 from kdbench.errors import DataError
 from kdbench.recipe import batch_sizes
@@ -61,7 +61,7 @@ def open_feed(
     arrays: Arrays,
     facts: DataFacts,
     *,
-    augmentation: Sequence[Step],
+    augmentation: Sequence[AugmentationStep],
     batch_size: int,
     seed: int,
     device: torch.device,
@@ -126,7 +126,7 @@ class ResidentFeed:
         self,
         splits: dict[str, DeviceSplit],
         normalize: Normalize,
-        augmentation: Sequence[Step],
+        augmentation: Sequence[AugmentationStep],
         batch_size: int,
         seed: int,
         device: torch.device,

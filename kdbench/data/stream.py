@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from kdbench.data.augment import Draws, Normalize, Pipeline, Step, random_resized_crop
+from kdbench.data.augment import AugmentationStep, Draws, Normalize, Pipeline, random_resized_crop
 from kdbench.data.base import Arrays, FileSplit
 from kdbench.data.decode import read_image
 from kdbench.data.feed import EvaluationSplit, Minibatch, epoch_order, finish, no_such_split
@@ -39,7 +39,7 @@ class StreamedFeed:
         arrays: Arrays,
         image_shape: tuple[int, int, int],
         normalize: Normalize,
-        augmentation: Sequence[Step],
+        augmentation: Sequence[AugmentationStep],
         batch_size: int,
         seed: int,
         device: torch.device,

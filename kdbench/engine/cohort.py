@@ -22,7 +22,7 @@ from kdbench.data.feed import Feed, Minibatch
 from kdbench.engine.added import AddedMetrics
 from kdbench.engine.device import Stopwatch
 from kdbench.engine.evaluation import Evaluation
-from kdbench.engine.frozen import Teacher
+from kdbench.engine.frozen import FrozenTeacher
 from kdbench.engine.guard import Guard, refuse_writing
 from kdbench.engine.learner import Learner
 from kdbench.engine.lessons import Lessons
@@ -57,7 +57,7 @@ class Lockstep:
         self,
         learners: Sequence[Learner],
         feed: Feed,
-        teacher: Teacher | None,
+        teacher: FrozenTeacher | None,
         listener: Listener,
         *,
         data: DataUsed,

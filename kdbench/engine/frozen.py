@@ -16,7 +16,7 @@ from kdbench.results import TeacherUsed
 
 
 @dataclass
-class Teacher:
+class FrozenTeacher:
     """A network in eval mode, and what is known of it."""
 
     network: TappedModel

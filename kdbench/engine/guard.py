@@ -11,7 +11,7 @@ import torch
 
 from kdbench import isolation
 from kdbench.engine.device import responds
-from kdbench.engine.frozen import Teacher
+from kdbench.engine.frozen import FrozenTeacher
 from kdbench.engine.learner import Learner
 from kdbench.errors import KdbenchError, TrialError, in_words
 from kdbench.results import Failure
@@ -23,7 +23,7 @@ class Guard:
     def __init__(
         self,
         learners: Sequence[Learner],
-        teacher: Teacher | None,
+        teacher: FrozenTeacher | None,
         *,
         failed: Callable[[str, Failure], None],
         stop: Callable[[], bool],
@@ -151,7 +151,7 @@ def refuse_writing() -> None:
     raise TrialError("it wrote into the teacher's outputs or the batch, which all students share; clone them first")
 
 
-def _modules(learners: Sequence[Learner], teacher: Teacher | None) -> set[str]:
+def _modules(learners: Sequence[Learner], teacher: FrozenTeacher | None) -> set[str]:
     """The modules of the plugins that take part, which must not patch each other."""
     parts = [part for learner in learners for part in (learner.student.network, learner.student.method)]
     parts += [teacher.network] if teacher is not None else []

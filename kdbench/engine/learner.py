@@ -14,7 +14,7 @@ from kdbench.engine.failure import failure, forget_frames
 from kdbench.engine.phase import Position
 from kdbench.engine.progress import Progress
 from kdbench.engine.stages import Stages
-from kdbench.engine.student import METHOD, NETWORK, Student
+from kdbench.engine.student import METHOD, NETWORK, StudentInTraining
 from kdbench.engine.trainer import Trainer
 from kdbench.errors import ResultsError
 from kdbench.method import Method, Signature
@@ -59,7 +59,7 @@ class Learner:
         parts = parts or Parts.of(recipe)
         self.folder = folder
         self.progress = Progress()
-        self.student = Student(network, method, device, classes=student.classes, foreign=foreign)
+        self.student = StudentInTraining(network, method, device, classes=student.classes, foreign=foreign)
         self.foreign = self.student.foreign
         stages = Stages(method, parts, student, teacher, network=network, progress=self.progress)
         self.trainer = Trainer(
@@ -135,12 +135,12 @@ class Learner:
     # ---- the student
 
     def predict(self, images: Tensor) -> Tensor:
-        """The logits (B, C) of images (B, channels, H, W); see :meth:`Student.predict`."""
+        """The logits (B, C) of images (B, channels, H, W); see :meth:`StudentInTraining.predict`."""
         self.trainer.seed_prediction()
         return self.student.predict(images, self.trainer.stages.phases[-1].student_reads)
 
     def parameter_counts(self) -> dict[str, int]:
-        """See :meth:`Student.parameter_counts`."""
+        """See :meth:`StudentInTraining.parameter_counts`."""
         return self.student.parameter_counts(self.trainer.stages.trained.values())
 
     def consider(self, validation_top1: float) -> None:

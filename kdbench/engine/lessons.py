@@ -10,7 +10,7 @@ from torch import Tensor
 from kdbench import isolation
 from kdbench.data.feed import Feed
 from kdbench.engine.evaluate import collect
-from kdbench.engine.frozen import Teacher
+from kdbench.engine.frozen import FrozenTeacher
 from kdbench.engine.guard import Guard
 from kdbench.engine.learner import Learner
 from kdbench.errors import TrialError, in_words
@@ -20,7 +20,7 @@ from kdbench.seeding import derive
 class Lessons:
     """One pass of the teacher for all learners. Where it fails, those fail that learn from it."""
 
-    def __init__(self, teacher: Teacher, feed: Feed, guard: Guard, leader: Learner) -> None:
+    def __init__(self, teacher: FrozenTeacher, feed: Feed, guard: Guard, leader: Learner) -> None:
         """Precision, device and seed are those of ``leader``, and of all learners of the cohort."""
         self.teacher = teacher
         self._feed = feed

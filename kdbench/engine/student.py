@@ -19,7 +19,7 @@ PARTS = frozenset({NETWORK, METHOD, "optimizer", "schedule"})
 """What of a student's training third parties may provide."""
 
 
-class Student:
+class StudentInTraining:
     """What is evaluated, saved and counted.
 
     ``average`` follows its weights where the recipe averages, from the main stage on; then that is what is evaluated

@@ -12,7 +12,7 @@ from kdbench.data.feed import Feed
 from kdbench.engine.cohort import Listener, Lockstep
 from kdbench.engine.device import Precision
 from kdbench.engine.evaluate import collect, measure
-from kdbench.engine.frozen import Teacher
+from kdbench.engine.frozen import FrozenTeacher
 from kdbench.engine.learner import Learner
 from kdbench.engine.progress import now
 from kdbench.engine.student import NETWORK, PARTS
@@ -154,7 +154,7 @@ def load(
     fingerprint: str,
     *,
     foreign: bool = True,
-) -> Teacher | None:
+) -> FrozenTeacher | None:
     """The teacher in ``folder``; None where it is missing, damaged, diverged or of other data."""
     result = folder.result
     if result is None or folder.damage(thorough=True):
@@ -174,4 +174,4 @@ def load(
     elif result.sha256 != digest:
         return None
     used = TeacherUsed(key=plan.key, sha256=digest, top1=result.metrics[HEADLINE], seconds=result.cost.seconds)
-    return Teacher(network, known, used, foreign)
+    return FrozenTeacher(network, known, used, foreign)

@@ -15,7 +15,7 @@ from kdbench.engine.optimizer import begin_momentum, make_optimizer
 from kdbench.engine.outputs import detached, outputs, private
 from kdbench.engine.phase import Phase
 from kdbench.engine.stages import Stages
-from kdbench.engine.student import NETWORK, Student
+from kdbench.engine.student import NETWORK, StudentInTraining
 from kdbench.engine.terms import Means, weigh
 from kdbench.method import Batch, Method, Output
 from kdbench.parts import Parts
@@ -27,7 +27,7 @@ class Trainer:
 
     def __init__(
         self,
-        student: Student,
+        student: StudentInTraining,
         stages: Stages,
         parts: Parts,
         *,

@@ -42,7 +42,7 @@ Network: TypeAlias = Any
 
 
 @dataclass(frozen=True)
-class Plan:
+class TimmTaps:
     """Where a network has its taps.
 
     ``maps``: the index of each map tap among timm's intermediate features. ``rectifiers``: the ReLU that a
@@ -60,32 +60,32 @@ class Plan:
 class TimmModel(LibraryModel):
     """A network of timm with its taps."""
 
-    def __init__(self, name: str, network: Network, plan: Plan) -> None:
+    def __init__(self, name: str, network: Network, places: TimmTaps) -> None:
         super().__init__()
         self.family = family(name)
         self.network = network
         forbid_in_place(network)
-        self.classifier = f"network.{plan.classifiers[0]}"
-        self.head = tuple(f"network.{layer}" for layer in plan.classifiers)
-        self._plan = plan
-        stages = [tap for tap in plan.maps if tap != "stem"]
+        self.classifier = f"network.{places.classifiers[0]}"
+        self.head = tuple(f"network.{layer}" for layer in places.classifiers)
+        self._places = places
+        stages = [tap for tap in places.maps if tap != "stem"]
         # Methods that read pre-activations pair them by stage: a network has them all or none.
-        has_pre = all(stage in plan.rectifiers for stage in stages)
+        has_pre = all(stage in places.rectifiers for stage in stages)
         self.taps = {}
-        for tap in plan.maps:
+        for tap in places.maps:
             if has_pre and tap != "stem":
                 self.taps[f"{tap}/pre"] = SIGNED
-            self.taps[tap] = NONNEGATIVE if tap in plan.rectifiers else SIGNED
-        self.taps["embedding"] = NONNEGATIVE if plan.nonnegative_embedding else SIGNED
+            self.taps[tap] = NONNEGATIVE if tap in places.rectifiers else SIGNED
+        self.taps["embedding"] = NONNEGATIVE if places.nonnegative_embedding else SIGNED
         self.taps["logits"] = SIGNED
-        if len(plan.classifiers) > 1:
+        if len(places.classifiers) > 1:
             self.taps["dist_logits"] = SIGNED
 
     def forward(self, images: Tensor, reads: Collection[str] = ()) -> dict[str, Tensor]:
         """See :meth:`TappedModel.forward`."""
         record = Recorder(self, reads)
-        maps = {tap: index for tap, index in self._plan.maps.items() if record.wants(tap)}
-        indices = sorted(maps.values()) or [max(self._plan.maps.values())]
+        maps = {tap: index for tap, index in self._places.maps.items() if record.wants(tap)}
+        indices = sorted(maps.values()) or [max(self._places.maps.values())]
         values: dict[str, Tensor] = {}
         with self._watching(record, values):
             features, given = self.network.forward_intermediates(self.prepare(images), indices=indices)
@@ -111,10 +111,10 @@ class TimmModel(LibraryModel):
 
             handles.append(self.network.get_submodule(layer).register_forward_hook(hook))
 
-        for tap, layer in self._plan.rectifiers.items():
+        for tap, layer in self._places.rectifiers.items():
             if f"{tap}/pre" in self.taps and record.wants(f"{tap}/pre"):
                 watch(layer, f"{tap}/pre", lambda inputs, output: inputs[0])
-        classifiers = self._plan.classifiers
+        classifiers = self._places.classifiers
         watch(classifiers[0], "embedding", lambda inputs, output: _pooled(inputs[0]))
         if len(classifiers) > 1:
             watch(classifiers[0], "logits", lambda inputs, output: output)
@@ -127,7 +127,7 @@ class TimmModel(LibraryModel):
 
     def batch_norm_before(self, tap: str) -> nn.BatchNorm2d | None:
         """See :meth:`TappedModel.batch_norm_before`."""
-        layer = self._plan.batch_norms.get(tap.removesuffix("/pre")) if tap.endswith("/pre") else None
+        layer = self._places.batch_norms.get(tap.removesuffix("/pre")) if tap.endswith("/pre") else None
         return self.network.get_submodule(layer) if layer else None
 
 
@@ -197,7 +197,7 @@ def _find_classifiers(network: Network, calls: list[_Call]) -> tuple[str, ...]:
 
 
 @functools.lru_cache(maxsize=64)
-def _plan(name: str, image_shape: tuple[int, int, int]) -> Plan:
+def _places(name: str, image_shape: tuple[int, int, int]) -> TimmTaps:
     """Where the network called ``name`` has its taps, found by running it on the meta device."""
     with torch.device("meta"):
         network = _create(name, 10, image_shape, pretrained=False, drop_path=0.0).eval()
@@ -220,7 +220,7 @@ def _plan(name: str, image_shape: tuple[int, int, int]) -> Plan:
     classifiers = _find_classifiers(network, head_calls)
     pooling = itertools.takewhile(lambda call: not f"{call.layer}.".startswith(f"{classifiers[0]}."), head_calls)
     nonnegative = id(features) in rectified and all(_only_pools(call.module) for call in pooling)
-    return Plan(maps, rectifiers, batch_norms, classifiers, nonnegative)
+    return TimmTaps(maps, rectifiers, batch_norms, classifiers, nonnegative)
 
 
 def _only_pools(module: nn.Module) -> bool:
@@ -274,7 +274,7 @@ def build(
         if config.num_classes != classes:
             raise ModelError(f"timm:{name}: timm's weights have {config.num_classes} classes, the data has {classes}")
     shape = tuple(image_shape)
-    plan = _try(name, image_shape, lambda: _plan(name, shape))
+    places = _try(name, image_shape, lambda: _places(name, shape))
     try:
         network = _create(name, classes, image_shape, pretrained=pretrained, drop_path=drop_path)
     except TypeError as error:
@@ -283,7 +283,7 @@ def build(
         raise weights_not_fetched(f"timm:{name}", error) from error
     model: TimmModel | TappedDeiT
     two_tokens = isinstance(network, VisionTransformerDistilled)
-    model = TappedDeiT(network) if two_tokens else TimmModel(name, network, plan)
+    model = TappedDeiT(network) if two_tokens else TimmModel(name, network, places)
     if pretrained:
         model.preprocessing = _preprocessing(network, image_shape[0])
     elif weights is not None:
@@ -291,7 +291,7 @@ def build(
     return model
 
 
-def _try(name: str, image_shape: tuple[int, int, int], find: Callable[[], Plan]) -> Plan:
+def _try(name: str, image_shape: tuple[int, int, int], find: Callable[[], TimmTaps]) -> TimmTaps:
     try:
         return find()
     except ModelError as error:

@@ -66,7 +66,7 @@ class Tap:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TorchvisionTaps:
     """A network's taps in network order, and the name of its classifier."""
 
     taps: Mapping[str, Tap]
@@ -76,15 +76,15 @@ class Plan:
 class TorchvisionModel(LibraryModel):
     """A network of torchvision with its taps."""
 
-    def __init__(self, name: str, network: nn.Module, plan: Plan) -> None:
+    def __init__(self, name: str, network: nn.Module, places: TorchvisionTaps) -> None:
         super().__init__()
         self.family = family(name)
-        self.taps = {tap: facts.nonnegative for tap, facts in plan.taps.items()}
-        self.classifier = f"network.{plan.classifier}"
+        self.taps = {tap: facts.nonnegative for tap, facts in places.taps.items()}
+        self.classifier = f"network.{places.classifier}"
         self.head = (self.classifier,)
-        self._plan = plan
+        self._places = places
         forbid_in_place(network)
-        self.network = _extractor(network, {facts.node for facts in plan.taps.values()})
+        self.network = _extractor(network, {facts.node for facts in places.taps.values()})
 
     def forward(self, images: Tensor, reads: Collection[str] = ()) -> dict[str, Tensor]:
         """See :meth:`TappedModel.forward`."""
@@ -93,7 +93,7 @@ class TorchvisionModel(LibraryModel):
         if images.shape[1] == 1:
             images = images.expand(-1, 3, -1, -1)
         outputs = self.network(images)
-        for tap, facts in self._plan.taps.items():
+        for tap, facts in self._places.taps.items():
             if record.wants(tap):
                 record(tap, _arrange(tap, outputs[facts.node], facts.layout))
         return record.taps
@@ -105,7 +105,7 @@ class TorchvisionModel(LibraryModel):
 
     def batch_norm_before(self, tap: str) -> nn.BatchNorm2d | None:
         """See :meth:`TappedModel.batch_norm_before`."""
-        facts = self._plan.taps.get(tap)
+        facts = self._places.taps.get(tap)
         if facts is None or facts.batch_norm is None:
             return None
         norm: nn.BatchNorm2d = self.network.get_submodule(facts.batch_norm)
@@ -270,7 +270,7 @@ def _token_taps(graph: _Graph, network: models.VisionTransformer) -> dict[str, T
 
 
 @functools.lru_cache(maxsize=64)
-def _plan(name: str) -> Plan:
+def _places(name: str) -> TorchvisionTaps:
     """Where the network called ``name`` has its taps."""
     with torch.device("meta"):
         network = _create(name, 1000, PROBE_PIXELS, weights=None, drop_path=None)
@@ -288,7 +288,7 @@ def _plan(name: str) -> Plan:
     (output,) = (node for node in graph.nodes if node.op == "output")
     logits = output.all_input_nodes[0]
     taps["logits"] = Tap(graph.paths[logits], graph.nonnegative(logits))
-    return Plan(taps, str(classifier.target))
+    return TorchvisionTaps(taps, str(classifier.target))
 
 
 def _create(
@@ -376,7 +376,7 @@ def build(
         raise ModelError(f"torchvision:{name}: weights {weights} do not fit ({error})") from error
     except (OSError, RuntimeError) as error:
         raise weights_not_fetched(f"torchvision:{name}", error) from error
-    model = TorchvisionModel(name, network, _plan(name))
+    model = TorchvisionModel(name, network, _places(name))
     if weights is not None:
         preprocessing = _preprocessing(pretrained or models.get_model_weights(name)["DEFAULT"])
         if is_file:

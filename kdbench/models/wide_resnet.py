@@ -41,7 +41,7 @@ class PreActivationBlock(nn.Module):
         return residual + shortcut, normalised
 
 
-class Stage(nn.Module):
+class StageBlocks(nn.Module):
     """Blocks of equal width; the first may change size and width."""
 
     def __init__(self, blocks: int, in_channels: int, channels: int, stride: int, dropout: float) -> None:
@@ -69,9 +69,9 @@ class WideResNet(TappedModel):
             self.taps |= {f"stage{i}": SIGNED, f"stage{i}/pre": SIGNED}
         self.taps |= {"embedding": NONNEGATIVE, "logits": SIGNED}
         self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
-        self.block1 = Stage(blocks, 16, 16 * width, 1, dropout)
-        self.block2 = Stage(blocks, 16 * width, 32 * width, 2, dropout)
-        self.block3 = Stage(blocks, 32 * width, 64 * width, 2, dropout)
+        self.block1 = StageBlocks(blocks, 16, 16 * width, 1, dropout)
+        self.block2 = StageBlocks(blocks, 16 * width, 32 * width, 2, dropout)
+        self.block3 = StageBlocks(blocks, 32 * width, 64 * width, 2, dropout)
         self.bn1 = nn.BatchNorm2d(64 * width)
         self.fc = nn.Linear(64 * width, classes)
         he_initialise(self)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import kdbench
-from kdbench.report.parts import Parts, parts_of
+from kdbench.report.parts import PageParts, parts_of
 from kdbench.report.study import NO_PLAN
 from kdbench.results import PlanRecord, SuiteFolder
 from kdbench.status import Status
@@ -25,7 +25,7 @@ def digest(
     plan: PlanRecord | None = None,
     filters: str = "",
     plots: bool = True,
-    parts: Parts | None = None,
+    parts: PageParts | None = None,
 ) -> str:
     """The SHA-256 of the inputs of a report: the plan, the results so far, the filters, and the code of the report.
 

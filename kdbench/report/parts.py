@@ -25,7 +25,7 @@ Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
-class Part(Generic[PartSpec]):
+class PagePart(Generic[PartSpec]):
     """A section or figure, or the reason why it is missing."""
 
     name: str
@@ -58,22 +58,22 @@ class Part(Generic[PartSpec]):
 
 
 @dataclass(frozen=True)
-class Parts:
+class PageParts:
     """The sections of a page in order, and its figures."""
 
-    sections: tuple[Part[SectionSpec], ...]
-    figures: tuple[Part[FigureSpec], ...]
+    sections: tuple[PagePart[SectionSpec], ...]
+    figures: tuple[PagePart[FigureSpec], ...]
     problems: tuple[str, ...] = ()
     """Why plugins that the plan names could not be loaded."""
 
     def to_json(self) -> list[tuple[str, str]]:
         """The names of the plugins' parts with the digests of their source."""
-        parts: list[Part[Any]] = [*self.sections, *self.figures]
+        parts: list[PagePart[Any]] = [*self.sections, *self.figures]
         foreign = [part for part in parts if not part.built_in]
         return [(part.name, part.offer.fingerprint if part.offer else part.missing) for part in foreign]
 
 
-def parts_of(plan: PlanRecord, registry: Registry | None = None) -> Parts:
+def parts_of(plan: PlanRecord, registry: Registry | None = None) -> PageParts:
     """The parts of the page of a plan. Default for ``registry``: the plugins that the plan names."""
     wanted = {key: list(plan.suite.get(key) or ()) for key in ("sections", "figures")}
     problems: list[str] = []
@@ -81,7 +81,7 @@ def parts_of(plan: PlanRecord, registry: Registry | None = None) -> Parts:
         registry = _registry(plan, problems) if any(wanted.values()) else plugins.built_in()
     sections = _ordered([*_built_in(registry, SectionSpec), *_named(registry, SectionSpec, wanted["sections"])])
     figures = [*_built_in(registry, FigureSpec), *_named(registry, FigureSpec, wanted["figures"])]
-    return Parts(tuple(sections), tuple(figures), tuple(problems))
+    return PageParts(tuple(sections), tuple(figures), tuple(problems))
 
 
 def _registry(plan: PlanRecord, problems: list[str]) -> Registry:
@@ -96,26 +96,26 @@ def _registry(plan: PlanRecord, problems: list[str]) -> Registry:
     return registry
 
 
-def _built_in(registry: Registry, spec: type[PartSpec]) -> Iterable[Part[PartSpec]]:
+def _built_in(registry: Registry, spec: type[PartSpec]) -> Iterable[PagePart[PartSpec]]:
     for offer in registry.offers[spec]:
         if offer.provider.distribution == FIRST_PARTY:
-            yield Part(offer.spec.name, offer)
+            yield PagePart(offer.spec.name, offer)
 
 
-def _named(registry: Registry, spec: type[PartSpec], names: Iterable[str]) -> Iterable[Part[PartSpec]]:
+def _named(registry: Registry, spec: type[PartSpec], names: Iterable[str]) -> Iterable[PagePart[PartSpec]]:
     for name in names:
         try:
             offer = registry.find(spec, name)
             additions.check_name(registry, next(kind.name for kind in KINDS if kind.spec is spec), offer)
         except PluginError as error:
-            yield Part(name.rpartition(":")[2], None, str(error))
+            yield PagePart(name.rpartition(":")[2], None, str(error))
         else:
-            yield Part(offer.spec.name, offer)
+            yield PagePart(offer.spec.name, offer)
 
 
-def _ordered(sections: Sequence[Part[SectionSpec]]) -> list[Part[SectionSpec]]:
+def _ordered(sections: Sequence[PagePart[SectionSpec]]) -> list[PagePart[SectionSpec]]:
     """Each section after the one that it names; at the end if that one is missing."""
-    placed: list[Part[SectionSpec]] = []
+    placed: list[PagePart[SectionSpec]] = []
     for part in sections:
         names = [other.name for other in placed]
         after = part.offer.spec.after if part.offer is not None and not part.built_in else ""

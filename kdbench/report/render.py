@@ -16,7 +16,7 @@ from kdbench.errors import PluginError
 from kdbench.hookspecs import SectionSpec
 from kdbench.report import escape, made_from, naming, protocol, sections, wording
 from kdbench.report.frame import Filters
-from kdbench.report.parts import Part, Parts, parts_of
+from kdbench.report.parts import PagePart, PageParts, parts_of
 from kdbench.report.study import NO_PLAN, Study, read_study
 from kdbench.report.styles import INK, NEUTRAL
 from kdbench.report.verdict import verdicts
@@ -51,7 +51,7 @@ def render(
     pairs: Sequence[str] = (),
     seeds: Sequence[int] = (),
     plots: bool = True,
-    parts: Parts | None = None,
+    parts: PageParts | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> Path:
     """Write the report of a results folder, finished or not; returns the path of its ``index.html``.
@@ -94,7 +94,7 @@ def render(
 
 def page(
     study: Study,
-    parts: Parts,
+    parts: PageParts,
     plots: Mapping[str, Drawing],
     failed: Mapping[str, str],
     digest: str,
@@ -131,7 +131,7 @@ def page(
     )
 
 
-def _body(environment: jinja2.Environment, section: Part[SectionSpec], made: Any) -> Markup | None:
+def _body(environment: jinja2.Environment, section: PagePart[SectionSpec], made: Any) -> Markup | None:
     """The HTML of a section; a built-in one returns the variables of its template."""
     if made is None:
         return None
@@ -179,7 +179,7 @@ def _head(study: Study) -> dict[str, Any]:
     }
 
 
-def _draw(study: Study, folder: Path, parts: Parts) -> tuple[dict[str, Drawing], dict[str, str]]:
+def _draw(study: Study, folder: Path, parts: PageParts) -> tuple[dict[str, Drawing], dict[str, str]]:
     # Importing matplotlib takes a second, and only figures need it.
     from kdbench.report.figures.draw import draw
 

@@ -12,7 +12,7 @@ from kdbench.engine import teacher as teachers
 from kdbench.engine.cohort import Interrupted, Lockstep
 from kdbench.engine.device import Precision
 from kdbench.engine.failure import failure
-from kdbench.engine.frozen import Teacher
+from kdbench.engine.frozen import FrozenTeacher
 from kdbench.engine.learner import Learner
 from kdbench.errors import DataError, ResultsError, TeacherMismatchError, in_words
 from kdbench.isolation import Originals, contained
@@ -79,7 +79,7 @@ class Students:
             # Before the next ones are built: these hold memory on the device.
             del lockstep, learners
 
-    def _stale(self, trial: Trial, teacher: Teacher) -> bool:
+    def _stale(self, trial: Trial, teacher: FrozenTeacher) -> bool:
         """Whether a chosen trial's result was made with another teacher's weights, or other data."""
         result = self.context.folder.trial(trial.id).result
         if result is None or trial.id not in (self.context.info.chosen or ()):
@@ -87,7 +87,7 @@ class Students:
         made_with = result.teacher.sha256 if result.teacher else None, result.data.fingerprint
         return made_with != (teacher.used.sha256, self.context.arrays.fingerprint)
 
-    def _learner(self, trial: Trial, teacher: Teacher, feed: Feed) -> Learner | None:
+    def _learner(self, trial: Trial, teacher: FrozenTeacher, feed: Feed) -> Learner | None:
         """The trial's student and method, ready to train; None where that fails."""
         place = self.context.folder.trial(trial.id)
         learner = self._new_learner(trial, teacher, feed)
@@ -107,7 +107,7 @@ class Students:
         self.context.notify("kdbench_trial_started", trial=trial, run=self.context.info)
         return learner
 
-    def _new_learner(self, trial: Trial, teacher: Teacher, feed: Feed) -> Learner | None:
+    def _new_learner(self, trial: Trial, teacher: FrozenTeacher, feed: Feed) -> Learner | None:
         """The trial's student and method before their first step; None where a plugin fails to make them."""
         try:
             with contained("its method or its network", self._originals):
@@ -118,7 +118,7 @@ class Students:
             self._could_not_begin(trial, error)
             return None
 
-    def _make(self, trial: Trial, teacher: Teacher, feed: Feed) -> Learner:
+    def _make(self, trial: Trial, teacher: FrozenTeacher, feed: Feed) -> Learner:
         network = teachers.build_seeded(
             lambda: self.context.network(trial.student, trial.recipe), trial.seed, "student", trial.student
         )

@@ -7,7 +7,7 @@ from functools import partial
 
 from kdbench.engine import teacher as teachers
 from kdbench.engine.device import Precision
-from kdbench.engine.frozen import Teacher
+from kdbench.engine.frozen import FrozenTeacher
 from kdbench.errors import TeacherMismatchError, TrialError
 from kdbench.isolation import contained
 from kdbench.models.base import TappedModel
@@ -24,10 +24,10 @@ class Teachers:
     def __init__(self, context: Context, allow_mismatch: bool) -> None:
         self.context = context
         self.allow_mismatch = allow_mismatch
-        self._ready: dict[str, Teacher] = {}
+        self._ready: dict[str, FrozenTeacher] = {}
         self._failed: dict[str, str] = {}
 
-    def __call__(self, plan: TeacherPlan) -> Teacher:
+    def __call__(self, plan: TeacherPlan) -> FrozenTeacher:
         """The teacher, trained now where there is none."""
         if plan.key in self._failed:
             raise TrialError(self._failed[plan.key])
@@ -40,7 +40,7 @@ class Teachers:
                 raise
         return self._ready[plan.key]
 
-    def _make(self, plan: TeacherPlan) -> Teacher:
+    def _make(self, plan: TeacherPlan) -> FrozenTeacher:
         folder = self.context.folder.teacher(plan.key)
         shape = self.context.resolver.facts.image_shape
         foreign = self.context.resolver.is_foreign_model(plan.model)
@@ -96,7 +96,7 @@ class Teachers:
             foreign=foreign,
         )
 
-    def _compare(self, plan: TeacherPlan, teacher: Teacher) -> None:
+    def _compare(self, plan: TeacherPlan, teacher: FrozenTeacher) -> None:
         """Abort before training students if the teacher's accuracy differs from the expected one."""
         message = plan.mismatch(teacher.used.top1)
         if not message:

@@ -126,8 +126,8 @@ _TABLES: dict[tuple[type[BaseModel], int | str], type[BaseModel]] = {
     (Suite, "data"): schema.Data,
     (Suite, "recipe"): Recipe,
     (Suite, "pairs"): schema.Pair,
-    (Suite, "methods"): schema.Method,
-    (Suite, "teachers"): schema.Teacher,
+    (Suite, "methods"): schema.MethodTable,
+    (Suite, "teachers"): schema.TeacherTable,
 }
 
 
@@ -184,10 +184,10 @@ def _name_problems(tables: Mapping[str, Any], catalogue: Catalogue) -> Iterator[
     yield from _part_problems(tables, catalogue)
     methods = {}
     for index, row in enumerate(rows(tables, "methods")):
-        for key, what in _setting_problems(row, schema.Method, catalogue.method_problems):
+        for key, what in _setting_problems(row, schema.MethodTable, catalogue.method_problems):
             yield ("methods", index, key), what
         if isinstance(row.get("name"), str):
-            settings = {k: v for k, v in row.items() if k not in schema.Method.model_fields}
+            settings = {k: v for k, v in row.items() if k not in schema.MethodTable.model_fields}
             methods[str(row.get("label") or row["name"])] = row["name"], settings
     teachers = table(tables.get("teachers"))
     for index, pair in enumerate(rows(tables, "pairs")):

@@ -75,7 +75,7 @@ class Data(BaseModel):
         return dict(self.__pydantic_extra__ or {})
 
 
-class Method(BaseModel):
+class MethodTable(BaseModel):
     """One of ``[[methods]]``: a method's name, the label it is shown under, and its settings."""
 
     # The method's own settings are checked by the method.
@@ -115,7 +115,7 @@ class Pair(Table):
         return f"{self.teacher}:{self.student}"
 
 
-class Teacher(Table):
+class TeacherTable(Table):
     """``[teachers.NAME]``: the model and the training of the teacher that pairs call NAME."""
 
     model: str = ""
@@ -147,11 +147,11 @@ class Suite(Table):
     """How students are trained, and teachers unless their tables differ."""
     pairs: Annotated[tuple[Pair, ...], Field(min_length=1)]
     """Teachers and their students."""
-    methods: Annotated[tuple[Method, ...], Field(min_length=1)]
+    methods: Annotated[tuple[MethodTable, ...], Field(min_length=1)]
     """The losses to compare."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
     """One run of every pair and method per seed; the seed sets initial weights and the order of images."""
-    teachers: Mapping[Name, Teacher] = {}
+    teachers: Mapping[Name, TeacherTable] = {}
     """Settings of teachers; by default, a teacher is the network of its name, trained here."""
     plugins: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Local plugin files, relative to the suite file."""
@@ -183,7 +183,7 @@ class Suite(Table):
 
     @field_validator("methods")
     @classmethod
-    def _labels_differ(cls, methods: tuple[Method, ...]) -> tuple[Method, ...]:
+    def _labels_differ(cls, methods: tuple[MethodTable, ...]) -> tuple[MethodTable, ...]:
         twice = _first_repeated(method.shown for method in methods)
         if twice is not None:
             raise ValueError(f"'{twice}' occurs twice; give each its own label")
@@ -204,9 +204,9 @@ class Suite(Table):
             raise ValueError(f"defines {trials:,} trials; at most {MAX_TRIALS:,} are allowed; split the suite")
         return self
 
-    def teacher(self, name: str) -> Teacher:
+    def teacher(self, name: str) -> TeacherTable:
         """The teacher that pairs call ``name``, with its model filled in."""
-        teacher = self.teachers.get(name, Teacher())
+        teacher = self.teachers.get(name, TeacherTable())
         return teacher.model_copy(update={"model": teacher.model or name})
 
 

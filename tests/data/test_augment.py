@@ -9,7 +9,7 @@ from scipy.stats import chisquare, kstest
 from torch import Tensor
 
 from kdbench.data import augment
-from kdbench.data.augment import Draws, Normalize, Pipeline, Step
+from kdbench.data.augment import AugmentationStep, Draws, Normalize, Pipeline
 from kdbench.parts import Parts
 from kdbench.recipe import Recipe
 
@@ -23,7 +23,7 @@ def draws(seed: int = 0, host: np.random.Generator | None = None) -> Draws:
     return Draws(torch.Generator().manual_seed(seed), host or np.random.default_rng(seed))
 
 
-def step(name: str, **settings: Any) -> Step:
+def step(name: str, **settings: Any) -> AugmentationStep:
     """A built-in augmentation."""
     return Parts.of(Recipe(epochs=1, augmentation=({"name": name, **settings},))).steps[0]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdbench.data.augment import Step
+from kdbench.data.augment import AugmentationStep
 from kdbench.data.base import Arrays, DataFacts, Split
 from kdbench.data.feed import Feed, Minibatch, ResidentFeed, open_feed
 from kdbench.errors import DataError
@@ -16,14 +16,14 @@ from kdbench.parts import Parts
 from kdbench.recipe import Recipe
 
 
-def step(name: str, **settings: Any) -> Step:
+def step(name: str, **settings: Any) -> AugmentationStep:
     """A built-in augmentation."""
     return Parts.of(Recipe(epochs=1, augmentation=({"name": name, **settings},))).steps[0]
 
 
 CPU = torch.device("cpu")
 FACTS = DataFacts(classes=5, image_shape=(3, 8, 8), n_train=50, n_test=23, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
-EVERYTHING: tuple[Step, ...] = (
+EVERYTHING: tuple[AugmentationStep, ...] = (
     step("crop", padding=2),
     step("flip"),
     step("shift"),
@@ -47,7 +47,9 @@ def arrays() -> Arrays:
     return Arrays(split(50), split(23), fingerprint="f")
 
 
-def feed_of(arrays: Arrays, augmentation: tuple[Step, ...] = (), seed: int = 0, batch_size: int = 16) -> Feed:
+def feed_of(
+    arrays: Arrays, augmentation: tuple[AugmentationStep, ...] = (), seed: int = 0, batch_size: int = 16
+) -> Feed:
     return open_feed(arrays, FACTS, augmentation=augmentation, batch_size=batch_size, seed=seed, device=CPU)
 
 
@@ -123,7 +125,7 @@ def test_a_feed_leaves_the_global_generators_alone(arrays: Arrays) -> None:
 
 
 @pytest.mark.parametrize("augmentation", [(), EVERYTHING])
-def test_seed_stage_and_epoch_each_change_an_epoch(arrays: Arrays, augmentation: tuple[Step, ...]) -> None:
+def test_seed_stage_and_epoch_each_change_an_epoch(arrays: Arrays, augmentation: tuple[AugmentationStep, ...]) -> None:
     reference = list(feed_of(arrays, augmentation).epoch("main", 0))
     assert not same(reference, list(feed_of(arrays, augmentation, seed=1).epoch("main", 0)))
     assert not same(reference, list(feed_of(arrays, augmentation).epoch("boundary", 0)))
@@ -131,7 +133,7 @@ def test_seed_stage_and_epoch_each_change_an_epoch(arrays: Arrays, augmentation:
 
 
 @pytest.mark.parametrize("chosen", EVERYTHING, ids=lambda chosen: chosen.name)
-def test_seed_stage_and_epoch_each_change_the_augmentation(arrays: Arrays, chosen: Step) -> None:
+def test_seed_stage_and_epoch_each_change_the_augmentation(arrays: Arrays, chosen: AugmentationStep) -> None:
     # Where all images are alike, the order shows in nothing but labels and indices.
     image = np.random.default_rng(5).integers(0, 256, (1, 3, 8, 8), dtype=np.uint8)
     alike = replace(arrays, train=Split(np.repeat(image, 50, 0), np.arange(50)))
@@ -145,7 +147,7 @@ def test_seed_stage_and_epoch_each_change_the_augmentation(arrays: Arrays, chose
 
 
 @pytest.mark.parametrize("chosen", EVERYTHING, ids=lambda chosen: chosen.name)
-def test_augmentation_changes_images_but_neither_order_nor_labels(arrays: Arrays, chosen: Step) -> None:
+def test_augmentation_changes_images_but_neither_order_nor_labels(arrays: Arrays, chosen: AugmentationStep) -> None:
     plain = list(feed_of(arrays).epoch("main", 0))
     augmented = list(feed_of(arrays, (chosen,)).epoch("main", 0))
     for before, after in zip(plain, augmented, strict=True):
@@ -157,7 +159,7 @@ def test_augmentation_changes_images_but_neither_order_nor_labels(arrays: Arrays
 
 
 @pytest.mark.parametrize("chosen", [step("mixup"), step("cutmix")], ids=lambda chosen: chosen.name)
-def test_mixing_gives_both_labels_and_the_share(arrays: Arrays, chosen: Step) -> None:
+def test_mixing_gives_both_labels_and_the_share(arrays: Arrays, chosen: AugmentationStep) -> None:
     for batch in feed_of(arrays, (chosen,)).epoch("main", 0):
         assert batch.mixed_labels is not None
         assert batch.mix is not None

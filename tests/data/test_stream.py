@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kdbench.data.augment import Step
+from kdbench.data.augment import AugmentationStep
 from kdbench.data.base import Arrays
 from kdbench.data.feed import Feed, Minibatch, open_feed
 from kdbench.data.imagenet import ImageNet
@@ -20,14 +20,14 @@ from kdbench.parts import Parts
 from kdbench.recipe import Recipe
 
 
-def step(name: str, **settings: Any) -> Step:
+def step(name: str, **settings: Any) -> AugmentationStep:
     """A built-in augmentation."""
     return Parts.of(Recipe(epochs=1, augmentation=({"name": name, **settings},))).steps[0]
 
 
 SIZE = 28
-PLAIN: tuple[Step, ...] = (step("random_resized_crop", size=SIZE), step("flip"))
-EVERYTHING: tuple[Step, ...] = (
+PLAIN: tuple[AugmentationStep, ...] = (step("random_resized_crop", size=SIZE), step("flip"))
+EVERYTHING: tuple[AugmentationStep, ...] = (
     *PLAIN,
     step("randaugment"),
     step("random_erasing"),
@@ -48,7 +48,7 @@ def root(tmp_path: Path, write_image: Callable[..., np.ndarray]) -> Path:
 
 
 def feed_of(
-    root: Path, augmentation: tuple[Step, ...] = PLAIN, *, seed: int = 0, workers: int = 0, batch: int = 4
+    root: Path, augmentation: tuple[AugmentationStep, ...] = PLAIN, *, seed: int = 0, workers: int = 0, batch: int = 4
 ) -> Feed:
     data = ImageNet(root=str(root), size=SIZE, workers=workers)
     return open_feed(

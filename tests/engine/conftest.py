@@ -12,7 +12,7 @@ from kdbench.data.digits import Digits
 from kdbench.data.feed import Feed, open_feed
 from kdbench.data.splits import limit, limit_facts
 from kdbench.engine.cohort import Lockstep
-from kdbench.engine.frozen import Teacher
+from kdbench.engine.frozen import FrozenTeacher
 from kdbench.engine.learner import Learner
 from kdbench.engine.teacher import build_seeded
 from kdbench.method import Batch, DataSignature, Method, Output, Terms
@@ -84,11 +84,11 @@ def feed() -> Feed:
 
 
 @pytest.fixture(scope="session")
-def teacher() -> Teacher:
+def teacher() -> FrozenTeacher:
     network = build_seeded(build, 0, "teacher").requires_grad_(False)
     known = signature(network, "resnet8", (1, 8, 8))
     network.eval()
-    return Teacher(network, known, TeacherUsed(key="k", sha256="s", top1=50.0, seconds=1.0))
+    return FrozenTeacher(network, known, TeacherUsed(key="k", sha256="s", top1=50.0, seconds=1.0))
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from kdbench.data.feed import Minibatch
 from kdbench.engine.cohort import Lockstep
-from kdbench.engine.frozen import Teacher
+from kdbench.engine.frozen import FrozenTeacher
 from kdbench.engine.learner import Learner
 from kdbench.method import DataSignature, Method
 from kdbench.models.base import TappedModel, from_offer, signature
@@ -351,7 +351,7 @@ def agrees(registry: Registry, tmp_path: Path) -> Callable[..., None]:
             steps_per_epoch=feed.steps_per_epoch,
         )
         used = TeacherUsed(key="k", sha256="s", top1=0.0, seconds=0.0)
-        taught = Teacher(networks["teacher"].eval().requires_grad_(False), known["teacher"], used)
+        taught = FrozenTeacher(networks["teacher"].eval().requires_grad_(False), known["teacher"], used)
         made_with = {"data": DataUsed(name="d", fingerprint="f"), "environment": Environment(device="cpu")}
         Lockstep([learner], feed, taught, Silent(), **made_with, checkpoint_every=100).run()
         found.rates = [record.lr for record in learner.progress.records]

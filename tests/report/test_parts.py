@@ -13,7 +13,7 @@ import pytest
 
 from kdbench.plugins import add_file, discover
 from kdbench.report import made_from
-from kdbench.report.parts import Parts, parts_of
+from kdbench.report.parts import PageParts, parts_of
 from kdbench.report.render import render
 from kdbench.results import PlanRecord, SuiteFolder
 from kdbench.results.record import ShownMetric
@@ -95,7 +95,7 @@ def write(runs: Callable[..., Any], **tables: Any) -> SuiteFolder:
     return suite.write()
 
 
-def parts(folder: SuiteFolder, *files: Path) -> Parts:
+def parts(folder: SuiteFolder, *files: Path) -> PageParts:
     registry = discover()
     for file in files:
         add_file(registry, file)

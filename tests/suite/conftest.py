@@ -59,7 +59,7 @@ class Catalogue:
         return [(key, "unknown setting") for key in settings]
 
     def part_problems(self, spec: type[Spec], name: str, settings: Mapping[str, Any]) -> list[tuple[str, str]]:
-        return resolve.Catalogue(built_in()).part_problems(spec, name, settings)
+        return resolve.RegistryCatalogue(built_in()).part_problems(spec, name, settings)
 
     def addition_problems(self, key: str, name: str) -> list[str]:
         return [] if name == "gap" else [f"{key}: '{name}' is not registered"]

@@ -48,10 +48,10 @@ def test_nok_locate(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", load.shipped())
 def test_shipped_suites_are_whole(name: str) -> None:
     from kdbench.plugins import discover
-    from kdbench.resolve import Catalogue
+    from kdbench.resolve import RegistryCatalogue
 
     path = load.shipped()[name]
-    suite = load.load(path, load.read(path), Catalogue(discover()))
+    suite = load.load(path, load.read(path), RegistryCatalogue(discover()))
     assert suite.name == name
     assert "?" in suite.question
     assert suite.cost
@@ -391,9 +391,9 @@ def _places(tables: Any, place: tuple[str | int, ...] = ()) -> Iterator[tuple[st
 
 def test_no_value_at_any_key_is_more_than_a_suite_error(suite_file: Path) -> None:
     from kdbench.plugins import discover
-    from kdbench.resolve import Catalogue
+    from kdbench.resolve import RegistryCatalogue
 
-    catalogue = Catalogue(discover())
+    catalogue = RegistryCatalogue(discover())
     full = load.read(
         suite_file,
         [

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from kdbench.recipe import Recipe
 from kdbench.suite.load import pair_recipe
-from kdbench.suite.schema import Data, Method, Pair, Suite, Teacher
+from kdbench.suite.schema import Data, MethodTable, Pair, Suite, TeacherTable
 
 OK = [
     "name=a-b_c.2",
@@ -184,7 +184,7 @@ def test_fractions_follow_the_epochs_of_a_pair(open_small: Callable[..., Suite])
 
 
 def test_too_many_trials_are_refused() -> None:
-    methods = tuple(Method(name="kd", label=f"kd{i}") for i in range(251))
+    methods = tuple(MethodTable(name="kd", label=f"kd{i}") for i in range(251))
     with pytest.raises(ValidationError, match=r"defines 50,200 trials; at most 50,000 are allowed; split the suite"):
         Suite(
             name="x",
@@ -199,8 +199,8 @@ def test_too_many_trials_are_refused() -> None:
 
 def test_own_settings_are_what_the_schema_does_not_know() -> None:
     assert Data.model_validate({"name": "x", "train_limit": 3, "root": "there"}).settings == {"root": "there"}
-    assert Method.model_validate({"name": "kd", "label": "a", "temperature": 2}).settings == {"temperature": 2}
-    assert Method(name="kd", label="a").shown == "a"
+    assert MethodTable.model_validate({"name": "kd", "label": "a", "temperature": 2}).settings == {"temperature": 2}
+    assert MethodTable(name="kd", label="a").shown == "a"
 
 
 def test_a_teachers_model_defaults_to_its_name() -> None:
@@ -210,12 +210,12 @@ def test_a_teachers_model_defaults_to_its_name() -> None:
         data=Data(name="digits"),
         recipe=Recipe(epochs=1),
         pairs=(Pair(teacher="big", student="resnet8"), Pair(teacher="resnet20", student="resnet8")),
-        methods=(Method(name="kd"),),
+        methods=(MethodTable(name="kd"),),
         seeds=(0,),
-        teachers={"big": Teacher(model="resnet56", seed=4)},
+        teachers={"big": TeacherTable(model="resnet56", seed=4)},
     )
-    assert suite.teacher("big") == Teacher(model="resnet56", seed=4)
-    assert suite.teacher("resnet20") == Teacher(model="resnet20", seed=0)
+    assert suite.teacher("big") == TeacherTable(model="resnet56", seed=4)
+    assert suite.teacher("resnet20") == TeacherTable(model="resnet20", seed=0)
 
 
 def test_suites_do_not_change() -> None:

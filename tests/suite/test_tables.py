@@ -18,13 +18,13 @@ def problems(suite_file: Path) -> Callable[..., tuple[str, ...]]:
 
     def find(content: str, *overrides: str, **others: str) -> tuple[str, ...]:
         from kdbench.plugins import discover
-        from kdbench.resolve import Catalogue
+        from kdbench.resolve import RegistryCatalogue
 
         for name, text in {"child": content, **others}.items():
             suite_file.with_name(f"{name}.toml").write_text(text)
         child = suite_file.with_name("child.toml")
         with pytest.raises(SuiteError) as caught:
-            load.load(child, load.read(child, overrides), Catalogue(discover()))
+            load.load(child, load.read(child, overrides), RegistryCatalogue(discover()))
         return tuple(problem.replace(f"{suite_file.parent}/", "") for problem in caught.value.problems)
 
     return find

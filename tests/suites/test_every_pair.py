@@ -12,7 +12,7 @@ from torch import nn
 from kdbench.data.base import Arrays, Split
 from kdbench.data.feed import Feed, open_feed
 from kdbench.engine.cohort import Lockstep
-from kdbench.engine.frozen import Teacher
+from kdbench.engine.frozen import FrozenTeacher
 from kdbench.engine.learner import Learner
 from kdbench.engine.teacher import build_seeded
 from kdbench.method import DataSignature
@@ -91,7 +91,7 @@ def feed(study: Opened, arrays: Arrays) -> Feed:
     )
 
 
-def teacher_of(resolver: Resolver, trial: Trial, feed: Feed) -> Teacher:
+def teacher_of(resolver: Resolver, trial: Trial, feed: Feed) -> FrozenTeacher:
     network = build_seeded(lambda: resolver.network(trial.teacher.model), 0, "teacher", trial.teacher.model)
     known = signature(network, trial.teacher.model, (3, 32, 32))
     # What a fresh network's normalisations hold fits no image: in evaluation, the deep ones' maps would explode.
@@ -101,11 +101,11 @@ def teacher_of(resolver: Resolver, trial: Trial, feed: Feed) -> Teacher:
     network.train().requires_grad_(False)
     network(next(feed.epoch("statistics", 0)).images)
     network.eval()
-    return Teacher(network, known, TeacherUsed(key="", sha256="", top1=1.0, seconds=0.0))
+    return FrozenTeacher(network, known, TeacherUsed(key="", sha256="", top1=1.0, seconds=0.0))
 
 
 def learner_of(
-    study: Opened, trial: Trial, teacher: Teacher, feed: Feed, folder: Path, idle: nn.Parameter | None = None
+    study: Opened, trial: Trial, teacher: FrozenTeacher, feed: Feed, folder: Path, idle: nn.Parameter | None = None
 ) -> Learner:
     network = build_seeded(lambda: study.resolver.network(trial.student), 0, "student", trial.student)
     network.register_parameter("idle", idle)

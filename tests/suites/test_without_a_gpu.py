@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdbench.data.base import Arrays, Split
 from kdbench.data.feed import Feed, open_feed
-from kdbench.engine.frozen import Teacher
+from kdbench.engine.frozen import FrozenTeacher
 from kdbench.engine.learner import Learner
 from kdbench.engine.stages import through
 from kdbench.method import DataSignature, Method
@@ -118,13 +118,15 @@ def network(resolver: Resolver, name: str) -> TappedModel:
 
 
 @pytest.fixture
-def teacher(study: Opened, gpu: None) -> Teacher:
+def teacher(study: Opened, gpu: None) -> FrozenTeacher:
     made = network(study.resolver, "resnet20").eval()
-    return Teacher(made, signature(made, "resnet20", (1, 8, 8)), TeacherUsed(key="", sha256="", top1=1.0, seconds=0.0))
+    return FrozenTeacher(
+        made, signature(made, "resnet20", (1, 8, 8)), TeacherUsed(key="", sha256="", top1=1.0, seconds=0.0)
+    )
 
 
 @pytest.fixture
-def learner(study: Opened, feed: Feed, teacher: Teacher, tmp_path: Path) -> Callable[[Method, str], Learner]:
+def learner(study: Opened, feed: Feed, teacher: FrozenTeacher, tmp_path: Path) -> Callable[[Method, str], Learner]:
     def make(method: Method, name: str) -> Learner:
         student = network(study.resolver, "resnet8")
         known = signature(student, "resnet8", (1, 8, 8))
@@ -146,7 +148,7 @@ def learner(study: Opened, feed: Feed, teacher: Teacher, tmp_path: Path) -> Call
     return make
 
 
-def train(learner: Learner, feed: Feed, teacher: Teacher) -> None:
+def train(learner: Learner, feed: Feed, teacher: FrozenTeacher) -> None:
     """An epoch of each stage."""
     trainer = learner.trainer
     for phase in through(trainer):

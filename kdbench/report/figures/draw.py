@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from kdbench.errors import PluginError
 from kdbench.hookspecs import FigureSpec
 from kdbench.report.figures.canvas import SETTINGS, inline, save
-from kdbench.report.parts import Part
+from kdbench.report.parts import PagePart
 from kdbench.report.study import Study
 
 
@@ -26,7 +26,9 @@ class Drawing:
     caption: str
 
 
-def draw(study: Study, folder: Path, figures: Sequence[Part[FigureSpec]]) -> tuple[dict[str, Drawing], dict[str, str]]:
+def draw(
+    study: Study, folder: Path, figures: Sequence[PagePart[FigureSpec]]
+) -> tuple[dict[str, Drawing], dict[str, str]]:
     """Draw what the results allow, write ``folder/<name>.svg`` and ``.png``, and return the page's drawings by name.
 
     The second dictionary contains, by name, why the figure of a plugin could not be drawn.
