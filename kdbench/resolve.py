@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import fnmatch
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -25,7 +24,6 @@ from kdbench.errors import (
     ModelError,
     PluginError,
     SuiteError,
-    did_you_mean,
     in_words,
     text_of,
 )
@@ -91,49 +89,6 @@ def _problems(
         return settings_of.resolve(offer.load(), {**offer.spec.presets, **settings}, frozenset(supplied))[1]
     except PluginError as error:
         return [("", str(error))]
-
-
-@dataclass(frozen=True)
-class Filters:
-    """Which trials of a suite are meant; empty means all."""
-
-    methods: Sequence[str] = ()
-    """Globs on a method's name or label."""
-    pairs: Sequence[str] = ()
-    """``teacher:student``."""
-    seeds: Sequence[int] = ()
-
-    def check(self, suite: Suite) -> None:
-        """Refuse a filter that nothing in the suite answers to."""
-        problems = []
-        names = {method.name for method in suite.methods} | {method.shown for method in suite.methods}
-        for glob in self.methods:
-            if not any(fnmatch.fnmatchcase(name, glob) for name in names):
-                problems.append(f"--method {glob}: no method of suite {suite.name}{did_you_mean(glob, names)}")
-        pairs = {pair.name for pair in suite.pairs}
-        problems += [
-            f"--pair {pair}: no pair of suite {suite.name}{did_you_mean(pair, pairs)}"
-            for pair in self.pairs
-            if pair not in pairs
-        ]
-        problems += [
-            f"--seed {seed}: no seed of suite {suite.name}; its seeds: {', '.join(map(str, suite.seeds))}"
-            for seed in self.seeds
-            if seed not in suite.seeds
-        ]
-        if problems:
-            raise SuiteError(problems)
-
-    def match(self, trial: Trial) -> bool:
-        """Whether a trial is meant."""
-        return (
-            (
-                not self.methods
-                or any(fnmatch.fnmatchcase(n, g) for g in self.methods for n in (trial.method, trial.label))
-            )
-            and (not self.pairs or trial.pair in self.pairs)
-            and (not self.seeds or trial.seed in self.seeds)
-        )
 
 
 @dataclass

@@ -121,9 +121,10 @@ def plan(
 ) -> None:
     """Show which trials of a suite are done, pending or skipped, and why."""
     from kdbench.opening import open_suite
-    from kdbench.resolve import Filters, with_results
+    from kdbench.resolve import with_results
     from kdbench.results import SuiteFolder
     from kdbench.results.why import explain
+    from kdbench.suite.filters import Filters
 
     opened = open_suite(suite, overrides=overrides or (), plugins=plugins or ())
     filters = Filters(methods or (), pairs or (), seeds or ())
@@ -202,10 +203,10 @@ def report(
 ) -> None:
     """Write the report of the results so far that match the current suite file."""
     from kdbench.report import naming
-    from kdbench.report.frame import Filters
     from kdbench.report.parts import parts_of
     from kdbench.report.render import render
     from kdbench.results import SuiteFolder
+    from kdbench.suite.filters import Filters
 
     filters = Filters(tuple(methods or ()), tuple(pairs or ()), tuple(seeds or ()))
     plan, base, registry = None, suite, None

@@ -8,9 +8,7 @@ than the current ones get the status ``stale``.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -21,6 +19,7 @@ from kdbench.report import wording
 from kdbench.results import EpochRecord, PlannedTrial, PlanRecord, SuiteFolder, TrialResult
 from kdbench.results.record import MAIN
 from kdbench.status import FINISHED, Status
+from kdbench.suite.filters import Filters
 from kdbench.suite.plan import PROTOCOL
 
 TEXT = (
@@ -57,43 +56,6 @@ COLUMNS = columns()
 """The columns without added metrics."""
 
 
-@dataclass(frozen=True)
-class Filters:
-    """Which trials to include; an empty filter includes all."""
-
-    methods: Sequence[str] = ()
-    """Shell patterns, each matched against a trial's label and its method's name."""
-    pairs: Sequence[str] = ()
-    """``teacher:student``."""
-    seeds: Sequence[int] = ()
-
-    def keeps(self, row: Mapping[Any, Any]) -> bool:
-        """Whether the trial described by ``row`` passes."""
-        names = (row["label"], row["method"])
-        return (
-            (not self.methods or any(fnmatchcase(n, glob) for n in names for glob in self.methods))
-            and (not self.pairs or f"{row['teacher']}:{row['student']}" in self.pairs)
-            and (not self.seeds or row["seed"] in self.seeds)
-        )
-
-    def select(self, trials: pd.DataFrame) -> pd.DataFrame:
-        """The rows that pass, with a new index."""
-        rows = trials[["label", "method", "teacher", "student", "seed"]].to_dict("records")
-        kept = pd.Series([self.keeps(row) for row in rows], index=trials.index, dtype=bool)
-        return trials[kept].reset_index(drop=True)
-
-    def without_methods(self) -> Filters:
-        """The same pairs and seeds, every method."""
-        return Filters(pairs=self.pairs, seeds=self.seeds)
-
-    def describe(self) -> str:
-        """The filters as command-line options; empty where there are none."""
-        options = [f"--method {glob}" for glob in self.methods]
-        options += [f"--pair {pair}" for pair in self.pairs]
-        options += [f"--seed {seed}" for seed in self.seeds]
-        return " ".join(options)
-
-
 def read_trials(folder: SuiteFolder, filters: Filters | None = None, plan: PlanRecord | None = None) -> pd.DataFrame:
     """One row per trial of ``plan``, or of the suite as last planned.
 
@@ -109,13 +71,19 @@ def read_trials(folder: SuiteFolder, filters: Filters | None = None, plan: PlanR
     plan = folder.plan if plan is None else plan
     planned = _planned(folder, plan)
     filters = filters or Filters()
-    if not any(filters.keeps(row.model_dump()) for row in planned):
+    if not any(map(filters.match, planned)):
         raise ResultsError(_nothing_passes(folder, filters, planned))
     added = added_metrics(plan)
     rows = [_row(folder, row) for row in planned]
     frame = _typed(pd.DataFrame(rows, columns=list(columns(added))), added)
     # Mark stale trials before filtering: the status must not depend on the filters.
-    return filters.select(_mark_superseded(_mark_stale(folder, frame, plan)))
+    return select(_mark_superseded(_mark_stale(folder, frame, plan)), filters)
+
+
+def select(trials: pd.DataFrame, filters: Filters) -> pd.DataFrame:
+    """The rows that ``filters`` mean, with a new index."""
+    meant = pd.Series([filters.match(row) for row in trials.itertuples()], index=trials.index, dtype=bool)
+    return trials[meant].reset_index(drop=True)
 
 
 def read_curves(folder: SuiteFolder, trials: pd.DataFrame) -> pd.DataFrame:
@@ -171,7 +139,7 @@ def _nothing_passes(folder: SuiteFolder, filters: Filters, planned: Sequence[Pla
     labels = {row.label for row in planned}
     pairs = {row.pair for row in planned}
     for glob in filters.methods:
-        if not any(Filters(methods=[glob]).keeps(row.model_dump()) for row in planned):
+        if not any(map(Filters(methods=[glob]).match, planned)):
             return f"{folder.path}: --method {glob}: no trial of this suite{did_you_mean(glob, labels)}"
     for pair in filters.pairs:
         if pair not in pairs:

@@ -10,8 +10,8 @@ import pandas as pd
 
 from kdbench.errors import ResultsError
 from kdbench.report import escape, wording
-from kdbench.report.frame import Filters
 from kdbench.status import FINISHED
+from kdbench.suite.filters import Filters
 from kdbench.suite.plan import content_hash
 
 LONGEST = 80

@@ -15,13 +15,13 @@ import kdbench
 from kdbench.errors import PluginError
 from kdbench.hookspecs import SectionSpec
 from kdbench.report import escape, made_from, naming, protocol, sections, wording
-from kdbench.report.frame import Filters
 from kdbench.report.parts import PagePart, PageParts, parts_of
 from kdbench.report.study import NO_PLAN, Study, read_study
 from kdbench.report.styles import INK, NEUTRAL
 from kdbench.report.verdict import verdicts
 from kdbench.results import PlanRecord, SuiteFolder, remove_leftovers, write_text
 from kdbench.status import Status
+from kdbench.suite.filters import Filters
 
 if TYPE_CHECKING:
     from kdbench.report.figures.draw import Drawing

@@ -12,11 +12,12 @@ import pandas as pd
 from kdbench.hookspecs import MetricSpec
 from kdbench.metrics import METRICS
 from kdbench.report import wording
-from kdbench.report.frame import Filters, added_metrics, method_order, pair_order, read_curves, read_trials
+from kdbench.report.frame import added_metrics, method_order, pair_order, read_curves, read_trials, select
 from kdbench.report.leaderboard import Overall, baseline, gain_over, leaderboard, overall
 from kdbench.report.styles import Style, styles
 from kdbench.results import PlanRecord, SuiteFolder
 from kdbench.status import FINISHED, Status
+from kdbench.suite.filters import Filters
 from kdbench.suite.plan import PROTOCOL
 from kdbench.suite.schema import BASELINES
 
@@ -143,7 +144,7 @@ def read_study(folder: SuiteFolder, filters: Filters | None = None, plan: PlanRe
     filters = filters or Filters()
     # Gains over a baseline are given even if the filters exclude it.
     everyone = read_trials(folder, filters.without_methods(), plan)
-    trials = filters.select(everyone)
+    trials = select(everyone, filters)
     if trials.empty:
         trials = read_trials(folder, filters, plan)  # raises with the reason
     plan = plan or folder.plan or NO_PLAN

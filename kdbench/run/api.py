@@ -26,13 +26,14 @@ from kdbench.plugins import Local, Registry
 from kdbench.report import frame, made_from, naming
 from kdbench.report.parts import parts_of
 from kdbench.report.study import NO_PLAN
-from kdbench.resolve import Filters, with_results
+from kdbench.resolve import with_results
 from kdbench.results import PlanRecord, SuiteFolder
 from kdbench.run.context import Context
 from kdbench.run.students import Students
 from kdbench.run.teachers import Teachers
 from kdbench.session import default_observers, only_one_run, registered, stop_at_signals
 from kdbench.status import UNFINISHED, Status
+from kdbench.suite.filters import Filters
 from kdbench.suite.plan import Plan, Trial, count
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Results:
 
     def to_frame(self) -> pd.DataFrame:
         """One row a trial of those asked for; accuracies in percent, times in seconds."""
-        return frame.read_trials(self.folder, _shown(self.filters), self.record)
+        return frame.read_trials(self.folder, self.filters, self.record)
 
     def __repr__(self) -> str:
         asked = [trial for trial in self.plan.trials if self.filters.match(trial)]
@@ -114,12 +115,12 @@ def run_suite(
     # Absolute at once: a plugin may change the working directory.
     output, report_dir = Path(output).absolute(), Path(report_dir).absolute()
     opened = open_suite(suite, overrides=overrides, plugins=plugins)
-    filters = Filters(methods, pairs, seeds)
+    filters = Filters(tuple(methods), tuple(pairs), tuple(seeds))
     filters.check(opened.suite)
     chosen_device = choose_device(device)
     folder = SuiteFolder(output, opened.suite.name)
     chosen_name = None if report_name is None else naming.one_folder(report_name)
-    report = report_dir / (chosen_name or naming.report_name(opened.report_name, (), _shown(filters)))
+    report = report_dir / (chosen_name or naming.report_name(opened.report_name, (), filters))
     for broken in opened.registry.broken:
         warn(f"plugin {broken}")
     for remark in opened.remarks:
@@ -205,7 +206,7 @@ class _Invocation:
             self.context.info.report,
             self.context.warn,
             record,
-            _shown(filters),
+            filters,
             self.context.opened.registry,
         )
         self.context.notify("kdbench_suite_finished", plan=plan, run=self.context.info, interrupted=interrupted)
@@ -221,20 +222,16 @@ class _Invocation:
         self.context.folder.write_plan(self.context.opened.record(plan).model_copy(update=last_run))
 
 
-def _shown(filters: Filters) -> frame.Filters:
-    return frame.Filters(tuple(filters.methods), tuple(filters.pairs), tuple(filters.seeds))
-
-
 def write_report(
     folder: SuiteFolder,
     report: Path,
     warn: Callable[[str], None],
     plan: PlanRecord | None = None,
-    filters: frame.Filters | None = None,
+    filters: Filters | None = None,
     registry: Registry | None = None,
 ) -> None:
     """Render the report of the results so far, unless it is up to date; a failure to do so loses no result."""
-    filters = filters or frame.Filters()
+    filters = filters or Filters()
     try:
         parts = parts_of(plan or folder.plan or NO_PLAN, registry)
         if made_from.is_current(report, made_from.digest(folder, plan=plan, filters=filters.describe(), parts=parts)):

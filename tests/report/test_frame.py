@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from kdbench.errors import ResultsError
-from kdbench.report.frame import COLUMNS, Filters, method_order, pair_order, read_curves, read_trials
+from kdbench.report.frame import COLUMNS, method_order, pair_order, read_curves, read_trials
 from kdbench.results import SuiteFolder, TrialFolder, write_json
+from kdbench.suite.filters import Filters
 
 
 def one(trials: pd.DataFrame, label: str, seed: int, pair: str = "resnet20:resnet8") -> pd.Series:

@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from kdbench.report.frame import Filters
 from kdbench.report.leaderboard import COLUMNS, columns, leaderboard
 from kdbench.report.render import markdown
 from kdbench.report.study import Study, read_study
 from kdbench.report.styles import INK, NEUTRAL, PALETTE
 from kdbench.report.verdict import verdicts
 from kdbench.results import SuiteFolder
+from kdbench.suite.filters import Filters
 
 NONE, KD, VID = (70.0, 71.0, 72.0), (72.0, 72.5, 73.5), (72.1, 72.3, 73.9)
 
