@@ -17,7 +17,7 @@ from kdbench.results import PlanRecord
 from kdbench.suite import load, plausible
 from kdbench.suite.plan import Plan
 from kdbench.suite.schema import Suite
-from kdbench.suite.tables import Tables
+from kdbench.suite.tables import Tables, split_override
 from kdbench.words import shown
 
 
@@ -41,7 +41,7 @@ class Opened:
         """What the report of the suite, unfiltered and with these overrides, is called."""
         from kdbench.report.naming import report_name  # pandas, which a plan does not need
 
-        renamed = any(override.partition("=")[0].strip() == "name" for override in self.overrides)
+        renamed = any(split_override(override)[0] == "name" for override in self.overrides)
         base = self.suite.name if renamed else load.report_name(self.given, self.suite.name)
         return report_name(base, self.overrides)
 

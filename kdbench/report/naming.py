@@ -13,6 +13,7 @@ from kdbench.report import escape, wording
 from kdbench.status import FINISHED
 from kdbench.suite.filters import Filters
 from kdbench.suite.plan import content_hash
+from kdbench.suite.tables import split_override
 
 LONGEST = 80
 
@@ -27,7 +28,7 @@ def report_name(base: str, overrides: Sequence[str] = (), filters: Filters | Non
     'digits--recipe.epochs=2--method=none+kd'
     """
     filters = filters or Filters()
-    pairs = [(key.strip(), value.strip()) for key, _, value in (override.partition("=") for override in overrides)]
+    pairs = [(key, value.strip()) for key, value in map(split_override, overrides)]
     # `base` is already the name of the results. Sort by key only: of two values of a key, the last one applies.
     changes = [f"{key}={value}" for key, value in sorted(pairs, key=lambda pair: pair[0]) if key != "name"]
     chosen = {"method": filters.methods, "pair": filters.pairs, "seed": filters.seeds}

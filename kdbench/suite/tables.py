@@ -336,15 +336,25 @@ def _overridden(tables: Tables, overrides: Sequence[str]) -> Tables:
     return tables
 
 
-def _override(tables: Tables, override: str) -> Location:
-    """Apply ``KEY=VALUE``; returns the location of the changed entry."""
+def split_override(override: str) -> tuple[str, str]:
+    """The key and the value of ``KEY=VALUE``. Raises ``SuiteError`` where one of them is missing.
+
+    >>> split_override("recipe.epochs = 3")
+    ('recipe.epochs', ' 3')
+    """
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise SuiteError([f"--set {override}: must be KEY=VALUE, as in recipe.epochs=3"])
+    return key.strip(), text
+
+
+def _override(tables: Tables, override: str) -> Location:
+    """Apply ``KEY=VALUE``; returns the location of the changed entry."""
+    key, text = split_override(override)
     value = _value(text)
-    _check_size({"": value}, lambda location: f"{tables.path}: {key.strip()}")
+    _check_size({"": value}, lambda location: f"{tables.path}: {key}")
     place: Any = tables
-    parts = [quoted or bare for quoted, bare in _KEY_PART.findall(key.strip())]
+    parts = [quoted or bare for quoted, bare in _KEY_PART.findall(key)]
     found: list[int | str] = []
     for depth, part in enumerate(parts):
         last = depth == len(parts) - 1
