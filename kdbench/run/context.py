@@ -10,7 +10,8 @@ import torch
 
 from kdbench import additions
 from kdbench.data.base import Arrays
-from kdbench.data.feed import Feed, channel_statistics, open_feed
+from kdbench.data.feed import Feed
+from kdbench.data.open import channel_statistics, open_feed
 from kdbench.data.splits import limit
 from kdbench.engine.added import AddedMetrics
 from kdbench.engine.device import Precision

@@ -10,7 +10,9 @@ import torch
 
 from kdbench.data.augment import AugmentationStep
 from kdbench.data.base import Arrays, DataFacts, Split
-from kdbench.data.feed import Feed, Minibatch, ResidentFeed, open_feed
+from kdbench.data.feed import Feed, Minibatch
+from kdbench.data.open import open_feed
+from kdbench.data.resident import ResidentFeed
 from kdbench.errors import DataError
 from kdbench.parts import Parts
 from kdbench.recipe import Recipe
@@ -192,7 +194,7 @@ def test_feeds_share_the_data_on_the_device(arrays: Arrays) -> None:
 
 
 def test_the_device_copy_goes_with_the_data(arrays: Arrays) -> None:
-    from kdbench.data import feed as module
+    from kdbench.data import resident as module
 
     gc.collect()
     count = len(module._placed)

@@ -11,8 +11,9 @@ from PIL import Image
 
 from kdbench.data.augment import AugmentationStep
 from kdbench.data.base import Arrays
-from kdbench.data.feed import Feed, Minibatch, open_feed
+from kdbench.data.feed import Feed, Minibatch
 from kdbench.data.imagenet import ImageNet
+from kdbench.data.open import open_feed
 from kdbench.data.splits import limit
 from kdbench.data.stream import StreamedFeed
 from kdbench.errors import DataError

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from kdbench.data.digits import Digits
-from kdbench.data.feed import Feed, open_feed
+from kdbench.data.feed import Feed
+from kdbench.data.open import open_feed
 from kdbench.data.splits import limit, limit_facts
 from kdbench.engine.cohort import Lockstep
 from kdbench.engine.frozen import FrozenTeacher

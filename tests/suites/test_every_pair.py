@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from kdbench.data.base import Arrays, Split
-from kdbench.data.feed import Feed, open_feed
+from kdbench.data.feed import Feed
+from kdbench.data.open import open_feed
 from kdbench.engine.cohort import Lockstep
 from kdbench.engine.frozen import FrozenTeacher
 from kdbench.engine.learner import Learner

@@ -21,7 +21,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdbench.data.base import Arrays, Split
-from kdbench.data.feed import Feed, open_feed
+from kdbench.data.feed import Feed
+from kdbench.data.open import open_feed
 from kdbench.engine.frozen import FrozenTeacher
 from kdbench.engine.learner import Learner
 from kdbench.engine.stages import through
