@@ -165,8 +165,8 @@ def _states(trials: Sequence[Trial]) -> str:
 
 
 def _plan_summary(chosen: Plan, everything: Plan, folder: Any, n_train: int) -> Iterable[str]:
+    from kdbench.results.cost import hours, steps
     from kdbench.status import UNFINISHED
-    from kdbench.suite.cost import hours, steps
     from kdbench.suite.plan import count
 
     states = ", ".join(f"{n} {state}" for state, n in count(chosen.trials).items())

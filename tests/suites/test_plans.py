@@ -10,8 +10,8 @@ import pytest
 from kdbench.engine.schedule import learning_rate
 from kdbench.errors import DataError
 from kdbench.parts import Parts
+from kdbench.results.cost import steps
 from kdbench.run import Opened, open_suite
-from kdbench.suite.cost import steps
 from kdbench.suite.load import pair_recipe, shipped
 from kdbench.suite.plan import count
 

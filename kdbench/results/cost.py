@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from statistics import mean
 
 from kdbench.recipe import batch_sizes
-from kdbench.results import SuiteFolder
+from kdbench.results.folder import SuiteFolder
 from kdbench.suite.plan import Trial
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from kdbench.recipe import Recipe
 from kdbench.results import Cost, DataUsed, Environment, SuiteFolder, TrialRecord
+from kdbench.results.cost import hours, steps
 from kdbench.status import Status
-from kdbench.suite.cost import hours, steps
 from kdbench.suite.plan import Origin, TeacherPlan, Trial
 
 RECIPE = Recipe(epochs=10, batch_size=64)
