@@ -30,7 +30,7 @@ from kdbench.errors import (
 from kdbench.hookspecs import Spec
 from kdbench.isolation import Originals, contained, restored
 from kdbench.method import DataSignature, Method, Signature, members_made_by, set_up
-from kdbench.models.base import TappedModel, contract_problems
+from kdbench.models.base import TappedModel, contract_problems, from_offer
 from kdbench.models.shapes import on_meta, planned_signature
 from kdbench.models.weights import load_weights
 from kdbench.parts import Parts
@@ -166,9 +166,8 @@ class Resolver:
     def network(self, name: str, recipe: Recipe | None = None, weights: str | None = None) -> TappedModel:
         """A network by name, freshly initialised or with the given weights."""
         offer = self.registry.model(name)
-        build = offer.load()
         extra: dict[str, Any] = {}
-        known = settings_of.read_by_import(build).settings
+        known = settings_of.read_by_import(offer.load()).settings
         if recipe is not None and recipe.drop_path:
             if "drop_path" not in known:
                 raise ModelError(f"recipe.drop_path: {name} has no stochastic depth; set it to 0 for its pair")
@@ -177,8 +176,7 @@ class Resolver:
         by_itself = weights is not None and "weights" in known
         if by_itself:
             extra["weights"] = weights
-        arguments = {"classes": self.facts.classes, "image_shape": self.facts.image_shape}
-        network = cast(TappedModel, build(**arguments, **offer.spec.presets, **extra))
+        network = from_offer(offer, classes=self.facts.classes, image_shape=self.facts.image_shape, **extra)
         if problems := contract_problems(network):
             raise ModelError(f"model '{name}' of {offer.provider}: {'; '.join(problems)} (docs/writing-a-model.md)")
         if weights is not None and not by_itself:

@@ -15,6 +15,7 @@ from kdbench.report.figures.canvas import GRID, NARROW, PAPER, WIDTH, axis_label
 from kdbench.report.strip import limits
 from kdbench.report.study import Study
 from kdbench.report.styles import Style
+from kdbench.results.record import MAIN
 
 HIGHLIGHTED = 8
 """With more methods, only the best ones and the baselines are labelled."""
@@ -23,7 +24,7 @@ HIGHLIGHTED = 8
 def curves(study: Study) -> tuple[Figure, str] | None:
     """Test top-1 by epoch; one panel per pair."""
     records = study.curves
-    records = records[(records["stage"] == "main") & records["top1"].notna()]
+    records = records[(records["stage"] == MAIN) & records["top1"].notna()]
     pairs = [pair for pair in study.pairs if pair in set(records["pair"])]
     if not pairs:
         return None

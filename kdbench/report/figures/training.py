@@ -14,6 +14,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from kdbench.report.figures.canvas import NARROW, WIDTH, axis_labels, over_seeds, panels, set_names
 from kdbench.report.study import Study
 from kdbench.report.styles import INK, PALETTE
+from kdbench.results.record import MAIN
 
 STYLES: tuple[str, ...] = ("-", "--", ":", "-.")
 LOGARITHMIC = 30.0
@@ -24,7 +25,7 @@ TERM = "term_"
 def terms(study: Study) -> tuple[Figure, str] | None:
     """Training loss and its terms in the main stage; one panel per method."""
     records = study.curves
-    made = _figure(study, records[records["stage"] == "main"])
+    made = _figure(study, records[records["stage"] == MAIN])
     if made is None:
         return None
     return (
@@ -37,7 +38,7 @@ def terms(study: Study) -> tuple[Figure, str] | None:
 def stages(study: Study) -> tuple[Figure, str] | None:
     """Training loss and its terms in the stages before the main one; one panel per method and stage."""
     records = study.curves
-    made = _figure(study, records[records["stage"] != "main"])
+    made = _figure(study, records[records["stage"] != MAIN])
     if made is None:
         return None
     return (
@@ -69,7 +70,7 @@ def _figure(study: Study, records: pd.DataFrame) -> Figure | None:
     figure, drawn = panels(len(groups), columns, 2.3, width=WIDTH if columns > 2 else NARROW)
     for axes, (label, stage, mine) in zip(drawn, groups, strict=True):
         _panel(axes, study.pairs, mine)
-        axes.set_title(label if stage == "main" else f"{label}: {stage}")
+        axes.set_title(label if stage == MAIN else f"{label}: {stage}")
     axis_labels(drawn, columns, "epoch", "loss")
     return figure
 
