@@ -81,7 +81,7 @@ def compare_golden(registry: Registry, device: torch.device) -> Iterator[Agreeme
     offered: Iterable[Sequence[GoldenSpec]] = registry.manager.hook.kdbench_golden()
     for spec in itertools.chain.from_iterable(offered):
         for case, pairs in _computed(spec, device):
-            differences = {name: relative_difference(*pair) for name, pair in pairs.items()}
+            differences = {name: deviation(*pair) for name, pair in pairs.items()}
             loss = differences.pop("loss")
             yield Agreement(case, loss, max(differences.values(), default=0.0))
 
@@ -93,7 +93,7 @@ def _computed(spec: GoldenSpec, device: torch.device) -> Iterator[tuple[str, Map
         raise PluginError(f"golden vectors of '{spec.name}': {type(error).__name__}: {error}") from error
 
 
-def relative_difference(found: Tensor, expected: Tensor) -> float:
+def deviation(found: Tensor, expected: Tensor) -> float:
     """max |found - expected| / max |expected|; infinite where the shapes differ or a value is not finite."""
     if found.shape != expected.shape or not found.isfinite().all():
         return float("inf")

@@ -42,8 +42,8 @@ SKIPPED = Trained("a:b", "ab", Status("skipped"), "ab needs pre-activation taps;
         ([2.0], [2.0, 1.0], float("inf")),
     ],
 )
-def test_relative_difference(found: list[float], expected: list[float], difference: float) -> None:
-    assert selftest.relative_difference(torch.tensor(found), torch.tensor(expected)) == pytest.approx(difference)
+def test_deviation(found: list[float], expected: list[float], difference: float) -> None:
+    assert selftest.deviation(torch.tensor(found), torch.tensor(expected)) == pytest.approx(difference)
 
 
 @pytest.mark.parametrize(("loss", "gradient", "passed"), [(1e-9, 1e-9, True), (2e-9, 0, False), (0, 2e-9, False)])

@@ -28,7 +28,7 @@ import hashlib
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from torch import Tensor, nn
 from kdbench.errors import ModelError
 from kdbench.models.base import TappedModel
 from kdbench.results import write_atomically
+from kdbench.words import listed
 
 _CONTAINERS = ("model", "state_dict", "net", "model_state_dict")
 _WRAPPERS = ("module.", "_orig_mod.")
@@ -72,7 +73,7 @@ def assign_weights(model: TappedModel, state: Mapping[str, Tensor], path: Path) 
     unexpected = [name for name in given if name not in known]
     if missing or unexpected:
         parts = [("missing", missing), ("unexpected", unexpected)]
-        found = ", ".join(f"{what} {_some(names)}" for what, names in parts if names)
+        found = ", ".join(f"{what} {listed(names, _SHOWN)}" for what, names in parts if names)
         raise ModelError(f"{path}: the weights are not those of this {type(model).__name__}: {found}")
     for name, tensor in given.items():
         if name in own and tensor.shape != own[name].shape:
@@ -98,7 +99,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     state = _find_state(content)
     if state is None:
         held = (
-            f"holds {_some(sorted(map(str, content))) or 'nothing'}"
+            f"holds {listed(sorted(map(str, content)), _SHOWN) or 'nothing'}"
             if isinstance(content, Mapping)
             else "is no dictionary"
         )
@@ -145,12 +146,6 @@ def _find_state(content: Any) -> dict[str, Tensor] | None:
     if not content or not all(isinstance(value, Tensor) for value in content.values()):
         return None
     return dict(content)
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_SHOWN])
-    rest = len(names) - _SHOWN
-    return f"{shown} and {rest} more" if rest > 0 else shown
 
 
 def _shape(tensor: Tensor) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kdbench.results import EpochRecord, TrialRecord, TrialResult
+from kdbench.results.compare import leaves
 
 # MLflow's limits (mlflow.utils.validation) for the names of all entries, and for values.
 NAME_LIMIT = 250
@@ -46,19 +47,10 @@ def entry_value(value: Any, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of nested tables, under dotted names; lists are leaves."""
-    for name, value in content.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
 def parameters(trial: TrialRecord) -> dict[str, str]:
     """What decides a trial's outcome: settings, recipe and data, and no label."""
     entries = trial.model_dump(include={"method", "teacher", "student", "seed", "protocol"})
-    entries |= dict(flatten(trial.model_dump(include={"settings", "recipe", "data"})))
+    entries |= dict(leaves(trial.model_dump(include={"settings", "recipe", "data"})))
     return {entry_name(name): entry_value(value, PARAMETER_LIMIT) for name, value in entries.items()}
 
 

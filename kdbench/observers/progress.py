@@ -21,10 +21,10 @@ LINES_PER_COHORT = 10
 SECONDS_BETWEEN_LINES = 60.0
 
 
-def duration(seconds: float | None) -> str:
+def clock_time(seconds: float | None) -> str:
     """``mm:ss``, from an hour on ``h:mm:ss``.
 
-    >>> duration(61), duration(3661), duration(None)
+    >>> clock_time(61), clock_time(3661), clock_time(None)
     ('01:01', '1:01:01', '--:--')
     """
     if seconds is None:
@@ -101,8 +101,8 @@ def time_left(seconds: Sequence[float]) -> str:
     """``00:41 left``, or ``00:41 left (02:03 in all)`` where the run's time is known and more."""
     if not seconds:
         return "--:-- left"
-    rest = f" ({duration(seconds[1])} in all)" if len(seconds) > 1 and seconds[1] > seconds[0] + 1 else ""
-    return f"{duration(seconds[0])} left{rest}"
+    rest = f" ({clock_time(seconds[1])} in all)" if len(seconds) > 1 and seconds[1] > seconds[0] + 1 else ""
+    return f"{clock_time(seconds[0])} left{rest}"
 
 
 def split_shown(selection: str | None) -> str:
@@ -169,7 +169,7 @@ class ProgressObserver:
         """Print a summary."""
         self.close()
         states = ", ".join(f"{number} {state}" for state, number in count(plan.trials).items())
-        spent = "" if self._began is None else f" in {duration(self._clock() - self._began)}"
+        spent = "" if self._began is None else f" in {clock_time(self._clock() - self._began)}"
         now = f"; {self._trained} trained now" if 0 < self._trained < count(plan.trials).get(Status.DONE, 0) else ""
         self._say([f"{plan.suite.name}: {'stopped early; ' if interrupted else ''}{states}{now}{spent}"])
 

@@ -34,9 +34,18 @@ def differences(one: TrialRecord | None, other: TrialRecord | None) -> dict[str,
 
 def changes(one: Mapping[str, Any], other: Mapping[str, Any]) -> Changes:
     """The leaves of nested tables that differ, in the order of their keys; lists are leaves."""
-    before, after = dict(_leaves(one)), dict(_leaves(other))
+    before, after = dict(leaves(one)), dict(leaves(other))
     keys = sorted(before.keys() | after.keys())
     return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
+
+
+def leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested tables, under dotted names; lists are leaves."""
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def compare(one: Path, other: Path) -> dict[str, dict[str, Any]]:
@@ -98,11 +107,3 @@ def _part(record: Record | None, keys: tuple[str, ...]) -> dict[str, Any]:
 
 def _prefixed(prefix: str, content: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{prefix}_{key}": value for key, value in content.items()}
-
-
-def _leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in content.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from kdbench.hookspecs import hookimpl
-from kdbench.observers.progress import ProgressObserver, duration, in_columns, time_left
+from kdbench.observers.progress import ProgressObserver, clock_time, in_columns, time_left
 from kdbench.results import Cost, DataUsed, Environment, EpochRecord, TeacherRecord, TeacherResult
 from kdbench.status import Status
 
@@ -47,12 +47,12 @@ def train(run: Any, trials: list[Any], epochs: int, clock: Any, seconds: float =
 @pytest.mark.parametrize(
     ("seconds", "shown"), [(0, "00:00"), (41.4, "00:41"), (125, "02:05"), (3661, "1:01:01"), (-3, "00:00")]
 )
-def test_duration(seconds: float, shown: str) -> None:
-    assert duration(seconds) == shown
+def test_clock_time(seconds: float, shown: str) -> None:
+    assert clock_time(seconds) == shown
 
 
-def test_duration_unknown() -> None:
-    assert duration(None) == "--:--"
+def test_clock_time_unknown() -> None:
+    assert clock_time(None) == "--:--"
 
 
 def test_time_left() -> None:
