@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
+from kdbench import atomic
 from kdbench.errors import DataError
 
 T = TypeVar("T")
@@ -34,13 +35,8 @@ def cache_folder() -> Path:
 def write_checked(path: Path, content: Any) -> None:
     """Write JSON atomically, after a first line that holds its SHA-256. Raises ``OSError``."""
     body = json.dumps(content)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(f"{hashlib.sha256(body.encode()).hexdigest()}\n{body}\n", encoding="ascii")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    text = f"{hashlib.sha256(body.encode()).hexdigest()}\n{body}\n"
+    atomic.write(path, lambda temporary: temporary.write_text(text, encoding="ascii"))
 
 
 def read_checked(path: Path) -> Any:

@@ -13,8 +13,9 @@
 Every file is written under a temporary name and renamed, so a reader never sees half of one.
 """
 
+from kdbench.atomic import remove_leftovers
 from kdbench.results.code import store_code, stored_code
-from kdbench.results.files import parse_json, remove_leftovers, write_atomically, write_json, write_text
+from kdbench.results.files import parse_json, write_atomically, write_json, write_text
 from kdbench.results.find import again, find_folder
 from kdbench.results.folder import TEACHERS, AnyFolder, SuiteFolder, TeacherFolder, TrialFolder
 from kdbench.results.record import (

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import ValidationError
 
+from kdbench.atomic import remove_leftovers
 from kdbench.errors import ResultsError, TrialError
 from kdbench.results import record
 from kdbench.results.files import (
@@ -19,7 +20,6 @@ from kdbench.results.files import (
     parse_json,
     read_bytes,
     remove,
-    remove_leftovers,
     stamp,
     write_json,
     write_text,
