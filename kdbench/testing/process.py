@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from kdbench.isolation import restored
+
 
 def state() -> dict[str, Any]:
     """Each value by what it is called in a message."""
@@ -32,20 +34,11 @@ def state() -> dict[str, Any]:
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Restore the state on leaving."""
-    before = state()
+    """Restore on leaving what :mod:`kdbench.isolation` guards, and the streams of ``random`` and ``numpy.random``."""
+    of_python, of_numpy = random.getstate(), np.random.get_state()
     try:
-        yield
+        with restored():
+            yield
     finally:
-        torch.set_default_dtype(before["the default dtype"])
-        if torch.get_default_device() != before["the default device"]:
-            torch.set_default_device(before["the default device"])
-        torch.set_grad_enabled(before["grad mode"])
-        torch.set_autocast_enabled("cpu", before["autocast"])
-        torch.set_num_threads(before["the number of threads"])
-        torch.set_float32_matmul_precision(before["the precision of float32 products"])
-        torch.use_deterministic_algorithms(before["deterministic algorithms"])
-        torch.backends.cudnn.benchmark = before["cudnn.benchmark"]
-        random.setstate(before["the stream of random"])
-        np.random.set_state(pickle.loads(before["the stream of numpy.random"]))
-        os.chdir(before["the working folder"])
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
