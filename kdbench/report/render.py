@@ -175,6 +175,8 @@ def _head(study: Study) -> dict[str, Any]:
         "question": study.suite.get("question") or study.name,
         "facts": protocol.facts(study),
         "filters": study.filters.describe(),
+        # A reader of the page alone must not take a shortened run for the suite.
+        "overrides": " ".join(f"--set {override}" for override in study.plan.overrides),
         "warnings": protocol.teacher_warnings(study),
     }
 

@@ -331,3 +331,16 @@ def test_the_validation_accuracy_that_selects_is_in_every_table(runs: Callable[.
     pairs = path.read_text(encoding="utf-8").split('id="pairs"')[1].split("</section>")[0]
     assert "validation, %" in pairs
     assert "69.50" in pairs
+
+
+def test_a_page_of_a_changed_suite_says_so_at_its_head(runs: Callable[..., Any], tmp_path: Path) -> None:
+    suite = runs()
+    suite.teacher("resnet20", 80.0)
+    suite.done("resnet20", "resnet8", "none", 0, 70.0)
+    path = render(suite.write(overrides=("recipe.epochs=2", "data.train_limit=<9>")), tmp_path, plots=False)
+    said = "The suite was changed by: --set recipe.epochs=2 --set data.train_limit=<9>"
+    words = Page(path.read_text(encoding="utf-8")).words
+    assert said in words
+    assert words.index(said) < words.index("Verdict")
+    assert "`--set recipe.epochs=2 --set data.train_limit=<9>`" in (path.parent / "leaderboard.md").read_text()
+    assert "was changed by" not in render(suite.write(), tmp_path / "other", plots=False).read_text(encoding="utf-8")

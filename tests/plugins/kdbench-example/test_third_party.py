@@ -18,12 +18,18 @@ SUITE = """
 name = "stranger"
 question = "Does a stranger's loss train?"
 seeds = [0]
+metrics = ["brier"]
+sections = ["leaders"]
+figures = ["calibration"]
 
 [data]
 name = "digits"
 
 [recipe]
 epochs = 30
+optimizer = { name = "signum", beta = 0.8 }
+lr = 0.001
+augmentation = ["brightness"]
 
 [[pairs]]
 teacher = "resnet8"
@@ -104,6 +110,25 @@ def test_it_gets_a_row_in_the_leaderboard(python: Path, tmp_path: Path) -> None:
     assert re.fullmatch(r"[0-9a-f]{64}", content["fingerprint"])
     assert [path.name for path in trial.parent.glob("source/method/**/standardised_kd.py")] == ["standardised_kd.py"]
     assert content["settings"] == {"temperature": 2.0, "ce_weight": 0.1, "kd_weight": 9.0}
+    assert content["recipe"]["optimizer"] == {"name": "signum", "beta": 0.8}
+    assert content["recipe"]["augmentation"] == [{"name": "brightness", "most": 0.2}]
+    assert content["part_sources"].keys() == {"optimizer", "augmentation.brightness"}
+    assert [path.name for path in trial.parent.glob("source/optimizer/**/training.py")] == ["training.py"]
+    assert 0 < float(row["brier_mean"]) < 2
+    page = (tmp_path / "reports" / "stranger" / "index.html").read_text()
+    leader = max(rows.values(), key=lambda row: float(row["top1_mean"]))["label"]
+    assert f"<li>resnet8 → resnet8: {leader}</li>" in page
+    assert "Brier score against accuracy" in page
+    assert (tmp_path / "reports" / "stranger" / "plots" / "calibration.svg").is_file()
+
+
+@pytest.mark.parametrize("kind", ["optimizers", "augmentations", "metrics", "sections", "figures"])
+def test_its_other_parts_are_listed(python: Path, tmp_path: Path, kind: str) -> None:
+    rows = json.loads(call(python, "-m", "kdbench", "list", kind, "--json", folder=tmp_path))
+    names = {"optimizers": "signum", "augmentations": "brightness", "metrics": "brier", "sections": "leaders"}
+    [row] = [row for row in rows if row["name"] == names.get(kind, "calibration")]
+    assert (row["distribution"], row["version"]) == ("kdbench-example", "0.1.0")
+    assert row["summary"]
 
 
 def test_its_own_tests_pass(python: Path, tmp_path: Path) -> None:
