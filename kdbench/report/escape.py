@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Prefixes that spreadsheets read as a formula (https://owasp.org/www-community/attacks/CSV_Injection).
 # The last four are the wide forms of = + - @, which some spreadsheets read the same way.
@@ -20,6 +22,8 @@ _LINE_START = re.compile(r"^(?:[#+=\-\[]|\d+(?=[.)](?:\s|$)))")
 
 def without_formulas(frame: pd.DataFrame) -> pd.DataFrame:
     """The table with an apostrophe before each text that a spreadsheet would read as a formula."""
+    import pandas as pd
+
     texts = [name for name in frame.columns if pd.api.types.is_string_dtype(frame[name].dtype)]
     return frame.assign(**{name: [_harmless(value) for value in frame[name]] for name in texts})
 

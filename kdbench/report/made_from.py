@@ -10,8 +10,7 @@ from typing import Any
 
 import kdbench
 from kdbench.report.parts import PageParts, parts_of
-from kdbench.report.study import NO_PLAN
-from kdbench.results import PlanRecord, SuiteFolder
+from kdbench.results import NO_PLAN, PlanRecord, SuiteFolder
 from kdbench.status import Status
 
 FILES = ("trials.csv", "leaderboard.csv", "leaderboard.md", "index.html")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from kdbench.errors import ResultsError
 from kdbench.report import escape, wording
@@ -14,6 +13,9 @@ from kdbench.status import FINISHED
 from kdbench.suite.filters import Filters
 from kdbench.suite.plan import content_hash
 from kdbench.suite.tables import split_override
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LONGEST = 80
 
@@ -53,6 +55,8 @@ def one_folder(name: str) -> str:
 
 def lost(report: Path, trials: pd.DataFrame) -> str:
     """A message about finished trials in the previous report of this folder that ``trials`` lack; empty if none."""
+    import pandas as pd
+
     keys = ["teacher", "student", "label", "seed"]
     # Without types, a label such as "1" would be read as a number and match no label.
     types = dict.fromkeys(["id", *keys, "status"], str) | {"seed": int}

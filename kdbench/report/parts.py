@@ -9,16 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from kdbench import additions, plugins
 from kdbench.errors import PluginError, in_words
 from kdbench.hookspecs import KINDS, FigureSpec, SectionSpec
 from kdbench.plugins import Offer, Registry
-from kdbench.report.study import Study
 from kdbench.results import PlanRecord
 from kdbench.sources import FIRST_PARTY
 from kdbench.words import one_line
+
+if TYPE_CHECKING:
+    from kdbench.report.study import Study
 
 PartSpec = TypeVar("PartSpec", SectionSpec, FigureSpec)
 Made = TypeVar("Made")

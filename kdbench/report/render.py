@@ -16,10 +16,10 @@ from kdbench.errors import PluginError
 from kdbench.hookspecs import SectionSpec
 from kdbench.report import escape, made_from, naming, protocol, sections, wording
 from kdbench.report.parts import PagePart, PageParts, parts_of
-from kdbench.report.study import NO_PLAN, Study, read_study
+from kdbench.report.study import Study, read_study
 from kdbench.report.styles import INK, NEUTRAL
 from kdbench.report.verdict import verdicts
-from kdbench.results import PlanRecord, SuiteFolder, remove_leftovers, write_text
+from kdbench.results import NO_PLAN, PlanRecord, SuiteFolder, remove_leftovers, write_text
 from kdbench.status import Status
 from kdbench.suite.filters import Filters
 

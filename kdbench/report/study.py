@@ -15,14 +15,10 @@ from kdbench.report import wording
 from kdbench.report.frame import added_metrics, method_order, pair_order, read_curves, read_trials, select
 from kdbench.report.leaderboard import Overall, baseline, gain_over, leaderboard, overall
 from kdbench.report.styles import Style, styles
-from kdbench.results import PlanRecord, SuiteFolder
+from kdbench.results import NO_PLAN, PlanRecord, SuiteFolder
 from kdbench.status import FINISHED, Status
 from kdbench.suite.filters import Filters
-from kdbench.suite.plan import PROTOCOL
 from kdbench.suite.schema import BASELINES
-
-NO_PLAN = PlanRecord(protocol=PROTOCOL)
-"""Used if the plan is missing."""
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from numbers import Real
+from typing import TYPE_CHECKING
 
-from kdbench.report.stats import Estimate
 from kdbench.words import plural as plural  # re-exported for templates and the other modules
+
+if TYPE_CHECKING:
+    from kdbench.report.stats import Estimate
 
 DASH = "–"
 MINUS = "−"

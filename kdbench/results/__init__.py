@@ -20,6 +20,7 @@ from kdbench.results.find import again, find_folder
 from kdbench.results.folder import TEACHERS, AnyFolder, SuiteFolder, TeacherFolder, TrialFolder
 from kdbench.results.record import (
     MAIN,
+    NO_PLAN,
     Best,
     Cost,
     DataUsed,
@@ -39,6 +40,7 @@ from kdbench.results.record import (
 
 __all__ = [
     "MAIN",
+    "NO_PLAN",
     "TEACHERS",
     "AnyFolder",
     "Best",

@@ -454,6 +454,10 @@ class PlanRecord(Record):
         )
 
 
+NO_PLAN = PlanRecord(protocol=PROTOCOL)
+"""Used by reports of a folder without a plan."""
+
+
 def taken_names() -> frozenset[str]:
     """What no further metric may be called: the names of records' fields, and of columns that join two of them."""
     fields: set[str] = set()

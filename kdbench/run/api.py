@@ -23,11 +23,10 @@ from kdbench.hookspecs import RunInfo
 from kdbench.observers.notify import Notifier
 from kdbench.opening import open_suite
 from kdbench.plugins import Local, Registry
-from kdbench.report import frame, made_from, naming
+from kdbench.report import made_from, naming
 from kdbench.report.parts import parts_of
-from kdbench.report.study import NO_PLAN
 from kdbench.resolve import with_results
-from kdbench.results import PlanRecord, SuiteFolder
+from kdbench.results import NO_PLAN, PlanRecord, SuiteFolder
 from kdbench.run.context import Context
 from kdbench.run.students import Students
 from kdbench.run.teachers import Teachers
@@ -67,6 +66,9 @@ class Results:
 
     def to_frame(self) -> pd.DataFrame:
         """One row a trial of those asked for; accuracies in percent, times in seconds."""
+        # Imported here: pandas and scipy take a second, which a finished suite does not need.
+        from kdbench.report import frame
+
         return frame.read_trials(self.folder, self.filters, self.record)
 
     def __repr__(self) -> str:

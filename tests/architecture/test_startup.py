@@ -132,3 +132,33 @@ def test_a_second_plan_builds_no_network(tmp_path: Path, monkeypatch: pytest.Mon
     assert loaded_then & {"timm", "kdbench.models.resnet"} == set()
     assert first == then
     assert "6 skipped" in first
+
+
+SMALL = """
+name = "small"
+question = "Does a finished suite end at once?"
+seeds = [0]
+[data]
+name = "digits"
+train_limit = 64
+test_limit = 10
+[recipe]
+epochs = 1
+[[pairs]]
+teacher = "resnet8"
+student = "resnet8"
+[[methods]]
+name = "none"
+"""
+
+
+def test_a_finished_run_reads_no_table_and_builds_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDBENCH_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "small.toml").write_text(SMALL)
+    unneeded = COMPILER | {"timm", "torchvision", "mlflow", "matplotlib", "pandas", "scipy"}
+    arguments = ["run", "small.toml", "--tracking-uri", "none"]
+    code, modules, printed = run(arguments, tmp_path)
+    assert (code, "pandas" in modules) == (0, True), printed
+    code, modules, printed = run(arguments, tmp_path)
+    assert (code, modules & unneeded) == (0, set())
+    assert "small: 1 done" in printed

@@ -20,8 +20,8 @@ from kdbench.report.figures.labels import place_labels
 from kdbench.report.figures.ranks import critical_difference
 from kdbench.report.figures.training import stages, terms
 from kdbench.report.parts import parts_of
-from kdbench.report.study import NO_PLAN, Study, read_study
-from kdbench.results import EpochRecord, SuiteFolder
+from kdbench.report.study import Study, read_study
+from kdbench.results import NO_PLAN, EpochRecord, SuiteFolder
 
 FIGURES = parts_of(NO_PLAN).figures
 
