@@ -8,11 +8,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from kdbench.discovery import Offer, Registry
+from kdbench.discovery.sources import FIRST_PARTY
 from kdbench.errors import PluginError
 from kdbench.hookspecs import KINDS, MetricSpec
-from kdbench.plugins import Offer, Registry
 from kdbench.results.record import ShownMetric, first_problem, taken_names
-from kdbench.sources import FIRST_PARTY
 
 EVERYWHERE = {
     "metrics": "is measured of every student",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from kdbench.discovery import Offer, Registry
 from kdbench.hookspecs import KINDS, FigureSpec, MethodSpec, MetricSpec, ModelSpec, SectionSpec
 from kdbench.method import DataSignature, Method, Signature
 from kdbench.models.base import from_offer, signature
 from kdbench.models.shapes import without_draws
-from kdbench.plugins import Offer, Registry
 from kdbench.results import MAIN
 from kdbench.words import plural
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from kdbench import reference
 from kdbench.describe import STUDENT, TEACHER, describe_offer
+from kdbench.discovery import SUPPLIED, Offer, Registry, discover
+from kdbench.discovery.settings import REQUIRED
 from kdbench.hookspecs import AugmentationSpec, MethodSpec, OptimizerSpec, ScheduleSpec, Spec
-from kdbench.plugins import SUPPLIED, Offer, Registry, discover
-from kdbench.settings import REQUIRED
 from kdbench.words import plural
 
 DISTRIBUTION = "kdbench"

@@ -9,8 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from kdbench import additions
-from kdbench import plugins as plugin_registry
+from kdbench import additions, discovery
 from kdbench.errors import DataError, ModelError, PluginError, SuiteError
 from kdbench.resolve import RegistryCatalogue, Resolver
 from kdbench.results import PlanRecord
@@ -28,12 +27,12 @@ class Opened:
     given: Path | Mapping[str, Any]
     """The suite's file, or the mapping that it was given as."""
     suite: Suite
-    registry: plugin_registry.Registry
+    registry: discovery.Registry
     resolver: Resolver
     tables: Tables
     """As they are written."""
     overrides: tuple[str, ...] = ()
-    plugins: tuple[plugin_registry.Local, ...] = ()
+    plugins: tuple[discovery.Local, ...] = ()
     """Files and classes, beside those that the suite names."""
 
     @cached_property
@@ -77,7 +76,7 @@ def open_suite(
     suite: str | Path | Mapping[str, Any],
     *,
     overrides: Sequence[str] = (),
-    plugins: Sequence[plugin_registry.Local] = (),
+    plugins: Sequence[discovery.Local] = (),
 ) -> Opened:
     """Read a suite file (or shipped suite, or a mapping with a suite file's keys), load its plugins, check every name.
 
@@ -87,10 +86,10 @@ def open_suite(
     given = suite if isinstance(suite, Mapping) else load.locate(suite)
     tables = load.read(given, overrides)
     folder = given.parent if isinstance(given, Path) else Path.cwd()
-    registry = plugin_registry.discover(plugins)
+    registry = discovery.discover(plugins)
     for index, file in enumerate(load.plugin_files(folder, tables)):
         with _named(tables.where(("plugins", index))):
-            plugin_registry.add_file(registry, file)
+            discovery.add_file(registry, file)
     checked = load.load(tables.path, tables, RegistryCatalogue(registry))
     resolver = Resolver(checked, registry, folder)
     return Opened(given, checked, registry, resolver, tables, tuple(overrides), tuple(plugins))

@@ -12,14 +12,14 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import torch
 
-from kdbench import settings as settings_of
 from kdbench.data.augment import AugmentationStep, Draws
+from kdbench.discovery import SUPPLIED, Offer, Registry, built_in
+from kdbench.discovery import settings as settings_of
+from kdbench.discovery.sources import FIRST_PARTY
 from kdbench.errors import SuiteError, in_words
 from kdbench.hookspecs import KINDS, AugmentationSpec, OptimizerSpec, ScheduleSpec, Spec
 from kdbench.isolation import Originals, contained
-from kdbench.plugins import SUPPLIED, Offer, Registry, built_in
 from kdbench.recipe import OWN_KEYS, Part, Recipe
-from kdbench.sources import FIRST_PARTY
 
 AnySpec = TypeVar("AnySpec", bound=Spec)
 

@@ -10,8 +10,8 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from kdbench.discovery.settings import REQUIRED, within
 from kdbench.recipe import Part, Recipe
-from kdbench.settings import REQUIRED, within
 from kdbench.suite import schema
 
 TABLES: Mapping[str, type[BaseModel]] = {

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from kdbench import additions
-from kdbench import settings as settings_of
 from kdbench.data.base import Arrays, DataFacts, Dataset
 from kdbench.data.loaded import check_loaded
 from kdbench.data.splits import limit_facts
+from kdbench.discovery import SUPPLIED, Offer, Registry
+from kdbench.discovery import settings as settings_of
+from kdbench.discovery.sources import FIRST_PARTY
 from kdbench.errors import (
     DataError,
     Incompatible,
@@ -34,11 +36,9 @@ from kdbench.models.base import TappedModel, contract_problems, from_offer
 from kdbench.models.shapes import on_meta, planned_signature
 from kdbench.models.weights import load_weights
 from kdbench.parts import Parts
-from kdbench.plugins import SUPPLIED, Offer, Registry
 from kdbench.recipe import Recipe
 from kdbench.remembered import Remembered
 from kdbench.results import SuiteFolder
-from kdbench.sources import FIRST_PARTY
 from kdbench.status import Status
 from kdbench.suite.load import pair_recipe
 from kdbench.suite.plan import Origin, Plan, TeacherPlan, Trial, content_hash

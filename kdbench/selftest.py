@@ -14,10 +14,10 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
+from kdbench.discovery import Registry
+from kdbench.discovery.settings import load_target
 from kdbench.errors import PluginError
-from kdbench.plugins import Registry
 from kdbench.run import run_suite
-from kdbench.settings import load_target
 from kdbench.status import Status
 from kdbench.suite.load import shipped
 

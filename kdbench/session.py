@@ -18,9 +18,9 @@ from types import FrameType
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from kdbench.discovery import Registry
 from kdbench.engine.cohort import Interrupted
 from kdbench.errors import ResultsError
-from kdbench.plugins import Registry
 from kdbench.results import SuiteFolder, TeacherFolder
 from kdbench.results.folder import LOCK
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kdbench import additions
-from kdbench.plugins import Registry, discover
+from kdbench.discovery import Registry, discover
 from kdbench.report import frame, leaderboard
 from kdbench.results.record import taken_names
 

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from kdbench import selftest
 from kdbench.cli import app
+from kdbench.discovery import discover
 from kdbench.errors import PluginError
 from kdbench.hookspecs import GoldenSpec, hookimpl
-from kdbench.plugins import discover
 from kdbench.selftest import Agreement, Trained
 from kdbench.status import Status
 

@@ -21,7 +21,7 @@ def new_method(
     debug: Debug = False,
 ) -> None:
     """Create a package for a loss: installable, with tests and a suite that compares it."""
-    from kdbench.plugins import discover
+    from kdbench.discovery import discover
     from kdbench.scaffold import check_name, create
 
     names = check_name(name, discover())

@@ -72,9 +72,9 @@ def selftest(
     from dataclasses import asdict
 
     from kdbench import selftest as tests
+    from kdbench.discovery import discover
     from kdbench.engine.device import choose_device, device_name
     from kdbench.observers.progress import ProgressObserver
-    from kdbench.plugins import discover
 
     chosen = choose_device(device)
     golden = list(tests.compare_golden(discover(), chosen))

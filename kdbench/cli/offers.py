@@ -17,7 +17,7 @@ from kdbench.errors import PluginError, did_you_mean
 from kdbench.hookspecs import KINDS, ModelSpec
 
 if TYPE_CHECKING:
-    from kdbench.plugins import Offer, Registry
+    from kdbench.discovery import Offer, Registry
 
 
 PLUGINS, SUITES = "plugins", "suites"
@@ -41,7 +41,7 @@ def list_(
     if kind == SUITES:
         _list_suites(as_json)
         return
-    from kdbench.plugins import ADAPTERS, discover
+    from kdbench.discovery import ADAPTERS, discover
 
     registry = discover(plugins or ())
     specs = {kind.plural: kind.spec for kind in KINDS}
@@ -102,7 +102,7 @@ def describe(
 ) -> None:
     """Describe an offer or a part of a suite file: settings, paper, taps, adapters, package."""
     from kdbench import reference
-    from kdbench.plugins import discover
+    from kdbench.discovery import discover
 
     registry = discover(plugins or ())
     rows = reference.rows(name)
@@ -124,7 +124,7 @@ def _named(registry: Registry, name: str, others: Sequence[str] | None) -> list[
     Raises ``PluginError`` where there is none, with the nearest name, also of ``others``; none is needed where
     ``others`` is None.
     """
-    from kdbench.plugins import ADAPTERS
+    from kdbench.discovery import ADAPTERS
 
     everything = [offer for offers in registry.offers.values() for offer in offers]
     found = [o for o in everything if name in (o.spec.name, f"{o.provider.distribution}:{o.spec.name}")]

@@ -34,7 +34,7 @@ def runs(
     debug: Debug = False,
 ) -> None:
     """List the trials in the results folder: status, date, settings, source, size, and whether they are planned."""
-    from kdbench.plugins import discover
+    from kdbench.discovery import discover
     from kdbench.results.listing import list_trials
 
     planned = None

@@ -14,11 +14,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from kdbench.discovery import Offer
 from kdbench.engine.device import responds
 from kdbench.engine.evaluate import percent
 from kdbench.errors import KdbenchError, TrialError, in_words
 from kdbench.hookspecs import MetricSpec
-from kdbench.plugins import Offer
 from kdbench.words import one_line
 
 

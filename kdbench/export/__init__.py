@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import kdbench
+from kdbench.discovery import Local, discover
 from kdbench.errors import ExportError
 from kdbench.export import card, find, formats, student
 from kdbench.export.formats import Format
 from kdbench.export.student import Blueprint, Student
 from kdbench.models.weights import weights_sha256
-from kdbench.plugins import Local, discover
 from kdbench.results import write_atomically, write_text
 
 __all__ = ["Blueprint", "Exported", "Format", "Student", "export_trial", "load_student"]

@@ -12,11 +12,11 @@ from typing import Any
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
+from kdbench.discovery import Registry
 from kdbench.environment import describe_environment
 from kdbench.export.find import FinishedTrial
 from kdbench.export.formats import Format
 from kdbench.export.student import Student
-from kdbench.plugins import Registry
 
 TASK = "image-classification"
 

@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from kdbench import settings as settings_of
+from kdbench.discovery import Registry
+from kdbench.discovery import settings as settings_of
 from kdbench.engine.outputs import outputs
 from kdbench.errors import ExportError, PluginError
 from kdbench.export.find import FinishedTrial
 from kdbench.method import DataSignature, Method
 from kdbench.models.base import TappedModel, from_offer, signature
-from kdbench.plugins import Registry
 from kdbench.resolve import make_method, method_fingerprint
 
 Found = TypeVar("Found")

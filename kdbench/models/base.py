@@ -14,8 +14,8 @@ from kdbench.errors import ModelError
 from kdbench.method import Signature, TapSignature
 
 if TYPE_CHECKING:
+    from kdbench.discovery import Offer
     from kdbench.hookspecs import ModelSpec
-    from kdbench.plugins import Offer
 
 NONNEGATIVE = True
 SIGNED = False

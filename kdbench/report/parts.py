@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from kdbench import additions, plugins
+from kdbench import additions, discovery
+from kdbench.discovery import Offer, Registry
+from kdbench.discovery.sources import FIRST_PARTY
 from kdbench.errors import PluginError, in_words
 from kdbench.hookspecs import KINDS, FigureSpec, SectionSpec
-from kdbench.plugins import Offer, Registry
 from kdbench.results import PlanRecord
-from kdbench.sources import FIRST_PARTY
 from kdbench.words import one_line
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class PagePart(Generic[PartSpec]):
         if self.built_in:
             return finish(self.offer.load()(study, **arguments))
         try:
-            with plugins.contained(self.offer.provider):
+            with discovery.contained(self.offer.provider):
                 return finish(self.offer.load()(study.copy(), **arguments))
         except KeyboardInterrupt:
             raise
@@ -80,7 +80,7 @@ def parts_of(plan: PlanRecord, registry: Registry | None = None) -> PageParts:
     wanted = {key: list(plan.suite.get(key) or ()) for key in ("sections", "figures")}
     problems: list[str] = []
     if registry is None:
-        registry = _registry(plan, problems) if any(wanted.values()) else plugins.built_in()
+        registry = _registry(plan, problems) if any(wanted.values()) else discovery.built_in()
     sections = _ordered([*_built_in(registry, SectionSpec), *_named(registry, SectionSpec, wanted["sections"])])
     figures = [*_built_in(registry, FigureSpec), *_named(registry, FigureSpec, wanted["figures"])]
     return PageParts(tuple(sections), tuple(figures), tuple(problems))
@@ -88,11 +88,11 @@ def parts_of(plan: PlanRecord, registry: Registry | None = None) -> PageParts:
 
 def _registry(plan: PlanRecord, problems: list[str]) -> Registry:
     """All installed plugins and the local files that a plan names; failures are added to ``problems``."""
-    registry = plugins.discover()
+    registry = discovery.discover()
     folder = Path(plan.path).parent if plan.path else Path()
     for path in (*(folder / name for name in plan.suite.get("plugins") or ()), *map(Path, plan.plugins)):
         try:
-            plugins.add_file(registry, path)
+            discovery.add_file(registry, path)
         except PluginError as error:
             problems.append(str(error))
     return registry

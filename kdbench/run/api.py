@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
+from kdbench.discovery import Local, Registry
 from kdbench.engine.cohort import Interrupted
 from kdbench.engine.device import choose_device, device_name
 from kdbench.engine.progress import now
@@ -22,7 +23,6 @@ from kdbench.errors import KdbenchError
 from kdbench.hookspecs import RunInfo
 from kdbench.observers.notify import Notifier
 from kdbench.opening import open_suite
-from kdbench.plugins import Local, Registry
 from kdbench.report import made_from, naming
 from kdbench.report.parts import parts_of
 from kdbench.resolve import with_results

@@ -11,8 +11,8 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import kdbench
+from kdbench.discovery import Registry
 from kdbench.errors import KdbenchError
-from kdbench.plugins import Registry
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 

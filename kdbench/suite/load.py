@@ -9,10 +9,10 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ValidationError
 
+from kdbench.discovery.settings import as_json, explain
 from kdbench.errors import SuiteError, did_you_mean, nearest
 from kdbench.hookspecs import AugmentationSpec, OptimizerSpec, ScheduleSpec, Spec
 from kdbench.recipe import OWN_KEYS, Recipe
-from kdbench.settings import as_json, explain
 from kdbench.suite import schema
 from kdbench.suite.schema import Suite
 from kdbench.suite.tables import (

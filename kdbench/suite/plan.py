@@ -19,7 +19,7 @@ PROTOCOL = 2
 
 @dataclass(frozen=True)
 class Origin:
-    """Who provides a method. ``fingerprint``: SHA-256 of its source, or the version; see :mod:`kdbench.sources`."""
+    """Who provides a method. ``fingerprint``: SHA-256 of its source, or the version (``discovery.sources``)."""
 
     distribution: str
     version: str

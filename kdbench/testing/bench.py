@@ -9,10 +9,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from kdbench.discovery import Registry
 from kdbench.errors import KdbenchError
 from kdbench.method import Batch, DataSignature, Output, Signature
 from kdbench.models.base import TappedModel, from_offer, signature
-from kdbench.plugins import Registry
 from kdbench.seeding import derive
 
 PAIRS = ("resnet20:resnet8", "wrn_16_2:resnet8", "resnet20:deit_micro")

@@ -10,9 +10,9 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from kdbench.discovery import Offer
 from kdbench.hookspecs import ModelSpec
 from kdbench.models.base import Recorder, TappedModel, from_offer
-from kdbench.plugins import Offer
 from kdbench.seeding import derive
 from kdbench.testing.bench import BATCH_SIZE, CLASSES
 

@@ -12,10 +12,10 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import torch
 
+from kdbench.discovery import Offer, Registry
 from kdbench.errors import Incompatible, ModelError, did_you_mean
 from kdbench.hookspecs import ModelSpec
 from kdbench.method import Method
-from kdbench.plugins import Offer, Registry
 from kdbench.testing import process
 from kdbench.testing.bench import FURTHER_PAIRS, PAIRS, Bench
 from kdbench.testing.checks import CHECKS, MODEL_CHECKS, Check

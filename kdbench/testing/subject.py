@@ -10,14 +10,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from kdbench import settings as settings_of
+from kdbench.discovery import Offer
+from kdbench.discovery import settings as settings_of
 from kdbench.engine.outputs import detached
 from kdbench.engine.stages import STUDENT, Stages, through
 from kdbench.errors import KdbenchError, PluginError
 from kdbench.hookspecs import MethodSpec
 from kdbench.method import Method, Output, Terms, set_up
 from kdbench.parts import Parts
-from kdbench.plugins import Offer
 from kdbench.recipe import Recipe
 from kdbench.testing.bench import Bench, Inputs, output
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kdbench.discovery import ADAPTERS, Offer, Provider, Registry, discover
 from kdbench.errors import KdbenchError, PluginError, did_you_mean
 from kdbench.hookspecs import MethodSpec, ModelSpec
 from kdbench.method import Method
-from kdbench.plugins import ADAPTERS, Offer, Provider, Registry, discover
 from kdbench.testing.subject import Examinee
 
 

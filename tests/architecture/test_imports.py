@@ -41,7 +41,7 @@ def test_every_contract_is_kept(root: Path) -> None:
 PLANTED = {
     "rooms": [
         ("kdbench/results.py", "import kdbench.engine.learner", "kdbench.results -> kdbench.engine.learner"),
-        ("kdbench/errors.py", "from kdbench import settings", "kdbench.errors -> kdbench.settings"),
+        ("kdbench/errors.py", "from kdbench.discovery import settings", "kdbench.errors -> kdbench.discovery.settings"),
         (
             "kdbench/report/stats.py",
             "from kdbench.observers import entries",
@@ -53,7 +53,11 @@ PLANTED = {
     "light": [
         ("kdbench/suite/plan.py", "import torch", "kdbench.suite.plan -> torch"),
         ("kdbench/report/stats.py", "from kdbench import method", "kdbench.method -> torch"),
-        ("kdbench/settings.py", "def late():\n    import torchvision.models", "kdbench.settings -> torchvision"),
+        (
+            "kdbench/discovery/settings.py",
+            "def late():\n    import torchvision.models",
+            "kdbench.discovery.settings -> torchvision",
+        ),
     ],
     "mlflow": [
         ("kdbench/run/api.py", "import mlflow", "kdbench.run.api -> mlflow"),

@@ -17,10 +17,10 @@ from markupsafe import Markup
 
 from kdbench import hookspecs
 from kdbench.data.augment import Draws
+from kdbench.discovery import discover
 from kdbench.engine.optimizer import make_optimizer
 from kdbench.engine.schedule import learning_rate
 from kdbench.parts import Parts
-from kdbench.plugins import discover
 from kdbench.recipe import Recipe
 from kdbench.results import EpochRecord
 

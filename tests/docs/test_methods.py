@@ -6,8 +6,8 @@ import re
 
 import pytest
 
+from kdbench.discovery import discover
 from kdbench.docs import first_party, methods_page
-from kdbench.plugins import discover
 
 
 @pytest.fixture(scope="module")

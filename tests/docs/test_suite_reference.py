@@ -9,8 +9,8 @@ import tomllib
 import pytest
 
 from kdbench import cli
+from kdbench.discovery import discover
 from kdbench.docs import suite_page
-from kdbench.plugins import discover
 from kdbench.suite.tables import shipped
 
 

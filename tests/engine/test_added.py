@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from kdbench.discovery import LOCAL, Offer, Provider
 from kdbench.engine.added import AddedMetrics, Measured
 from kdbench.errors import TrialError
 from kdbench.hookspecs import MetricSpec
 from kdbench.method import Batch, Method, Output, Terms
-from kdbench.plugins import LOCAL, Offer, Provider
 
 WHO = Provider("mine.py", LOCAL, hash_source=True)
 LOGITS = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0], [0.0, 1.0]])

@@ -25,12 +25,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.data.feed import Minibatch
+from kdbench.discovery import Registry, discover
 from kdbench.engine.cohort import Lockstep
 from kdbench.engine.frozen import FrozenTeacher
 from kdbench.engine.learner import Learner
 from kdbench.method import DataSignature, Method
 from kdbench.models.base import TappedModel, from_offer, signature
-from kdbench.plugins import Registry, discover
 from kdbench.recipe import Recipe
 from kdbench.results import (
     DataUsed,

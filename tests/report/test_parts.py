@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from kdbench.plugins import add_file, discover
+from kdbench.discovery import add_file, discover
 from kdbench.report import made_from
 from kdbench.report.parts import PageParts, parts_of
 from kdbench.report.render import render
@@ -169,7 +169,7 @@ def test_a_changed_plugin_makes_the_report_out_of_date(runs: Callable[..., Any],
 
 
 def test_a_report_without_additions_loads_no_installed_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdbench.plugins.discover", lambda: pytest.fail("looked for plugins"))
+    monkeypatch.setattr("kdbench.discovery.discover", lambda: pytest.fail("looked for plugins"))
     found = parts_of(PlanRecord(protocol=2, suite={"sections": [], "figures": []}))
     assert [part.name for part in found.sections][:2] == ["verdict", "overall"]
     assert all(part.built_in for part in (*found.sections, *found.figures))

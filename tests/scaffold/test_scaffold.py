@@ -11,7 +11,7 @@ import tomllib
 import pytest
 
 from kdbench.cli import main
-from kdbench.plugins import discover
+from kdbench.discovery import discover
 from kdbench.scaffold import Names, ScaffoldError, check_name, create
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from kdbench import resolve
+from kdbench.discovery import built_in
 from kdbench.hookspecs import Spec
-from kdbench.plugins import built_in
 from kdbench.suite import load
 from kdbench.suite.schema import Suite
 

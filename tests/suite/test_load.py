@@ -47,7 +47,7 @@ def test_nok_locate(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", load.shipped())
 def test_shipped_suites_are_whole(name: str) -> None:
-    from kdbench.plugins import discover
+    from kdbench.discovery import discover
     from kdbench.resolve import RegistryCatalogue
 
     path = load.shipped()[name]
@@ -390,7 +390,7 @@ def _places(tables: Any, place: tuple[str | int, ...] = ()) -> Iterator[tuple[st
 
 
 def test_no_value_at_any_key_is_more_than_a_suite_error(suite_file: Path) -> None:
-    from kdbench.plugins import discover
+    from kdbench.discovery import discover
     from kdbench.resolve import RegistryCatalogue
 
     catalogue = RegistryCatalogue(discover())

@@ -17,7 +17,7 @@ def problems(suite_file: Path) -> Callable[..., tuple[str, ...]]:
     """The problems of child.toml, with its folder left out; ``others`` are files beside it."""
 
     def find(content: str, *overrides: str, **others: str) -> tuple[str, ...]:
-        from kdbench.plugins import discover
+        from kdbench.discovery import discover
         from kdbench.resolve import RegistryCatalogue
 
         for name, text in {"child": content, **others}.items():

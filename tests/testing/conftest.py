@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from kdbench.plugins import discover
+from kdbench.discovery import discover
 from kdbench.testing.runner import Examination
 from kdbench.testing.targets import find
 

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from kdbench.discovery import Offer, Provider
 from kdbench.errors import ModelError
 from kdbench.hookspecs import ModelSpec
 from kdbench.models.base import NONNEGATIVE, SIGNED, Recorder, TappedModel
-from kdbench.plugins import Offer, Provider
 from kdbench.testing import MODEL_CHECKS, Status, examine_model
 from kdbench.testing.runner import ModelExamination
 

@@ -14,8 +14,8 @@ import torch
 from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
-from kdbench import settings as settings_of
 from kdbench.data.feed import Minibatch
+from kdbench.discovery import settings as settings_of
 from kdbench.engine.learner import Learner
 from kdbench.engine.stages import STUDENT, through
 from kdbench.method import Incompatible, Method

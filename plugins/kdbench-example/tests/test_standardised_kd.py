@@ -8,7 +8,7 @@ import torch
 from kdbench_example.standardised_kd import StandardisedKD, standardised_kd_loss
 from scipy.special import softmax
 
-from kdbench.plugins import discover
+from kdbench.discovery import discover
 
 
 def logits(seed: int, rows: int = 4, classes: int = 7) -> torch.Tensor:

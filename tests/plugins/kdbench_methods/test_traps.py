@@ -11,7 +11,7 @@ import pytest
 import torch
 from kdbench_methods import METHODS
 
-from kdbench.plugins import discover
+from kdbench.discovery import discover
 from kdbench.testing.checks.numbers import finite
 from kdbench.testing.runner import Examination
 from kdbench.testing.targets import find

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import kdbench
-from kdbench.plugins import discover
-from kdbench.sources import meaning, read_source
+from kdbench.discovery import discover
+from kdbench.discovery.sources import meaning, read_source
 
 Install = Callable[..., Path]
 
@@ -237,7 +237,7 @@ def test_fingerprint_of_an_installed_plugin_is_its_source(install: Install) -> N
 
 
 def test_fingerprint_of_our_own_installed_methods_is_the_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdbench.plugins._is_editable", lambda distribution: False)
+    monkeypatch.setattr("kdbench.discovery.load._is_editable", lambda distribution: False)
     offer = discover().method("kd")
     assert offer.source is None
     assert offer.fingerprint == f"kdbench=={kdbench.__version__}"

@@ -12,10 +12,18 @@ import pytest
 from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, Field, ValidationError
 
+from kdbench.discovery import discover
+from kdbench.discovery.settings import (
+    Setting,
+    explain,
+    load_target,
+    read_by_import,
+    read_statically,
+    resolve,
+    source_of,
+)
 from kdbench.errors import PluginError
 from kdbench.method import Fraction, Method, NonNegative, NonNegativeInt, Positive, PositiveInt
-from kdbench.plugins import discover
-from kdbench.settings import Setting, explain, load_target, read_by_import, read_statically, resolve, source_of
 
 # ---- two ways of reading
 
@@ -51,7 +59,7 @@ def test_every_first_party_method_is_read_without_an_import() -> None:
     targets = [offer.spec.target for name, offer in OFFERS.items() if name.startswith("method ")]
     program = (
         "import sys\n"
-        "from kdbench.settings import read_statically\n"
+        "from kdbench.discovery.settings import read_statically\n"
         f"assert all(read_statically(target) is not None for target in {targets!r})\n"
         "assert 'torch' not in sys.modules\n"
     )

@@ -11,8 +11,8 @@ from textwrap import dedent
 import pytest
 
 import kdbench
+from kdbench.discovery import Registry, discover
 from kdbench.errors import PluginError
-from kdbench.plugins import Registry, discover
 
 Install = Callable[..., Path]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kdbench.cells import read_cell
+from kdbench.discovery.cells import read_cell
 from kdbench.errors import PluginError
 
 Cell = Callable[[str], dict[str, Any]]

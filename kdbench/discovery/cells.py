@@ -24,8 +24,8 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
+from kdbench.discovery.sources import FIRST_PARTY, Source, import_root, read_source
 from kdbench.errors import PluginError
-from kdbench.sources import FIRST_PARTY, Source, import_root, read_source
 
 _LITERALS = (bool, int, float, complex, str, bytes, type(None))
 _DESCRIBED = {("torch", "dtype"), ("torch", "device"), ("types", "UnionType"), ("types", "GenericAlias")}

@@ -1,0 +1,159 @@
+"""What plugins offer, and who provides it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from kdbench.discovery.settings import Facts, load_target, read_by_import, read_statically, source_of
+from kdbench.discovery.sources import FIRST_PARTY, Source, read_source, recorded_hashes
+from kdbench.errors import PluginError, text_of
+from kdbench.hookspecs import MethodSpec, ModelSpec, OptimizerSpec, ScheduleSpec, Spec
+
+LOCAL = "local"
+"""The version of a local file."""
+
+AnySpec = TypeVar("AnySpec", bound=Spec)
+
+
+SUPPLIED: Mapping[type[Spec], tuple[str, ...]] = {
+    ModelSpec: ("classes", "image_shape"),
+    OptimizerSpec: ("lr", "weight_decay"),
+    ScheduleSpec: ("epochs", "warmup_epochs", "lr"),
+}
+"""Keyword-only arguments that kdbench itself gives: they are no settings."""
+
+
+@dataclass(frozen=True)
+class Provider:
+    """The distribution (or local file) that a plugin came with."""
+
+    distribution: str
+    version: str
+    hash_source: bool
+    """Whether code is identified by its source: all but what our own distribution installed, known by its version."""
+
+    def __str__(self) -> str:
+        return self.distribution if self.version == LOCAL else f"{self.distribution} {self.version}"
+
+
+@dataclass(frozen=True)
+class Offer(Generic[AnySpec]):
+    """An offer and its provider. ``loaded`` is the class if the plugin returned the class itself."""
+
+    spec: AnySpec
+    provider: Provider
+    loaded: Any = None
+    code: Source | None = None
+    """The source of a class that is in no module's file."""
+
+    def load(self) -> Any:
+        """Import the class or function."""
+        if self.loaded is not None:
+            return self.loaded
+        try:
+            with contained(self.provider, self.spec.target.partition(":")[0]):
+                return load_target(self.spec.target)
+        except Exception as error:
+            raise PluginError(f"'{self.spec.name}' of {self.provider} failed to import: {explained(error)}") from error
+
+    @property
+    def facts(self) -> Facts:
+        """Settings, summary and literal attributes, without an import if they can be read from the source."""
+        facts = read_by_import(self.loaded) if self.loaded is not None else read_statically(self.spec.target)
+        facts = facts or read_by_import(self.load())
+        settings = dict(facts.settings)
+        for key, value in self.spec.presets.items():
+            if key in settings:
+                settings[key] = type(settings[key])(value, settings[key].type)
+        return Facts(settings, self.spec.summary or facts.summary, facts.attributes)
+
+    @property
+    def reference(self) -> str:
+        """The paper."""
+        return self.spec.reference or str(self.facts.attributes.get("paper", ""))
+
+    @cached_property
+    def source(self) -> Source | None:
+        """The source files behind the target; None where the version identifies it, or no source is found."""
+        if self.code is not None:
+            return self.code
+        if not self.provider.hash_source:
+            return None
+        path = (
+            Path(getattr(sys.modules.get(self.loaded.__module__), "__file__", None) or "")
+            if self.loaded is not None
+            else source_of(self.spec.target)
+        )
+        if path is None or path.suffix != ".py" or not path.is_file():
+            return None
+        return read_source(path, self.provider.distribution)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of the source behind the target; of what our own distribution installed, the version.
+
+        Where there is no source, as of compiled modules, the hashes in the distribution's RECORD, else the version.
+        """
+        if self.source is not None:
+            return self.source.digest
+        recorded = recorded_hashes(self.provider.distribution) if self.provider.hash_source else {}
+        if recorded:
+            return hashlib.sha256(json.dumps(sorted(recorded.items())).encode()).hexdigest()
+        return f"{self.provider.distribution}=={self.provider.version}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The row of ``kdbench list --json``."""
+        facts = self.facts
+        row: dict[str, Any] = {
+            "name": self.spec.name,
+            "paper": self.reference,
+            "summary": facts.summary,
+            "distribution": self.provider.distribution,
+            "version": self.provider.version,
+            "settings": {
+                key: value.to_json()
+                for key, value in facts.settings.items()
+                if key not in SUPPLIED.get(type(self.spec), ())
+            },
+        }
+        if isinstance(self.spec, MethodSpec):
+            reads = facts.attributes.get("reads", ("logits",))
+            # A property's value depends on the settings.
+            row["reads"] = sorted(reads) if isinstance(reads, Collection) else None
+        return row
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A plugin that could not be loaded."""
+
+    name: str
+    provider: Provider
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.provider} {self.problem}"
+
+
+def explained(error: BaseException) -> str:
+    """The error of loading a plugin, in words."""
+    plain = isinstance(error, ImportError | PluginError)
+    return text_of(error) if plain else f"{type(error).__name__}: {text_of(error)}".removesuffix(": ")
+
+
+def contained(provider: Provider, module: str = "") -> AbstractContextManager[None]:
+    """Around third-party code: it must not change global state."""
+    # Where torch is not loaded nothing is trained, and plugins are listed without it.
+    if provider.distribution == FIRST_PARTY or "torch" not in sys.modules or module in sys.modules:
+        return nullcontext()
+    from kdbench import isolation
+
+    return isolation.contained(str(provider), isolation.Originals())
