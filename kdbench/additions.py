@@ -12,7 +12,8 @@ from kdbench.discovery import Offer, Registry
 from kdbench.discovery.sources import FIRST_PARTY
 from kdbench.errors import PluginError
 from kdbench.hookspecs import KINDS, MetricSpec
-from kdbench.results.record import ShownMetric, first_problem, taken_names
+from kdbench.results.planned import ShownMetric, taken_names
+from kdbench.results.record import first_problem
 
 EVERYWHERE = {
     "metrics": "is measured of every student",

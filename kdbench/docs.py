@@ -65,8 +65,8 @@ def _row(offer: Offer[MethodSpec], registry: Registry) -> dict[str, Any]:
     docstring = "" if offer.spec.summary else inspect.getdoc(offer.load()) or ""
     details = docstring.partition("\n\n")[2].replace("``", "`")
     row = {**offer.to_json(), "details": details}
-    if any(setting.default == REQUIRED for setting in offer.facts.settings.values()):
-        settings = {name: setting.to_json() for name, setting in offer.facts.settings.items()}
+    if any(setting.default == REQUIRED for setting in offer.declared.settings.values()):
+        settings = {name: setting.to_json() for name, setting in offer.declared.settings.items()}
         return {**row, "settings": settings, "stages": (), "reads": None}
     stages = offer.load()(**offer.spec.presets).stages()
     return {**row, **describe_offer(offer, registry), "stages": stages}
@@ -185,11 +185,13 @@ table `options`; they are slower than the built-in ones, as they change one imag
 
 
 def _part(offer: Offer[Any]) -> Iterable[str]:
-    facts = offer.facts
-    settings = {name: value for name, value in facts.settings.items() if name not in SUPPLIED.get(type(offer.spec), ())}
+    declared = offer.declared
+    settings = {
+        name: value for name, value in declared.settings.items() if name not in SUPPLIED.get(type(offer.spec), ())
+    }
     yield f"### `{offer.spec.name}`"
     yield ""
-    yield facts.summary.replace("``", "`")
+    yield declared.summary.replace("``", "`")
     if settings:
         yield ""
         yield "| setting | default | type |"

@@ -11,7 +11,7 @@ from typing import Any
 
 from kdbench import additions, discovery
 from kdbench.errors import DataError, ModelError, PluginError, SuiteError
-from kdbench.resolve import RegistryCatalogue, Resolver
+from kdbench.resolve import RegistryCatalogue, Resolver, plan_trials
 from kdbench.results import PlanRecord
 from kdbench.suite import load, plausible
 from kdbench.suite.plan import Plan
@@ -60,7 +60,7 @@ class Opened:
                 shape = self.resolver.facts.image_shape
             problems = list(plausible.size_problems(self.suite, shape, self.resolver.lengths))
             if not problems:
-                return self.resolver.plan()
+                return plan_trials(self.resolver)
         raise SuiteError([f"{self.tables.where(location)}: {what}" for location, what in problems])
 
     @property

@@ -7,7 +7,7 @@ import pytest
 from kdbench import additions
 from kdbench.discovery import Registry, discover
 from kdbench.report import frame, leaderboard
-from kdbench.results.record import taken_names
+from kdbench.results.planned import taken_names
 
 PLUGIN = """
 from kdbench.hookspecs import FigureSpec, MetricSpec, SectionSpec, hookimpl

@@ -121,8 +121,8 @@ def plan(
 ) -> None:
     """Show which trials of a suite are done, pending or skipped, and why."""
     from kdbench.opening import open_suite
-    from kdbench.resolve import with_results
     from kdbench.results import SuiteFolder
+    from kdbench.results.state import with_results
     from kdbench.results.why import explain
     from kdbench.suite.filters import Filters
 

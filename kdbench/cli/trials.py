@@ -52,7 +52,7 @@ def runs(
     def defaults(method: str) -> Mapping[str, Any]:
         if method not in offers:
             return {}
-        return {key: setting.default for key, setting in offers[method].facts.settings.items()}
+        return {key: setting.default for key, setting in offers[method].declared.settings.items()}
 
     rows = list_trials(output, suites, defaults, planned)
     if as_json:

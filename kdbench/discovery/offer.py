@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from kdbench.discovery.settings import Facts, load_target, read_by_import, read_statically, source_of
+from kdbench.discovery.settings import Declared, load_target, read_by_import, read_statically, source_of
 from kdbench.discovery.sources import FIRST_PARTY, Source, read_source, recorded_hashes
 from kdbench.errors import PluginError, text_of
 from kdbench.hookspecs import MethodSpec, ModelSpec, OptimizerSpec, ScheduleSpec, Spec
@@ -65,20 +65,20 @@ class Offer(Generic[AnySpec]):
             raise PluginError(f"'{self.spec.name}' of {self.provider} failed to import: {explained(error)}") from error
 
     @property
-    def facts(self) -> Facts:
+    def declared(self) -> Declared:
         """Settings, summary and literal attributes, without an import if they can be read from the source."""
-        facts = read_by_import(self.loaded) if self.loaded is not None else read_statically(self.spec.target)
-        facts = facts or read_by_import(self.load())
-        settings = dict(facts.settings)
+        declared = read_by_import(self.loaded) if self.loaded is not None else read_statically(self.spec.target)
+        declared = declared or read_by_import(self.load())
+        settings = dict(declared.settings)
         for key, value in self.spec.presets.items():
             if key in settings:
                 settings[key] = type(settings[key])(value, settings[key].type)
-        return Facts(settings, self.spec.summary or facts.summary, facts.attributes)
+        return Declared(settings, self.spec.summary or declared.summary, declared.attributes)
 
     @property
     def reference(self) -> str:
         """The paper."""
-        return self.spec.reference or str(self.facts.attributes.get("paper", ""))
+        return self.spec.reference or str(self.declared.attributes.get("paper", ""))
 
     @cached_property
     def source(self) -> Source | None:
@@ -111,21 +111,21 @@ class Offer(Generic[AnySpec]):
 
     def to_json(self) -> dict[str, Any]:
         """The row of ``kdbench list --json``."""
-        facts = self.facts
+        declared = self.declared
         row: dict[str, Any] = {
             "name": self.spec.name,
             "paper": self.reference,
-            "summary": facts.summary,
+            "summary": declared.summary,
             "distribution": self.provider.distribution,
             "version": self.provider.version,
             "settings": {
                 key: value.to_json()
-                for key, value in facts.settings.items()
+                for key, value in declared.settings.items()
                 if key not in SUPPLIED.get(type(self.spec), ())
             },
         }
         if isinstance(self.spec, MethodSpec):
-            reads = facts.attributes.get("reads", ("logits",))
+            reads = declared.attributes.get("reads", ("logits",))
             # A property's value depends on the settings.
             row["reads"] = sorted(reads) if isinstance(reads, Collection) else None
         return row

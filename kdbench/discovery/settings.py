@@ -52,7 +52,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Facts:
+class Declared:
     """What is known of a target without importing it."""
 
     settings: Mapping[str, Setting] = field(default_factory=dict)
@@ -80,8 +80,8 @@ def source_of(target: str) -> Path | None:
     return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
 
 
-def read_statically(target: str) -> Facts | None:
-    """The facts of a class or function from its source; None where the source does not tell."""
+def read_statically(target: str) -> Declared | None:
+    """What a class or function declares, from its source; None if the source does not show it."""
     path = source_of(target)
     if path is None:
         return None
@@ -92,13 +92,13 @@ def read_statically(target: str) -> Facts | None:
         return None  # the import will say what is wrong
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and node.name == name:
-            return Facts(_arguments(node), _first_line(ast.get_docstring(node)))
+            return Declared(_arguments(node), _first_line(ast.get_docstring(node)))
         if isinstance(node, ast.ClassDef) and node.name == name:
-            return _class_facts(node)
+            return _of_class(node)
     return None
 
 
-def _class_facts(node: ast.ClassDef) -> Facts | None:
+def _of_class(node: ast.ClassDef) -> Declared | None:
     attributes: dict[str, Any] = {}
     constructor = None
     for item in node.body:
@@ -114,7 +114,7 @@ def _class_facts(node: ast.ClassDef) -> Facts | None:
     if any(ast.unparse(base).rpartition(".")[2] not in {"Method", "object"} for base in node.bases):
         return None  # settings and attributes may be inherited
     settings = _arguments(constructor) if constructor else {}
-    return Facts(settings, _first_line(ast.get_docstring(node)), attributes)
+    return Declared(settings, _first_line(ast.get_docstring(node)), attributes)
 
 
 def _settings_decide_reads(node: ast.ClassDef) -> bool:
@@ -213,8 +213,8 @@ def _first_line(docstring: str | None) -> str:
     return docstring.strip().splitlines()[0].replace("``", "`") if docstring else ""
 
 
-def read_by_import(thing: Callable[..., Any]) -> Facts:
-    """The facts of an imported class or function."""
+def read_by_import(thing: Callable[..., Any]) -> Declared:
+    """What an imported class or function declares."""
     settings = {}
     for name, parameter in _parameters(thing).items():
         annotation = parameter.annotation
@@ -226,7 +226,7 @@ def read_by_import(thing: Callable[..., Any]) -> Facts:
         for key in ("paper", "reads", "student_reads", "teacher_reads", "needs_teacher", "expected_failures")
         if hasattr(thing, key)
     }
-    return Facts(settings, _first_line(thing.__doc__), attributes)
+    return Declared(settings, _first_line(thing.__doc__), attributes)
 
 
 def _parameters(thing: Callable[..., Any]) -> dict[str, inspect.Parameter]:

@@ -72,7 +72,7 @@ def export_trial(
             )
     student.load(whole, formats.read_safetensors(found.weights)[0], found.weights)
     state = student.state(whole)
-    facts: dict[str, Any] = {
+    header: dict[str, Any] = {
         "trial": found.id,
         "student": blueprint.to_json(),
         "mean": list(found.data.mean),
@@ -82,8 +82,8 @@ def export_trial(
         "kdbench": kdbench.__version__,
     }
     file = _place(out, found.id, to)
-    write_atomically(file, lambda temporary: formats.write(to, temporary, whole, facts))
-    text = card.model_card(found, whole, to, file.name, facts, registry)
+    write_atomically(file, lambda temporary: formats.write(to, temporary, whole, header))
+    text = card.model_card(found, whole, to, file.name, header, registry)
     beside = file.with_name(f"{file.name}.md")
     write_text(beside, text)
     return Exported(file, beside)
@@ -99,8 +99,8 @@ def load_student(path: str | Path, *, plugins: Sequence[Local] = ()) -> Student:
         PluginError: the method's or network's plugin is not there.
     """
     path = Path(path)
-    state, facts = formats.read(path)
-    whole = student.build(Blueprint(**facts["student"]), discover(plugins))
+    state, header = formats.read(path)
+    whole = student.build(Blueprint(**header["student"]), discover(plugins))
     student.load(whole, state, path)
     return whole
 

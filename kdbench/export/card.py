@@ -26,7 +26,7 @@ def model_card(
     student: Student,
     to: Format,
     file: str,
-    facts: Mapping[str, Any],
+    header: Mapping[str, Any],
     registry: Registry,
 ) -> str:
     """The card, in Markdown, of ``found``'s student that was written to ``file``."""
@@ -48,7 +48,7 @@ def model_card(
         data=found.data,
         teacher=result.teacher,
         measured=[(metric, result.metrics[name]) for name, metric in found.metrics.items() if name in result.metrics],
-        facts=facts,
+        header=header,
         to=to,
         file=file,
         student=student,

@@ -21,7 +21,7 @@ Format: TypeAlias = Literal["safetensors", "torch", "onnx"]
 SUFFIXES: Mapping[Format, str] = {"safetensors": ".safetensors", "torch": ".pt", "onnx": ".onnx"}
 
 HEADER = "kdbench"
-"""The entry of a file's metadata that holds the facts, as JSON."""
+"""The entry of a file's metadata that holds the header, as JSON."""
 TOLERANCE = 1e-4
 """How far, absolutely and relatively, the logits of a written ONNX program may be from the student's."""
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -36,18 +36,18 @@ def check(to: str) -> None:
         raise ExportError(f"exporting to onnx needs {' and '.join(missing)}: pip install 'kdbench[export]'")
 
 
-def write(to: Format, path: Path, student: Student, facts: Mapping[str, Any]) -> None:
-    """Write ``student`` with ``facts`` about it."""
+def write(to: Format, path: Path, student: Student, header: Mapping[str, Any]) -> None:
+    """Write ``student`` with ``header`` about it."""
     if to == "safetensors":
-        path.write_bytes(save(state(student), {"format": "pt", HEADER: json.dumps(facts)}))
+        path.write_bytes(save(state(student), {"format": "pt", HEADER: json.dumps(header)}))
     elif to == "torch":
-        torch.save({"state_dict": state(student), "facts": dict(facts)}, path)
+        torch.save({"state_dict": state(student), "facts": dict(header)}, path)
     else:
-        _write_onnx(path, student, facts)
+        _write_onnx(path, student, header)
 
 
-def _write_onnx(path: Path, student: Student, facts: Mapping[str, Any]) -> None:
-    shape = facts["student"]["image_shape"]
+def _write_onnx(path: Path, student: Student, header: Mapping[str, Any]) -> None:
+    shape = header["student"]["image_shape"]
     generator = torch.Generator().manual_seed(0)
     example, other = (torch.randn(batch, *shape, generator=generator) for batch in (2, 3))
     program = torch.onnx.export(
@@ -61,7 +61,7 @@ def _write_onnx(path: Path, student: Student, facts: Mapping[str, Any]) -> None:
     )
     if program is None:
         raise ExportError("torch returned no ONNX program")
-    program.model.metadata_props[HEADER] = json.dumps(facts)
+    program.model.metadata_props[HEADER] = json.dumps(header)
     program.save(path, external_data=False)
     compare(path, student, other)
 
@@ -80,24 +80,24 @@ def compare(path: Path, student: Student, images: Tensor) -> None:
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights and the facts of an exported file. Raises :class:`ExportError`."""
+    """The weights and the header of an exported file. Raises :class:`ExportError`."""
     if not path.is_file():
         raise ExportError(f"{path}: no such file")
     if path.suffix == SUFFIXES["onnx"]:
         raise ExportError(f"{path}: is an ONNX program; run it with onnxruntime, as its model card shows")
-    weights, facts = read_safetensors(path) if path.suffix == SUFFIXES["safetensors"] else _read_torch(path)
-    if facts is None:
+    weights, header = read_safetensors(path) if path.suffix == SUFFIXES["safetensors"] else _read_torch(path)
+    if header is None:
         raise ExportError(f"{path}: lacks the description of a student; it was not written by kdbench export")
-    return weights, facts
+    return weights, header
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """The weights, and the facts of the header, where there are any. Raises :class:`ExportError`."""
+    """The weights, and the header or None. Raises :class:`ExportError`."""
     try:
         with safe_open(path, framework="pt") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
-            facts = (file.metadata() or {}).get(HEADER)
-        return weights, json.loads(facts) if facts else None
+            header = (file.metadata() or {}).get(HEADER)
+        return weights, json.loads(header) if header else None
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise ExportError(f"{path}: is truncated or not a safetensors file") from error
 

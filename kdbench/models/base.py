@@ -199,10 +199,10 @@ def signature(model: TappedModel, name: str, image_shape: tuple[int, int, int]) 
     taps = {}
     for tap, nonnegative in model.taps.items():
         norm = model.batch_norm_before(tap)
-        facts = None
+        affine = None
         if norm is not None and norm.weight is not None:
-            facts = (norm.weight.detach().clone(), norm.bias.detach().clone())
-        taps[tap] = TapSignature(tuple(outputs[tap].shape[1:]), nonnegative, facts)
+            affine = (norm.weight.detach().clone(), norm.bias.detach().clone())
+        taps[tap] = TapSignature(tuple(outputs[tap].shape[1:]), nonnegative, affine)
     classifier = model.get_submodule(model.classifier)
     weight = classifier.weight.detach().clone() if isinstance(classifier, nn.Linear) else None
     return Signature(name, model.family, outputs["logits"].shape[1], taps, weight)

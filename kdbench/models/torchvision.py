@@ -79,12 +79,12 @@ class TorchvisionModel(LibraryModel):
     def __init__(self, name: str, network: nn.Module, places: TorchvisionTaps) -> None:
         super().__init__()
         self.family = family(name)
-        self.taps = {tap: facts.nonnegative for tap, facts in places.taps.items()}
+        self.taps = {tap: place.nonnegative for tap, place in places.taps.items()}
         self.classifier = f"network.{places.classifier}"
         self.head = (self.classifier,)
         self._places = places
         forbid_in_place(network)
-        self.network = _extractor(network, {facts.node for facts in places.taps.values()})
+        self.network = _extractor(network, {place.node for place in places.taps.values()})
 
     def forward(self, images: Tensor, reads: Collection[str] = ()) -> dict[str, Tensor]:
         """See :meth:`TappedModel.forward`."""
@@ -93,9 +93,9 @@ class TorchvisionModel(LibraryModel):
         if images.shape[1] == 1:
             images = images.expand(-1, 3, -1, -1)
         outputs = self.network(images)
-        for tap, facts in self._places.taps.items():
+        for tap, place in self._places.taps.items():
             if record.wants(tap):
-                record(tap, _arrange(tap, outputs[facts.node], facts.layout))
+                record(tap, _arrange(tap, outputs[place.node], place.layout))
         return record.taps
 
     def no_weight_decay(self) -> frozenset[str]:
@@ -105,10 +105,10 @@ class TorchvisionModel(LibraryModel):
 
     def batch_norm_before(self, tap: str) -> nn.BatchNorm2d | None:
         """See :meth:`TappedModel.batch_norm_before`."""
-        facts = self._places.taps.get(tap)
-        if facts is None or facts.batch_norm is None:
+        place = self._places.taps.get(tap)
+        if place is None or place.batch_norm is None:
             return None
-        norm: nn.BatchNorm2d = self.network.get_submodule(facts.batch_norm)
+        norm: nn.BatchNorm2d = self.network.get_submodule(place.batch_norm)
         return norm
 
 

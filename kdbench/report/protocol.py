@@ -256,7 +256,7 @@ def ours(study: Study) -> str:
     return text + "."
 
 
-def facts(study: Study) -> list[str]:
+def summary(study: Study) -> list[str]:
     """The study in one line."""
     trials = study.trials
     runnable = trials[trials["status"] != Status.SKIPPED]

@@ -173,7 +173,7 @@ def markdown(study: Study) -> str:
 def _head(study: Study) -> dict[str, Any]:
     return {
         "question": study.suite.get("question") or study.name,
-        "facts": protocol.facts(study),
+        "summary": protocol.summary(study),
         "filters": study.filters.describe(),
         # A reader of the page alone must not take a shortened run for the suite.
         "overrides": " ".join(f"--set {override}" for override in study.plan.overrides),

@@ -18,18 +18,15 @@ from kdbench.results.code import store_code, stored_code
 from kdbench.results.files import parse_json, write_atomically, write_json, write_text
 from kdbench.results.find import again, find_folder
 from kdbench.results.folder import TEACHERS, AnyFolder, SuiteFolder, TeacherFolder, TrialFolder
+from kdbench.results.planned import NO_PLAN, PlannedTeacher, PlannedTrial, PlanRecord
 from kdbench.results.record import (
     MAIN,
-    NO_PLAN,
     Best,
     Cost,
     DataUsed,
     Environment,
     EpochRecord,
     Failure,
-    PlannedTeacher,
-    PlannedTrial,
-    PlanRecord,
     TeacherRecord,
     TeacherResult,
     TeacherUsed,

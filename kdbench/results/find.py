@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kdbench.errors import ResultsError
 from kdbench.results.folder import TEACHERS, SuiteFolder, TrialFolder
-from kdbench.results.record import PlannedTrial, PlanRecord
+from kdbench.results.planned import PlannedTrial, PlanRecord
 from kdbench.results.reproduction import run_command
 from kdbench.status import Status
 from kdbench.words import listed

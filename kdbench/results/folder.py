@@ -24,10 +24,10 @@ from kdbench.results.files import (
     write_json,
     write_text,
 )
+from kdbench.results.planned import PlanRecord
 from kdbench.results.record import (
     EpochRecord,
     Failure,
-    PlanRecord,
     Record,
     Stamp,
     TeacherRecord,

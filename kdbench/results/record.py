@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
@@ -16,10 +16,9 @@ from annotated_types import Ge, Le
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kdbench.errors import ResultsError
-from kdbench.hookspecs import MetricSpec
 from kdbench.metrics import HEADLINE, METRICS, problems
 from kdbench.status import FINISHED, Status
-from kdbench.suite.plan import PROTOCOL, Plan, TeacherPlan, Trial
+from kdbench.suite.plan import TeacherPlan, Trial
 
 FORMAT = 2
 MAIN = "main"
@@ -353,126 +352,6 @@ class TeacherRecord(Record):
     def selection(self) -> str:
         """Which epoch is its result, as in a recipe."""
         return str((self.recipe or {}).get("selection", "last"))
-
-
-class PlannedTrial(Record):
-    """A row of ``plan.json``'s ``trials``."""
-
-    id: FileName
-    teacher: str
-    student: str
-    method: str
-    label: str
-    seed: Count
-    status: AnyStatus = Status.PENDING
-    reason: str = ""
-
-    @classmethod
-    def of(cls, trial: Trial | TrialRecord) -> PlannedTrial:
-        """The row of a planned trial, or of one that is found in a folder."""
-        row = trial.describe() if isinstance(trial, Trial) else trial.model_dump(include=set(cls.model_fields))
-        return cls.model_validate(row)
-
-    @property
-    def pair(self) -> str:
-        """``teacher:student``."""
-        return f"{self.teacher}:{self.student}"
-
-
-class PlannedTeacher(Record):
-    """A row of ``plan.json``'s ``teachers``."""
-
-    name: str
-    key: FileName
-    model: str = ""
-
-
-class ShownMetric(Record):
-    """A row of ``plan.json``'s ``metrics``: what a table needs of a metric that the suite adds, without its plugin."""
-
-    name: str
-    heading: str = ""
-    unit: str = ""
-    digits: Annotated[int, Ge(0), Le(12)] = 3
-    higher_is_better: bool | None = None
-
-    @classmethod
-    def of(cls, spec: MetricSpec) -> ShownMetric:
-        """The row of a metric on offer."""
-        row = {name: getattr(spec, name) for name in cls.model_fields}
-        return cls(**row | {"heading": spec.heading or spec.name})
-
-    @property
-    def spec(self) -> MetricSpec:
-        """The metric, as far as a table needs it."""
-        return MetricSpec(target="", **dict(self))
-
-
-class PlanRecord(Record):
-    """``plan.json``: what a report reads of a plan."""
-
-    protocol: int
-    suite: dict[str, Any] = {}
-    """The suite's tables."""
-    path: str | None = ""
-    """Of the suite's file; None for a suite that was given from Python."""
-    overrides: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    plugins: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """Files of the command line."""
-    classes: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """Methods that were given from Python."""
-    metrics: Annotated[tuple[ShownMetric, ...], Field(strict=False)] = ()
-    """Those that the suite adds to the built-in ones."""
-    trials: Annotated[tuple[PlannedTrial, ...], Field(strict=False)] = ()
-    teachers: Annotated[tuple[PlannedTeacher, ...], Field(strict=False)] = ()
-    report: str | None = None
-    """The name of the report's folder."""
-    environment: dict[str, Any] = {}
-    updated: str = ""
-
-    @classmethod
-    def of(
-        cls,
-        plan: Plan,
-        path: str | None,
-        overrides: Sequence[str] = (),
-        plugins: Sequence[str] = (),
-        classes: Sequence[str] = (),
-        metrics: Sequence[MetricSpec] = (),
-    ) -> PlanRecord:
-        """The record of a plan."""
-        return cls(
-            protocol=PROTOCOL,
-            suite=plan.suite.model_dump(mode="json"),
-            path=path,
-            overrides=tuple(overrides),
-            plugins=tuple(plugins),
-            classes=tuple(classes),
-            metrics=tuple(map(ShownMetric.of, metrics)),
-            trials=tuple(map(PlannedTrial.of, plan.trials)),
-            teachers=tuple(PlannedTeacher(name=t.name, key=t.key, model=t.model) for t in plan.teachers),
-        )
-
-
-NO_PLAN = PlanRecord(protocol=PROTOCOL)
-"""Used by reports of a folder without a plan."""
-
-
-def taken_names() -> frozenset[str]:
-    """What no further metric may be called: the names of records' fields, and of columns that join two of them."""
-    fields: set[str] = set()
-    waiting: list[type[Record]] = [Record]
-    while waiting:
-        kind = waiting.pop()
-        fields |= set(kind.model_fields)
-        waiting += kind.__subclasses__()
-    return frozenset(fields | {*METRICS, *_JOINED})
-
-
-_JOINED = (
-    "pair", "validation_top1", "best_on_test_top1", "best_on_test_epoch", "teacher_top1", "teacher_sha256",
-    "plugin_version", "data_fingerprint",
-)  # fmt: skip
 
 
 def parse(kind: type[R], content: Mapping[str, Any], path: str = "") -> tuple[R | None, str]:

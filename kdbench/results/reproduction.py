@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable
 
-from kdbench.results.record import PlanRecord
+from kdbench.results.planned import PlanRecord
 from kdbench.suite.load import shipped
 
 

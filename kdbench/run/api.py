@@ -25,8 +25,8 @@ from kdbench.observers.notify import Notifier
 from kdbench.opening import open_suite
 from kdbench.report import made_from, naming
 from kdbench.report.parts import parts_of
-from kdbench.resolve import with_results
 from kdbench.results import NO_PLAN, PlanRecord, SuiteFolder
+from kdbench.results.state import with_results
 from kdbench.run.context import Context
 from kdbench.run.students import Students
 from kdbench.run.teachers import Teachers

@@ -533,7 +533,7 @@ def test_a_local_target_is_the_file_itself(write: Callable[[str, str], Path]) ->
             registry.dataset(f"data-{folder}"),
         ):
             assert offer.load().folder == folder
-            assert offer.facts.summary == f"Of {folder}."
+            assert offer.declared.summary == f"Of {folder}."
             assert folder.encode() in offer.source.files["json.py"]
 
 

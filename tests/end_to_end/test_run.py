@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from kdbench import run_suite
 from kdbench.engine import checkpoint
 from kdbench.errors import DataError, KdbenchError, ResultsError, SuiteError
-from kdbench.resolve import with_results
 from kdbench.results import SuiteFolder, TeacherFolder, stored_code, write_json
 from kdbench.results.files import read_json
+from kdbench.results.state import with_results
 from kdbench.status import Status
 
 

@@ -16,7 +16,7 @@ from kdbench.report import made_from
 from kdbench.report.parts import PageParts, parts_of
 from kdbench.report.render import render
 from kdbench.results import PlanRecord, SuiteFolder
-from kdbench.results.record import ShownMetric
+from kdbench.results.planned import ShownMetric
 
 PLUGIN = """
 from markupsafe import Markup

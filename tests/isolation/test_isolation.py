@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdbench import isolation
 from kdbench.errors import Incompatible, PluginError
+from kdbench.isolation import aspects
 
 KEPT = []
 
@@ -182,18 +183,18 @@ def test_contained_passes_errors_on_and_turns_what_is_no_exception_into_one():
 
 
 def test_everything_known_is_guarded_with_this_torch():
-    assert isolation._ASPECTS == isolation._KNOWN_ASPECTS
+    assert aspects._ASPECTS == aspects._KNOWN_ASPECTS
 
 
 def test_a_flag_that_torch_does_not_have_is_left_out():
-    assert isolation._readable(isolation._flag("cudnn", "cudnn_enabled"))
-    assert not isolation._readable(isolation._flag("gone", "no_such_flag"))
+    assert aspects._readable(aspects._flag("cudnn", "cudnn_enabled"))
+    assert not aspects._readable(aspects._flag("gone", "no_such_flag"))
 
 
 def test_the_first_use_of_cuda_is_no_damage():
-    gpu = [aspect for aspect in isolation._ASPECTS if aspect.name == "the current GPU or stream"]
+    gpu = [aspect for aspect in aspects._ASPECTS if aspect.name == "the current GPU or stream"]
     # What a machine with a GPU reads before and after CUDA's initialisation.
-    assert isolation._undo(gpu, [None], [(0, 1, 2, 3)]) == []
+    assert aspects.restore(gpu, [None], [(0, 1, 2, 3)]) == []
 
 
 def test_during_training_in_another_thread_the_main_thread_may_change_handlers_and_its_functions(monkeypatch):

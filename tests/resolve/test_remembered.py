@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from kdbench import remembered
 from kdbench.opening import open_suite
-from kdbench.remembered import Remembered
+from kdbench.resolve import remembered
+from kdbench.resolve.remembered import Remembered
 
 LOSS = """
 from kdbench.method import Incompatible, Method

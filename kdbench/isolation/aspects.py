@@ -1,31 +1,19 @@
-"""Isolates plugins: detects changes that a plugin's call made to global state, and undoes them.
-
-:func:`state` and :func:`undo` take microseconds and surround every call of a plugin. :class:`Originals` finds replaced
-functions; that takes a fraction of a millisecond and is done once an epoch. Nothing here waits for a GPU. This is no
-sandbox: threads, crashes and malice need a process boundary (docs/isolation.md).
-"""
+"""Global state of torch and Python: read before a plugin's call, and restored after it."""
 
 from __future__ import annotations
 
-import inspect
 import os
-import random
 import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 import torch.utils._device as device_module
-
-from kdbench.errors import Incompatible, PluginError, text_of
 
 State: TypeAlias = list[Any]
 
@@ -240,19 +228,20 @@ def _read_folder() -> str | None:
         return None
 
 
-def _in_main_thread() -> bool:
+def in_main_thread() -> bool:
+    """Whether signals reach this thread, and it may install handlers."""
     return threading.current_thread() is threading.main_thread()
 
 
 def _read_handlers() -> list[Any] | None:
     # Other threads cannot install handlers, and the main thread may do so beside a training in another one.
-    return [signal.getsignal(number) for number in _SIGNALS] if _in_main_thread() else None
+    return [signal.getsignal(number) for number in _SIGNALS] if in_main_thread() else None
 
 
 def _restore_handlers(value: list[Any]) -> None:
     for number, handler in zip(_SIGNALS, value, strict=True):
         # None: installed by C code, which Python cannot install again.
-        if handler is not None and _in_main_thread():
+        if handler is not None and in_main_thread():
             signal.signal(number, handler)
 
 
@@ -315,7 +304,7 @@ _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if
 _READERS = [aspect.read for aspect in _ASPECTS]
 
 # Reading these takes longer, and they move no number.
-_SLOW_ASPECTS = (
+SLOW_ASPECTS = (
     _Aspect("numpy's error handling", np.geterr, lambda value: np.seterr(**value), shown=False, quiet=True),
     _Aspect("a signal's handler", _read_handlers, _restore_handlers, shown=False, quiet=True),
 )
@@ -331,10 +320,11 @@ def undo(before: State) -> list[str]:
     now = state()
     if now == before:
         return []
-    return _undo(_ASPECTS, before, now)
+    return restore(_ASPECTS, before, now)
 
 
-def _undo(aspects: Iterable[_Aspect], before: Iterable[Any], now: Iterable[Any]) -> list[str]:
+def restore(aspects: Iterable[_Aspect], before: Iterable[Any], now: Iterable[Any]) -> list[str]:
+    """Restore each aspect whose value differs, and return the names of those that concern training."""
     changed = []
     for aspect, old, new in zip(aspects, before, now, strict=True):
         # None was nothing that a call could change: CUDA before its first use, handlers outside the main thread.
@@ -349,168 +339,3 @@ def _undo(aspects: Iterable[_Aspect], before: Iterable[Any], now: Iterable[Any])
 def complaint(changed: Iterable[str]) -> str:
     """The message for what :func:`undo` or :meth:`Originals.undo` named."""
     return f"changed global state: {', '.join(changed)}; a plugin must restore what it changes"
-
-
-# ---- functions that somebody replaced
-
-_GUARDED = ("kdbench", "kdbench_methods", "torch.nn.modules", "torch.autograd", "torch.amp")
-"""Packages whose modules are looked at, and that of each plugin."""
-_MODULES = (
-    "builtins",
-    "math",
-    "random",
-    "numpy.random",
-    "torch",
-    "torch._tensor",
-    "torch.linalg",
-    "torch.nn.functional",
-    "torch.nn.init",
-    "torch.optim.optimizer",
-    "torch.optim.sgd",
-    "torch.optim.adam",
-    "torch.optim.adamw",
-    "torch.random",
-)
-_FUNCTIONS = (
-    *(FunctionType, BuiltinFunctionType, MethodType, type, staticmethod, classmethod, property),
-    *(torch.jit.ScriptFunction, type(np.random.rand)),
-)
-_TORCH = str(Path(torch.__file__).parent)
-_NO_CODE = (lambda: None).__code__
-
-
-class Originals:
-    """The functions and classes that training relies on, as they are when this is made.
-
-    Those of torch, of kdbench, and of the modules named in ``plugins``. What torch itself wraps is accepted: an
-    optimiser's ``step`` at its first instance, some functions for ``torch.compile``.
-    """
-
-    def __init__(self, plugins: Iterable[str] = ()) -> None:
-        names = {*_MODULES, *plugins}
-        if not _in_main_thread():
-            # Cells of a notebook may define functions there while a training runs in another thread.
-            names.discard("__main__")
-        modules = [
-            module
-            for name, module in sys.modules.copy().items()
-            if name in names or name.startswith(tuple(f"{package}." for package in _GUARDED)) or name in _GUARDED
-        ]
-        owners: dict[int, ModuleType | type] = {id(module): module for module in modules}
-        for module in modules:
-            classes = [value for value in vars(module).values() if isinstance(value, type)]
-            owners |= {id(cls): cls for cls in classes if cls.__module__ in {module.__name__, "torch"}}
-        self._known: list[tuple[Any, list[str], list[Any], int]] = []
-        for owner in owners.values():
-            items = {name: value for name, value in vars(owner).items() if isinstance(value, _FUNCTIONS)}
-            self._known.append((owner, list(items), list(items.values()), len(vars(owner))))
-        self._slow = [aspect.read() for aspect in _SLOW_ASPECTS]
-
-    def undo(self) -> list[str]:
-        """Restore what was replaced, and return its names; also rarer kinds of global state."""
-        changed = []
-        for position, (owner, names, values, size) in enumerate(self._known):
-            now = vars(owner)
-            if len(now) != size:
-                changed += _remove_shadows(owner, names)
-                self._known[position] = (owner, names, values, len(now))
-            if list(map(now.get, names)) == values:
-                continue
-            for number, (name, value) in enumerate(zip(names, values, strict=True)):
-                new = now.get(name)
-                if new is value:
-                    continue
-                if _is_torchs_own(owner, name, new):
-                    values[number] = new
-                    continue
-                setattr(owner, name, value)
-                changed.append(f"{_path(owner)}.{name}")
-        now = [aspect.read() for aspect in _SLOW_ASPECTS]
-        if now != self._slow:
-            changed += _undo(_SLOW_ASPECTS, self._slow, now)
-        return changed
-
-
-def _remove_shadows(owner: ModuleType | type, names: Iterable[str]) -> list[str]:
-    """Functions added to a class in front of those that it inherits."""
-    if not isinstance(owner, type):
-        return []
-    known = set(names)
-    added = [name for name, value in vars(owner).items() if isinstance(value, _FUNCTIONS) and name not in known]
-    inherited = [name for name in added if any(name in vars(base) for base in owner.__mro__[1:])]
-    shadows = [name for name in inherited if not _is_torchs_own(owner, name, vars(owner)[name])]
-    for name in shadows:
-        delattr(owner, name)
-    return [f"{_path(owner)}.{name}" for name in shadows]
-
-
-def _is_torchs_own(owner: ModuleType | type, name: str, value: Any) -> bool:
-    """Whether torch wrapped a function of its own, as it does for ``torch.compile`` and in optimisers."""
-    if not _path(owner).startswith("torch") or not isinstance(value, FunctionType):
-        return False
-    if value.__name__ != name and not value.__code__.co_filename.startswith(f"{_TORCH}/_dynamo"):
-        return False
-    inner = inspect.unwrap(value)
-    return all(getattr(f, "__code__", _NO_CODE).co_filename.startswith(_TORCH) for f in (value, inner))
-
-
-def _path(owner: ModuleType | type) -> str:
-    return f"{owner.__module__}.{owner.__qualname__}" if isinstance(owner, type) else owner.__name__
-
-
-# ---- around calls
-
-
-@contextmanager
-def contained(who: str, originals: Originals | None = None) -> Iterator[None]:
-    """Around a plugin's call outside a training. Exceptions are passed on, changes to global state are undone.
-
-    Raises ``PluginError`` for what was left changed, and in place of what derives from ``BaseException`` alone; but
-    ``KeyboardInterrupt`` and ``SystemExit`` are passed on.
-    """
-    before = state()
-    changed: list[str] = []
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except Incompatible:
-        changed = _undo_all(before, originals)
-        if not changed:
-            raise
-    except BaseException as error:
-        if isinstance(error, Exception):
-            raise
-        raise PluginError(f"{who} raised {type(error).__name__}: {text_of(error)}".removesuffix(": ")) from error
-    finally:
-        changed = changed or _undo_all(before, originals)
-    if changed:
-        raise PluginError(f"{who} {complaint(changed)}")
-
-
-@contextmanager
-def restored(originals: Originals | None = None) -> Iterator[None]:
-    """As :func:`contained`, without a message: for attempts before training."""
-    before = state()
-    try:
-        yield
-    finally:
-        _undo_all(before, originals)
-
-
-def _undo_all(before: State, originals: Originals | None) -> list[str]:
-    return undo(before) + (originals.undo() if originals is not None else [])
-
-
-def seed_globally(seed: int, device: torch.device, *, foreign: bool) -> None:
-    """Seed the global generators, so that a plugin's numbers do not depend on earlier draws of others.
-
-    Torch's on the CPU and on ``device``; before code of third parties Python's and numpy's too (some 30 microseconds).
-    """
-    # Not torch.manual_seed, which seeds every kind of device and costs 70 microseconds a call.
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.default_generators[device.index or 0].manual_seed(seed)
-    if foreign:
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
