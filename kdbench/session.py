@@ -6,7 +6,6 @@ import errno
 import math
 import os
 import signal
-import stat
 import threading
 import time
 from collections import Counter
@@ -23,6 +22,7 @@ from kdbench.engine.cohort import Interrupted
 from kdbench.errors import ResultsError
 from kdbench.results import SuiteFolder, TeacherFolder
 from kdbench.results.folder import LOCK
+from kdbench.terminal import leave_closed_terminal
 
 POLL = 1.0
 """Seconds between two attempts at a lock that is waited for."""
@@ -147,7 +147,7 @@ def stop_at_signals(grace: float | None, warn: Callable[[str], None]) -> Iterato
     def handle(number: int, frame: FrameType | None) -> None:
         if os.getpid() != owner:
             return  # a worker that was forked from here: it receives the signals of the whole process group
-        _leave_closed_terminal()
+        leave_closed_terminal()
         if stop.asked():
             raise LeftAtOnceError(number)
         stop.ask(number)
@@ -168,14 +168,6 @@ def stop_at_signals(grace: float | None, warn: Callable[[str], None]) -> Iterato
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _leave_closed_terminal() -> None:
-    """Discard output if its terminal was closed: writing to it would raise."""
-    for descriptor in (1, 2):
-        with suppress(OSError):
-            if stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from kdbench.terminal import outlive_terminals
 from kdbench.words import one_line
 
 
@@ -23,7 +24,8 @@ def drop_output() -> None:
 def prepare_streams() -> None:
     """Make both streams accept all output.
 
-    Python has no stream where the caller closed it (``>&-``), and a terminal without UTF-8 refuses other letters.
+    Python has no stream where the caller closed it (``>&-``), a terminal without UTF-8 refuses other letters, and one
+    that is closed meanwhile refuses all.
     """
     for descriptor in (0, 1, 2):
         try:
@@ -38,6 +40,7 @@ def prepare_streams() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for as long as the process
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    outlive_terminals()
 
 
 def show_error(message: str) -> None:

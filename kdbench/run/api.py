@@ -34,6 +34,7 @@ from kdbench.session import default_observers, only_one_run, registered, stop_at
 from kdbench.status import UNFINISHED, Status
 from kdbench.suite.filters import Filters
 from kdbench.suite.plan import Plan, Trial, count
+from kdbench.terminal import outliving_terminals
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -130,7 +131,7 @@ def run_suite(
     if chosen_device.type == "cuda":
         # Events and streams belong to the current device.
         torch.cuda.set_device(chosen_device)
-    with only_one_run(folder), stop_at_signals(grace, warn) as stop:
+    with outliving_terminals(), only_one_run(folder), stop_at_signals(grace, warn) as stop:
         folder.check_protocol()
         environment = {**describe_environment(), "device": device_name(chosen_device)}
         info = RunInfo(

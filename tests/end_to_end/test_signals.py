@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import sqlite3
 import subprocess
@@ -16,9 +17,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from safetensors.torch import load_file
 
 from kdbench.hookspecs import hookimpl
+from kdbench.observers.progress import ProgressObserver
 from kdbench.results import TrialFolder
 
 DEADLINE_SECONDS = 180.0
@@ -44,10 +47,12 @@ class Gated(Method):
 """
 
 # Starts a command on a terminal of its own, which it closes once a file has the size of the steps before the gate.
+# The tests may themselves run under nohup.
 CLOSES_TERMINAL = f"""
-import os, pty, sys, time
+import os, pty, signal, sys, time
 process, terminal = pty.fork()
 if process == 0:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     os.execv(sys.argv[2], sys.argv[2:])
 while not (os.path.exists(sys.argv[1]) and os.path.getsize(sys.argv[1]) == {GATE_AT}):
     time.sleep(0.02)
@@ -198,6 +203,35 @@ def test_a_closed_terminal_finishes_the_epoch(suite, command, kdbench, tmp_path)
     assert epochs_of_checkpoints(tmp_path) == {2}
     assert statuses(tmp_path / "mlflow.db") == {"KILLED"}
     assert resumed_equals_undisturbed(kdbench, suite, tmp_path)
+
+
+class ClosingTerminal:
+    """Closes the terminal after the first epoch, as a shell's disowned job sees it: without a signal."""
+
+    def __init__(self, terminal: int) -> None:
+        self.terminal = terminal
+
+    @hookimpl
+    def kdbench_epoch_finished(self):
+        if self.terminal >= 0:
+            os.close(self.terminal)
+            self.terminal = -1
+        # Observers, methods and models may print, too.
+        sys.stdout.write("an epoch has ended\n")
+
+
+def test_a_closed_terminal_without_a_signal_costs_no_trial(write_suite, run, monkeypatch):
+    terminal, end = pty.openpty()
+    with open(end, "w", buffering=1) as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        monkeypatch.setattr(sys, "stderr", stream)
+        monkeypatch.setenv("TERM", "xterm")
+        shown = ProgressObserver(Console(stderr=True))
+        results = run(write_suite("none"), observers=[shown, ClosingTerminal(terminal)])
+        assert [trial.status for trial in results.plan.trials] == ["done"]
+        assert (results.interrupted, results.failed) == (False, [])
+        assert results.report.is_dir()
+        assert sys.stderr is stream
 
 
 def test_what_nohup_ignores_stays_ignored(suite, command, tmp_path):
