@@ -1,1 +1,1 @@
-"""Lockstep training: one teacher pass and one augmentation a batch for all students of a cohort."""
+"""Lockstep training: per batch, one teacher pass and one augmentation for all students of a cohort."""

@@ -1,7 +1,7 @@
-"""The metrics that a suite adds: measured of one student after another, and none of them costs a training.
+"""The metrics that a suite adds. They are measured for each student, and a failing metric never stops a training.
 
-A metric of a plugin has no part in the training. Where it fails, the student's training continues without its value:
-the reason is in the records (``unmeasured``), in a warning, and below the report's table.
+If a plugin's metric fails, the student's training continues without its value. The reason is in the records
+(``unmeasured``), in a warning, and below the report's table.
 """
 
 from __future__ import annotations
@@ -23,36 +23,36 @@ from kdbench.words import one_line
 
 
 class Attempt(Protocol):
-    """Runs a plugin's part and undoes what it left changed; gives what went wrong."""
+    """Runs plugin code and undoes the changes that it left in the process; returns the error, if any."""
 
     def __call__(self, action: Callable[[], object], who: str, *, thorough: bool) -> BaseException | None:
-        """``thorough`` looks for replaced functions, too."""
+        """``thorough`` also looks for replaced functions."""
 
 
 @dataclass
 class Measured:
-    """What was measured of a student, and why the rest was not, by metric."""
+    """By metric: the values of a student, and the reasons for missing values."""
 
     values: dict[str, float] = field(default_factory=dict)
     unmeasured: dict[str, str] = field(default_factory=dict)
 
 
 class AddedMetrics:
-    """Measures the metrics on offer that a suite names."""
+    """Measures the metrics that a suite adds."""
 
     def __init__(self, offers: Sequence[Offer[MetricSpec]] = (), warn: Callable[[str], None] = lambda _: None) -> None:
-        """``warn`` hears of each failure once. Raises ``PluginError`` where a metric cannot be imported."""
+        """``warn`` gets each failure once. Raises ``PluginError`` if a metric cannot be imported."""
         self._metrics = [(offer.spec, offer.load(), str(offer.provider)) for offer in offers]
         self._warn = warn
         self._warned: set[tuple[str, str]] = set()
 
     def __len__(self) -> int:
-        """How many there are."""
+        """The number of metrics."""
         return len(self._metrics)
 
     @property
     def modules(self) -> set[str]:
-        """The modules that they come from."""
+        """The modules that define the metrics."""
         return {spec.target.partition(":")[0] for spec, _, _ in self._metrics}
 
     def measure(
@@ -64,13 +64,13 @@ class AddedMetrics:
         attempt: Attempt,
         seed: Callable[[str], None],
     ) -> Measured:
-        """Those of a student on a split: ``logits`` and ``teacher_logits`` (N, C), ``labels`` (N,).
+        """Measure a student on a split: ``logits`` and ``teacher_logits`` (N, C), ``labels`` (N,).
 
         ``seed`` seeds the process's random generators for a metric's name. Each metric gets copies of the tensors.
-        Where there are no logits of a teacher, metrics that need them are left out.
+        Without ``teacher_logits``, metrics that need them are left out.
 
         Raises:
-            KdbenchError: the device stopped working within a metric.
+            KdbenchError: the device stopped working during a metric.
         """
         found = Measured()
         for spec, function, provider in self._metrics:
@@ -86,7 +86,7 @@ class AddedMetrics:
             who = f"metric '{spec.name}' of {provider}"
             if isinstance(error, torch.AcceleratorError) and not responds(logits.device):
                 raise KdbenchError(
-                    f"{logits.device} stopped working in {who}: {what}; what is saved is safe: run again without it"
+                    f"{logits.device} stopped working in {who}: {what}; saved results are safe: run again without it"
                 ) from error
             if (spec.name, what) not in self._warned:
                 self._warned.add((spec.name, what))

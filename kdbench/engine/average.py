@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 
 class Average:
-    """Follows a module: ``average = decay * average + (1 - decay) * weights`` after each step, buffers included.
+    """Averages a module: ``average = decay * average + (1 - decay) * weights`` after each step, buffers included.
 
-    The first step's weights are taken as they are. torch's own ``AveragedModel`` computes the same, but counts
-    its steps in a tensor, for which each step waits for the GPU.
+    The average starts as the weights after the first step. ``AveragedModel`` of torch computes the same, but
+    counts its steps in a tensor, so that each step would wait for the GPU.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -25,11 +25,11 @@ class Average:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """What it holds."""
+        """The averaged tensors."""
         return list(self._average.values())
 
     def update(self) -> None:
-        """Take up the weights as they are now. Waits for nothing."""
+        """Add the current weights to the average. Does not wait for the device."""
         followed = [self._followed[key] for key in self._floating]
         average = [self._average[key] for key in self._floating]
         if self._steps == 0:
@@ -39,11 +39,11 @@ class Average:
         self._steps += 1
 
     def deployed_state(self) -> dict[str, Tensor]:
-        """The module's state with the averages in it; counters, which have none, as they are."""
+        """The module's state with averaged weights; integer entries (counters) are not averaged."""
         return {**self._followed, **{key: self._average[key] for key in self._floating}}
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """The state for a checkpoint."""
         return {"steps": self._steps, "average": self._average}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The optimisers, schedules and metrics that come with kdbench, offered through the hooks that any plugin uses."""
+"""The built-in optimisers, schedules and metrics, registered through the same hooks as those of plugins."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _COSINE = "Loshchilov and Hutter, SGDR, ICLR 2017, https://arxiv.org/abs/1608.03
 def kdbench_optimizers() -> Sequence[OptimizerSpec]:
     """The built-in optimisers."""
     return [
-        # As in the code of RepDistiller and most that followed it.
+        # As in the code of RepDistiller and of most later work.
         OptimizerSpec("sgd", "kdbench.engine.optimizer:sgd", decays_all=True),
         OptimizerSpec("adamw", "kdbench.engine.optimizer:adamw", reference=_ADAMW),
     ]
@@ -33,5 +33,5 @@ def kdbench_schedules() -> Sequence[ScheduleSpec]:
 
 @hookimpl
 def kdbench_metrics() -> Sequence[MetricSpec]:
-    """The built-in metrics; they are measured of every student."""
+    """The built-in metrics; they are measured for every student."""
     return list(METRICS.values())

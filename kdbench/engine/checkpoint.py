@@ -1,4 +1,4 @@
-"""Checkpoints: all that a trial needs to go on as if it had never stopped."""
+"""Checkpoints: the full state from which a trial resumes with identical results."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from kdbench.suite.plan import PROTOCOL
 def save(path: Path, identifier: str, state: dict[str, Any]) -> None:
     """Write a checkpoint atomically.
 
-    Raises ``TrialError`` for a state that cannot be saved or read back (a plugin's ``get_extra_state`` may give
-    anything), ``ResultsError`` where the file cannot be written.
+    Raises ``TrialError`` for a state that cannot be saved or read back (a plugin's ``get_extra_state`` may return
+    anything), ``ResultsError`` if the file cannot be written.
     """
     packed = _pack({"protocol": PROTOCOL, "id": identifier, **state})
     write_atomically(path, lambda temporary: _write(temporary, packed))
@@ -29,7 +29,7 @@ def _write(path: Path, packed: memoryview) -> None:
 
 
 def _pack(content: dict[str, Any]) -> memoryview:
-    # In memory first: what fails here is the state's fault and not the disk's.
+    # In memory first: an error here comes from the state, not from the disk.
     buffer = io.BytesIO()
     try:
         torch.save(content, buffer)
@@ -47,14 +47,14 @@ def _pack(content: dict[str, Any]) -> memoryview:
 
 
 def load(path: Path, identifier: str) -> dict[str, Any] | None:
-    """The checkpoint; None where it is missing, damaged, or of another trial or protocol."""
+    """The checkpoint; None if it is missing, damaged, or of another trial or protocol."""
     try:
-        # torch does not compare the checksums that it has written: a changed weight would be trained on.
+        # torch does not verify the checksums that it writes: training would resume from a damaged weight.
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:
                 return None
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # noqa: BLE001 - a damaged file may fail in any way, and no code of it is run
+    except Exception:  # noqa: BLE001 - a damaged file may fail in any way, and weights_only runs no code
         return None
     if not isinstance(content, dict) or content.get("id") != identifier or content.get("protocol") != PROTOCOL:
         return None

@@ -1,11 +1,10 @@
-"""Lockstep: the students of a cohort advance batch by batch together.
+"""Lockstep: the students of a cohort train on the same batch at the same time.
 
-Each batch is augmented once and passes the teacher once. A learner draws on nothing that another one does,
-so that it ends with the same bits alone as beside others. One that fails or diverges leaves; the others continue.
+Each batch is augmented once and passes through the teacher once. Learners are independent of each other: a learner
+ends with bit-identical weights alone or in a cohort. A learner that fails or diverges leaves; the others continue.
 
-Every call into a plugin passes through a :class:`~kdbench.engine.guard.Guard`. What a learner's plugins raise or leave
-changed in the process is that learner's failure and no other's; what the teacher's network does so while students train
-fails those that learn from it.
+Every call into a plugin passes through a :class:`~kdbench.engine.guard.Guard`. If a learner's plugin raises an error
+or leaves the process changed, only that learner fails. If the teacher's network does so, the learners that use it fail.
 """
 
 from __future__ import annotations
@@ -33,25 +32,25 @@ from kdbench.results import DataUsed, Environment, EpochRecord, Failure, Teacher
 from kdbench.status import Status
 
 
-class Interrupted(KdbenchError):  # noqa: N818 - it was asked for, it is no error
-    """The user, or a scheduler, asked to stop; training can resume from the checkpoints."""
+class Interrupted(KdbenchError):  # noqa: N818 - requested, not an error
+    """The user or a scheduler requested a stop; training can resume from the checkpoints."""
 
 
 class Listener(Protocol):
-    """Hears what happens to each learner."""
+    """Receives the events of each learner."""
 
     def epoch(self, identifier: str, record: EpochRecord) -> None:
         """An epoch ended."""
 
     def finished(self, identifier: str, result: TrialResult | TeacherResult) -> None:
-        """A learner is done, or diverged."""
+        """A learner finished or diverged."""
 
     def failed(self, identifier: str, error: Failure) -> None:
         """A learner failed."""
 
 
 class Lockstep:
-    """Trains learners that see one feed, until each is finished, failed or diverged."""
+    """Trains learners on one data feed until each has finished, failed or diverged."""
 
     def __init__(
         self,
@@ -68,10 +67,10 @@ class Lockstep:
         watchful: bool = False,
         added: AddedMetrics | None = None,
     ) -> None:
-        """``stop`` is asked after each epoch, ``overdue`` before each batch: that leaves the last checkpoint.
+        """``stop`` is checked after each epoch, ``overdue`` before each batch (the last checkpoint then stays).
 
-        ``watchful`` looks for replaced functions after each call of a plugin, instead of once an epoch. ``added`` are
-        the metrics that are measured on the test set beside the built-in ones.
+        ``watchful`` looks for replaced functions after each call of a plugin, instead of once per epoch. ``added`` are
+        the metrics that are measured on the test set in addition to the built-in ones.
         """
         self.learners = learners
         self.feed = feed
@@ -93,21 +92,21 @@ class Lockstep:
 
     @property
     def withdrawn(self) -> list[Learner]:
-        """Those that must be trained again from their checkpoints; see :meth:`Guard.withdraw_if_replaced`."""
+        """Learners that must be retrained from their checkpoints; see :meth:`Guard.withdraw_if_replaced`."""
         return self._guard.withdrawn
 
     @property
     def replaced(self) -> list[str]:
-        """The functions that were replaced under them."""
+        """The functions that were replaced while they trained."""
         return self._guard.replaced
 
     def run(self) -> None:
-        """Train to the end. Raises :class:`Interrupted` after writing checkpoints if asked to stop.
+        """Train to the end. If ``stop`` is true, raises :class:`Interrupted` after writing checkpoints.
 
-        If overdue, it raises at the next batch and writes none: a checkpoint is always that of an epoch's end.
+        If ``overdue`` is true, raises before the next batch and writes no checkpoint: these belong to an epoch's end.
         """
         while active := [learner for learner in self.learners if learner.active]:
-            # Those that a checkpoint put ahead wait until the others have caught up.
+            # Learners that resumed at a later epoch wait for the others.
             position = min(learner.position for learner in active)
             self._epoch([learner for learner in active if learner.position == position])
             waiting = [learner for learner in self.learners if learner.active]
@@ -132,7 +131,7 @@ class Lockstep:
         share = watch.read() / max(len(taught), 1)
         for learner in learners:
             self._guard.call(learner, lambda: self._follow(learner, leaders[learner.id]))  # noqa: B023
-        # A stage that several share cost each of them its part.
+        # The cost of a shared stage is divided among its learners.
         laps = {learner.id: learner.trainer.lap() for learner in trained if learner.active}
         sharers = Counter(leader.id for leader in leaders.values())
         records: dict[str, EpochRecord] = {}
@@ -151,7 +150,7 @@ class Lockstep:
     def _step(
         self, when: tuple[str, int, int], minibatch: Minibatch, learners: Sequence[Learner], watch: Stopwatch
     ) -> None:
-        """One batch: once through the teacher, then through every student. ``when``: stage, epoch, step."""
+        """Train on one batch: one teacher pass, then a step of every student. ``when``: stage, epoch, step."""
         number = when[-1]
         active = [learner for learner in learners if learner.active]
         reads = tuple({name for learner in active for name in learner.trainer.phase.teacher_reads})
@@ -169,7 +168,7 @@ class Lockstep:
                 break
             if _versions(minibatch, shown) == versions:
                 continue
-            # Several share these tensors: who wrote into them leaves, and the next ones get them as they were.
+            # Learners share these tensors: one that wrote into them fails, and the next ones get the original values.
             self._guard.call(learner, refuse_writing)
             minibatch = replace(minibatch, **{name: tensor.clone() for name, tensor in kept.items()})
             shown = lessons.show(minibatch.images, reads, active, when) if lessons is not None else None
@@ -183,7 +182,7 @@ class Lockstep:
         learner.trainer.follow(leader.trainer)
 
     def _leaders(self, learners: Sequence[Learner]) -> dict[str, Learner]:
-        """By learner, the one that trains for it: itself, but in a stage that several share."""
+        """Map each learner to the one that trains for it: itself, or the first of those that share the stage."""
         leaders: dict[str, Learner] = {}
         for learner in learners:
             same = (other for other in leaders.values() if share_stage(other, learner))
@@ -207,7 +206,7 @@ class Lockstep:
             learner.save()
 
     def _finish(self, learner: Learner, status: Status, last: EpochRecord) -> None:
-        """Write the student, if it has one that is trained, and the outcome."""
+        """Write the student's weights (if it finished) and the result."""
         if status is Status.DONE:
             learner.write_student()
         fields = {**outcome(learner, status, last, self.feed), "data": self.data, "environment": self.environment}
@@ -224,10 +223,10 @@ def _leave_if(overdue: Callable[[], bool]) -> None:
 
 
 def _beside_images(minibatch: Minibatch) -> dict[str, Tensor]:
-    """What there is of a batch besides the images: small tensors."""
+    """The small tensors of a batch: all but the images."""
     return {name: value for name, value in vars(minibatch).items() if value is not None and name != "images"}
 
 
 def _versions(minibatch: Minibatch, shown: Mapping[str, Tensor] | None) -> list[int]:
-    """Counters that rise when anybody writes into what all learners share, but for the images."""
+    """Version counters of the shared tensors, without the images; a write increases them."""
     return [tensor._version for tensor in (*_beside_images(minibatch).values(), *(shown or {}).values())]

@@ -12,7 +12,7 @@ from kdbench.errors import KdbenchError
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``."""
+    """Select ``auto`` (a GPU if available), ``cpu``, ``cuda`` or ``cuda:N``."""
     if name == "auto":
         return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     kind, _, index = name.partition(":")
@@ -30,12 +30,12 @@ def choose_device(name: str) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """For people: the GPU's name, or ``cpu``."""
+    """The GPU's product name, or ``cpu``."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def responds(device: torch.device) -> bool:
-    """Whether the device still works; waits for it. After a device-side assert it does not, for the whole process."""
+    """Whether the device still works; waits for it. After a device-side assert it is lost to the whole process."""
     try:
         return torch.ones((), device=device).item() == 1
     except RuntimeError:
@@ -60,15 +60,15 @@ class Precision:
         return cls(device, name)
 
     def prepare(self) -> None:
-        """Set what holds for the whole process."""
+        """Set the process-wide options."""
         if self.device.type == "cuda":
             torch.backends.cudnn.allow_tf32 = self.name == "tf32"
-            # Losses consist of matrix products, and of small differences between them, which TF32's ten bits lose.
+            # Losses contain small differences of matrix products, which the 10-bit mantissa of TF32 loses.
             torch.backends.cuda.matmul.allow_tf32 = False
             torch.backends.cudnn.benchmark = True
 
     def autocast(self) -> AbstractContextManager[object]:
-        """For the networks' forward passes."""
+        """The context for the networks' forward passes."""
         if self.name == "bf16":
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
@@ -78,7 +78,7 @@ class Precision:
 class Stopwatch:
     """Sums the time spent between :meth:`start` and :meth:`stop`.
 
-    On a GPU it records events and reads them once an epoch, so that measuring a step does not wait for it.
+    On a GPU it records events and reads them once per epoch, so that timing a step does not wait for the GPU.
     """
 
     device: torch.device
@@ -88,7 +88,7 @@ class Stopwatch:
     _events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = field(default_factory=list)
 
     def start(self) -> None:
-        """Begin a stretch."""
+        """Begin an interval."""
         if self.device.type == "cuda":
             self._open = _event()
             self._open.record()
@@ -96,7 +96,7 @@ class Stopwatch:
             self._began = time.perf_counter()
 
     def stop(self) -> None:
-        """End it. A stretch that an error cut short is not counted."""
+        """End the interval. An interval that an error ended early is not counted."""
         if self._open is not None:
             end = _event()
             end.record()

@@ -1,4 +1,4 @@
-"""What is measured of a student on a split."""
+"""Evaluates a student on a split."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def collect(predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor,
 
 
 def measure(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None) -> dict[str, float]:
-    """The built-in metrics of a split (:data:`kdbench.metrics.METRICS`), read from the device in one go.
+    """The built-in metrics of a split (:data:`kdbench.metrics.METRICS`), read from the device in one transfer.
 
-    ``logits``, ``teacher_logits``: (N, C), ``labels``: (N,). Metrics that compare with the teacher are left out where
-    it is not given.
+    ``logits``, ``teacher_logits``: (N, C), ``labels``: (N,). Without ``teacher_logits``, metrics that compare with
+    the teacher are left out.
     """
     values: dict[str, Tensor] = {}
     for metric in METRICS.values():
@@ -42,5 +42,5 @@ def measure(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None
 
 def percent(share: float, images: int) -> float:
     """A share of ``images`` in percent."""
-    # It is a count of images: float32 gives 94.80000305 for 474 of 500, and equal means would differ.
+    # Rounded to a count of images: float32 gives 94.80000305 for 474 of 500, so equal means would differ.
     return 100 * round(share * images) / images

@@ -1,4 +1,4 @@
-"""Measures the learners of a cohort after an epoch; each batch of a split is read once for all of them."""
+"""Evaluates the learners of a cohort after an epoch; each batch of a split is read once for all learners."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kdbench.seeding import derive
 
 
 class Evaluation:
-    """What the learners predict for the test and validation splits, and how good that is."""
+    """Predictions of the learners on the test and validation splits, and their metrics."""
 
     def __init__(
         self,
@@ -40,11 +40,11 @@ class Evaluation:
         self._proceed = proceed
 
     def complete(self, learners: Sequence[Learner], records: dict[str, EpochRecord]) -> None:
-        """Add to the records, by learner, what is measured, and keep the weights that are best on validation."""
+        """Add the metrics to each learner's record, and keep the weights that are best on validation."""
         learners = [learner for learner in learners if not records[learner.id].diverged]
         predictions = self._predictions(learners, "test")
         if self._added:
-            # So that no metric is blamed for what a learner's plugin replaced.
+            # First: otherwise a metric would be blamed for a function that a learner's plugin replaced.
             self._guard.withdraw_if_replaced(learners)
         for learner in learners:
             if learner.active:
@@ -61,7 +61,7 @@ class Evaluation:
                 self._guard.call(learner, lambda: learner.consider(top1))  # noqa: B023
 
     def _measured(self, learner: Learner, epoch: int, logits: Tensor, labels: Tensor) -> dict[str, Any]:
-        """A record's fields with what is measured on the test set."""
+        """A record's fields with the metrics of the test set."""
         teacher_logits = self._lessons.on_test() if self._lessons is not None else None
         added = self._added.measure(
             logits,
@@ -72,12 +72,12 @@ class Evaluation:
                 derive(learner.trainer.seed, "metric", name, epoch), logits.device, foreign=True
             ),
         )
-        # A record without the field is one of which everything was measured.
+        # The field is left out if every metric was measured.
         unmeasured = {"unmeasured": added.unmeasured} if added.unmeasured else {}
         return {"metrics": measure(logits, labels, teacher_logits) | added.values, **unmeasured}
 
     def _predictions(self, learners: Sequence[Learner], split: EvaluationSplit) -> dict[str, tuple[Tensor, Tensor]]:
-        """Logits (N, C) and labels (N,) by learner; one that fails is left out."""
+        """Logits (N, C) and labels (N,) by learner; a learner that fails is left out."""
         logits: dict[str, list[Tensor]] = {learner.id: [] for learner in learners}
         labels = []
         contexts = {learner.id: ExitStack() for learner in learners}

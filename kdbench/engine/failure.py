@@ -1,4 +1,4 @@
-"""What is recorded of a trial that fails."""
+"""The record of a failed trial."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kdbench.results import Failure
 
 
 def failure(identifier: str, error: BaseException, stage: str, epoch: int) -> Failure:
-    """What is recorded of an error. ``epoch`` counts from 1; 0 is before the first."""
+    """The record of an error. ``epoch`` counts from 1; 0 means before the first epoch."""
     try:
         trace = "".join(traceback.format_exception(error))
     except BaseException as second:  # noqa: BLE001 - formatting runs a plugin's code
@@ -28,6 +28,6 @@ def failure(identifier: str, error: BaseException, stage: str, epoch: int) -> Fa
 
 
 def forget_frames(error: BaseException) -> None:
-    """Drop the traceback and the errors before it: their frames hold the activations of a step."""
+    """Drop the traceback and the chained errors: their frames keep the activations of a step in memory."""
     for name in ("__traceback__", "__context__", "__cause__"):
         BaseException.__setattr__(error, name, None)

@@ -1,4 +1,4 @@
-"""A teacher while it teaches: a network that is not trained any more."""
+"""A trained teacher with frozen weights."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from kdbench.results import TeacherUsed
 
 @dataclass
 class FrozenTeacher:
-    """A network in eval mode, and what is known of it."""
+    """A network in eval mode, with its signature and its entry in the results."""
 
     network: TappedModel
     signature: Signature
     used: TeacherUsed
-    """As results name it."""
+    """The teacher's entry in the results."""
     foreign: bool = True
-    """Whether a third party provides the network."""
+    """Whether the network comes from a third-party plugin."""
 
     def __call__(self, images: Tensor, reads: Sequence[str], precision: Precision) -> dict[str, Tensor]:
         """Its outputs for a batch, without gradients, in float32."""

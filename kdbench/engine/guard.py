@@ -1,6 +1,6 @@
-"""Calls into plugins: what goes wrong in one is the failure of whoever provides it, and of nobody else.
+"""Calls into plugins: an error in plugin code fails only the learners that use the plugin.
 
-See :mod:`kdbench.isolation` for what a call may leave changed in the process.
+:mod:`kdbench.isolation` lists the changes to the process that are detected and undone after a call.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kdbench.results import Failure
 
 
 class Guard:
-    """Runs the parts of learners and of their teacher, and lets those fail that are to blame."""
+    """Runs the plugin code of learners and of their teacher, and marks the learners that caused an error as failed."""
 
     def __init__(
         self,
@@ -30,16 +30,16 @@ class Guard:
         watchful: bool,
         modules: Collection[str] = (),
     ) -> None:
-        """``failed`` hears of each learner that fails. ``stop`` is whether Ctrl-C was pressed before.
+        """``failed`` gets each learner that fails. ``stop`` returns whether Ctrl-C was pressed before.
 
-        ``watchful`` looks for replaced functions after each call of a plugin, instead of once an epoch. ``modules`` are
-        those of other plugins whose functions must not be replaced.
+        ``watchful`` looks for replaced functions after each call of a plugin, instead of once per epoch. ``modules``
+        are modules of other plugins whose functions must not be replaced.
         """
         self.watchful = watchful
         self.withdrawn: list[Learner] = []
-        """Those that must be trained again from their checkpoints: a neighbour replaced a function under them."""
+        """Learners that must be retrained from their checkpoints: a function was replaced during an epoch."""
         self.replaced: list[str] = []
-        """Those functions."""
+        """The replaced functions."""
         self._failed = failed
         self._stop = stop
         self._device = learners[0].trainer.device
@@ -47,23 +47,23 @@ class Guard:
         self._originals = isolation.Originals(_modules(learners, teacher) | {*modules})
 
     def call(self, learner: Learner, action: Callable[[], object], *, thorough: bool = False) -> None:
-        """Run a learner's part; what is wrong in or after it is its own failure, not the cohort's.
+        """Run plugin code of a learner; an error fails only this learner.
 
-        ``thorough`` looks for replaced functions, too, where third parties take part.
+        ``thorough`` also looks for replaced functions if the learner uses third-party plugins.
         """
         if learner.error is not None:
             return
         thorough = (thorough or self.watchful) and bool(learner.foreign)
         error = self.attempt(action, learner.suspect, thorough=thorough)
         if learner.unwritable is not None and error is learner.unwritable:
-            raise learner.unwritable  # nothing can be written: no fault of the learner, and it concerns all of them
+            raise learner.unwritable  # the disk's error concerns all learners
         if error is not None:
             self.expel(learner, error)
 
     def attempt(self, action: Callable[[], object], who: str, *, thorough: bool = False) -> BaseException | None:
-        """Run ``action`` and undo what it left changed in the process; gives what went wrong, and raises nothing.
+        """Run ``action`` and undo the changes that it left in the process. Returns the error, if any.
 
-        But for ``KeyboardInterrupt`` after Ctrl-C was pressed twice.
+        Raises only ``KeyboardInterrupt``, after Ctrl-C was pressed twice.
         """
         before = isolation.state()
         error: BaseException | None = None
@@ -82,25 +82,25 @@ class Guard:
         return TrialError(what if error is None else f"{in_words(error)}; {what}")
 
     def expel(self, learner: Learner, error: BaseException) -> None:
-        """Let a learner fail."""
+        """Mark a learner as failed."""
         before = isolation.state()
         record = learner.fail(error)
-        # What a plugin left open may change the state once more when its memory is freed.
+        # Freeing a plugin's memory may change the state again, for example by closing an open context.
         isolation.undo(before)
         self._failed(learner.id, record)
         if isinstance(error, torch.AcceleratorError) and not responds(self._device):
-            # Nothing works on the device any more in this process, and the blame may be another learner's.
+            # The device is lost to this process, and another learner may be the cause.
             raise KdbenchError(
-                f"{self._device} stopped working while {learner.id} was trained: {record.message}; what is "
-                "saved is safe: run again, and leave a method out with --method if it happens again"
+                f"{self._device} stopped working while {learner.id} was trained: {record.message}; saved "
+                "results are safe: run again; if it happens again, select the other methods with --method"
             ) from None
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
     def expel_from_images(self, learners: Sequence[Learner]) -> None:
-        """Fail a learner that wrote into the images, and those that were to read them after it.
+        """Fail a learner that wrote into the images, and those that would read them after it.
 
-        Only networks of kdbench itself share the images. No copy is kept: it would cost every step of every cohort.
+        Only built-in networks share the images. No copy is kept: it would cost time in every step of every cohort.
         """
         writer, *others = learners
         self.call(writer, refuse_writing)
@@ -110,10 +110,10 @@ class Guard:
                 self.expel(other, TrialError(why))
 
     def withdraw_if_replaced(self, learners: Sequence[Learner]) -> None:
-        """Replaced functions that appear within an epoch: nobody knows since when, and under whom.
+        """Handle functions that were replaced during an epoch, at an unknown time and by an unknown learner.
 
-        All learners of the epoch are withdrawn, to be trained again from their checkpoints by a watchful cohort, which
-        finds out who it was. Where that did not help, those fail that third parties provide.
+        All learners of the epoch are withdrawn and retrained from their checkpoints by a watchful cohort, which
+        finds the cause. If that fails, the learners that use third-party plugins fail.
         """
         replaced = self._originals.undo()
         if not replaced:
@@ -131,7 +131,7 @@ class Guard:
                 self.withdrawn.append(learner)
 
     def refuse_sharing(self, learners: Sequence[Learner]) -> None:
-        """Fail learners that share a parameter, as when a plugin keeps an adapter in its class or module."""
+        """Fail learners that share a parameter, for example if a plugin stores an adapter in its class or module."""
         owners: dict[int, tuple[Learner, str]] = {}
         for learner in learners:
             for name, tensor in learner.trainer.modules.named_parameters():
@@ -147,12 +147,12 @@ class Guard:
 
 
 def refuse_writing() -> None:
-    """Fail, as a learner that wrote into what all of them share."""
+    """Raise the error of a learner that wrote into shared tensors."""
     raise TrialError("it wrote into the teacher's outputs or the batch, which all students share; clone them first")
 
 
 def _modules(learners: Sequence[Learner], teacher: FrozenTeacher | None) -> set[str]:
-    """The modules of the plugins that take part, which must not patch each other."""
+    """The modules of the plugins in use, which must not patch each other."""
     parts = [part for learner in learners for part in (learner.student.network, learner.student.method)]
     parts += [teacher.network] if teacher is not None else []
     return {cls.__module__ for part in parts for cls in type(part).__mro__}

@@ -1,4 +1,4 @@
-"""A learner: a student's training as one of a cohort, with the folder that it is kept in."""
+"""A learner: the training of one student in a cohort, and its results folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from kdbench.results import AnyFolder, EpochRecord, Failure
 
 
 class Learner:
-    """What a cohort drives: it says when to train, and hands over the shared batch and the teacher's outputs."""
+    """One training of a cohort. The cohort calls its steps, with the shared batch and the teacher's outputs."""
 
     def __init__(
         self,
@@ -47,10 +47,10 @@ class Learner:
         foreign: Collection[str] = (NETWORK, METHOD),
         parts: Parts | None = None,
     ) -> None:
-        """``settings`` are the method's; ``made_with`` names the teacher's weights and the data, which a
-        checkpoint must share; ``stream`` separates this learner's randomness from its neighbours'. ``foreign``
-        says which of its parts, ``network``, ``method``, ``optimizer`` and ``schedule``, third parties provide: those
-        get copies of what learners share. ``parts`` are the recipe's; without them, it has built-in ones alone.
+        """``settings`` are the method's. ``made_with`` identifies the teacher's weights and the data; a checkpoint
+        with other values is not used. ``stream`` separates this learner's random numbers from those of the others.
+        ``foreign`` lists the parts (``network``, ``method``, ``optimizer``, ``schedule``) that come from third-party
+        plugins; these get copies of shared tensors. ``parts`` are the recipe's; the default is built-in parts only.
         """
         self.id = identifier
         self.settings = dict(settings or {})
@@ -68,24 +68,24 @@ class Learner:
         self.finished = False
         self.error: BaseException | None = None
         self.unwritable: ResultsError | None = None
-        """Why its folder cannot be written, which is no fault of its plugins."""
+        """The error of writing to its folder, if any; not caused by its plugins."""
 
-    # ---- where it is
+    # ---- position
 
     @property
     def position(self) -> Position:
-        """Where it is; learners at one position train in lockstep."""
+        """Its stage and epoch; learners at the same position train in lockstep."""
         in_main = self.trainer.in_main
         return Position(in_main, 0 if in_main else self.progress.phase_index, self.progress.epoch)
 
     @property
     def active(self) -> bool:
-        """Whether it has still to train."""
+        """Whether its training has not ended."""
         return not self.finished and self.error is None
 
     @property
     def suspect(self) -> str:
-        """Which part to blame for what is wrong after one of its calls."""
+        """The part that is named as the cause of an error after one of its calls."""
         if len(self.foreign) == 1:
             return f"its {next(iter(self.foreign))}"
         return "its method or its network"
@@ -93,9 +93,9 @@ class Learner:
     # ---- epochs
 
     def end_epoch(self, seconds: float, teacher_seconds: float) -> EpochRecord:
-        """The epoch's record, before anything is measured; reads the device once.
+        """The epoch's record, before evaluation; reads the device once.
 
-        A loss that is not finite is left in it to be seen.
+        A loss that is not finite is recorded unchanged.
         """
         loss, terms = self.trainer.means()
         self.progress.seconds += seconds
@@ -110,7 +110,7 @@ class Learner:
         )
 
     def advance(self) -> None:
-        """Begin the next epoch, and the next stage where this one has ended."""
+        """Begin the next epoch, or the next stage if this one has ended."""
         self.progress.epoch += 1
         if self.progress.epoch < self.trainer.phase.epochs:
             return
@@ -120,7 +120,7 @@ class Learner:
             self.trainer.leave()
 
     def fail(self, error: BaseException) -> Failure:
-        """Give up, and give the memory back; the next run tries again."""
+        """End the training with an error, and free its memory; the next run tries again."""
         self.error = error
         record = failure(self.id, error, self.trainer.phase.name, self.progress.epoch + 1)
         if isinstance(error, torch.OutOfMemoryError):
@@ -155,7 +155,7 @@ class Learner:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Around writing to the folder: tells the disk's errors from those that a plugin may raise."""
+        """Context for writing to the folder: separates errors of the disk from errors of plugins."""
         try:
             yield
         except ResultsError as error:
@@ -169,7 +169,7 @@ class Learner:
             write_weights(self.folder.weights, weights)
 
     def _stateful(self) -> dict[str, Any]:
-        """What a checkpoint holds the states of, by entry; None where there is none."""
+        """The objects whose states a checkpoint contains, by entry; None if not in use."""
         return {
             "modules": self.trainer.modules,
             "average": self.student.average,
@@ -177,14 +177,14 @@ class Learner:
         }
 
     def save(self) -> None:
-        """Write a checkpoint of an epoch's end."""
+        """Write a checkpoint at the end of an epoch."""
         states = {name: part.state_dict() if part is not None else None for name, part in self._stateful().items()}
         state = {**self.progress.state_dict(), **states, "made_with": self.made_with}
         with self.writing():
             checkpoint.save(self.folder.checkpoint, self.id, state)
 
     def resume(self) -> bool:
-        """Continue from the checkpoint, if there is a sound one, made with the same teacher and data."""
+        """Resume from the checkpoint if it is valid and was made with the same teacher and data."""
         state = checkpoint.load(self.folder.checkpoint, self.id)
         if state is None or state.get("made_with") != self.made_with:
             return False

@@ -1,4 +1,4 @@
-"""What a cohort sees of its teacher: its outputs for each batch, and for the test split."""
+"""The teacher's outputs for a cohort: for each batch, and for the test split."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from kdbench.seeding import derive
 
 
 class Lessons:
-    """One pass of the teacher for all learners. Where it fails, those fail that learn from it."""
+    """One teacher pass for all learners. If it fails, the learners that use the teacher fail."""
 
     def __init__(self, teacher: FrozenTeacher, feed: Feed, guard: Guard, leader: Learner) -> None:
-        """Precision, device and seed are those of ``leader``, and of all learners of the cohort."""
+        """Precision, device and seed are taken from ``leader``; they are the same for the whole cohort."""
         self.teacher = teacher
         self._feed = feed
         self._guard = guard
@@ -34,10 +34,10 @@ class Lessons:
     def show(
         self, images: Tensor, reads: Sequence[str], learners: Sequence[Learner], when: tuple[str, int, int]
     ) -> dict[str, Tensor] | None:
-        """Its outputs for a batch; None where it fails. ``when``: stage, epoch, step."""
+        """Its outputs for a batch; None if it fails. ``when``: stage, epoch, step."""
         teacher = self.teacher
         shown: list[dict[str, Tensor]] = []
-        # A network of a third party may write into the images.
+        # A third-party network may write into the images.
         own = images.clone() if teacher.foreign else images
         self._seed_globally(*when)
         error = self._guard.attempt(
@@ -54,7 +54,7 @@ class Lessons:
         return None
 
     def on_test(self) -> Tensor | None:
-        """Its logits (N, C) for the test split, computed once; None where it fails."""
+        """Its logits (N, C) for the test split, computed once; None if it fails."""
         teacher = self.teacher
         if self._on_test is None and not self._failed_on_test:
             found: list[Tensor] = []
@@ -68,6 +68,6 @@ class Lessons:
         return self._on_test
 
     def _seed_globally(self, *purpose: object) -> None:
-        # A third party's may draw random numbers, which must not depend on the students.
+        # A third-party network may draw random numbers, which must not depend on the students.
         if self.teacher.foreign:
             isolation.seed_globally(derive(self._seed, "teacher", *purpose), self._device, foreign=True)

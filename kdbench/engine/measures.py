@@ -10,7 +10,7 @@ CALIBRATION_BINS = 15
 
 def top1(logits: Tensor, labels: Tensor) -> Tensor:
     """The share of images whose largest logit is the label's."""
-    # torchmetrics takes as long to import as torch itself, and a finished suite measures nothing.
+    # Imported here: torchmetrics takes as long to import as torch, and a finished suite measures nothing.
     from torchmetrics.functional.classification import multiclass_accuracy
 
     return multiclass_accuracy(logits, labels, logits.shape[1], average="micro", validate_args=False)

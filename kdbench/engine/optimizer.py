@@ -51,7 +51,7 @@ def timm_optimizer(
     eps: Positive | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> torch.optim.Optimizer:
-    """An optimiser of timm, as ``lamb``, ``lars``, ``lion`` or ``muon``; ``options`` are its further arguments."""
+    """An optimiser of timm, such as ``lamb``, ``lars``, ``lion`` or ``muon``; ``options`` are its other arguments."""
     from timm.optim import create_optimizer_v2
 
     given = {"momentum": momentum, "betas": betas, "eps": eps}
@@ -86,9 +86,9 @@ def make_optimizer(
 
 
 def begin_momentum(optimizer: torch.optim.Optimizer) -> None:
-    """Give parameters that get their first gradient late the zero momentum that they begin with.
+    """Give parameters without a momentum buffer one of zeros when they get their first gradient late.
 
-    The fused SGD of torch fails where some have momentum and others have none, as when a term joins in later.
+    The fused SGD of torch fails if only some parameters have momentum, for example if a term starts later.
     """
     if not isinstance(optimizer, torch.optim.SGD):
         return

@@ -1,4 +1,4 @@
-"""What is recorded of a training that has ended."""
+"""The record of a training that has ended."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from kdbench.status import Status
 
 
 def outcome(learner: Learner, status: Status, last: EpochRecord, feed: Feed) -> dict[str, Any]:
-    """The fields of ``result.json`` that the training itself gives, but for teacher, data and environment.
+    """The fields of ``result.json`` that come from the training; teacher, data and environment are added later.
 
-    The headline is the last epoch, or the best on validation; never the best on test.
+    The headline is the last epoch, or the best one on validation; never the best on test.
     """
     progress = learner.progress
     main = [record for record in progress.records if record.top1 is not None]
@@ -42,10 +42,10 @@ def outcome(learner: Learner, status: Status, last: EpochRecord, feed: Feed) -> 
 
 
 def cost(learner: Learner, feed: Feed) -> Cost:
-    """What the training took."""
+    """The time and memory of the training."""
     progress = learner.progress
     main = [record for record in progress.records if record.in_main]
-    # The first epoch holds what libraries do once: choosing algorithms, allocating.
+    # The first epoch includes one-time work of libraries: choosing algorithms, allocating memory.
     steady = main[1:] or main
     steps = len(steady) * feed.steps_per_epoch
     seconds = sum(record.seconds for record in steady)

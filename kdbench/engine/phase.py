@@ -1,4 +1,4 @@
-"""What a training consists of: the first stages that a method asks for, and the main one."""
+"""The phases of a training: the first stages that a method requests, and the main stage."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kdbench.results import MAIN
 
 
 class Position(NamedTuple):
-    """Where in its training a learner is; those at one position train in lockstep. First stages come first."""
+    """A learner's stage and epoch; learners at the same position train in lockstep. First stages come first."""
 
     main: bool
     stage: int
@@ -22,13 +22,13 @@ class Position(NamedTuple):
 
     @property
     def stream(self) -> str:
-        """Names the data order and augmentation; the main stage's depend on no first stage."""
+        """The random stream of data order and augmentation; that of the main stage does not depend on first stages."""
         return MAIN if self.main else f"first stage {self.stage}"
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training: one of the method's first stages, or the main one."""
+    """One phase of a training: a first stage of the method, or the main stage."""
 
     name: str
     loss: Callable[[Output, Output, Batch], Terms]
@@ -43,7 +43,7 @@ class Phase:
 def phases(method: Method, parts: Parts, student: Signature, teacher: Signature) -> list[Phase]:
     """A training's phases in order: the method's first stages, then the main one.
 
-    Raises :class:`~kdbench.errors.PluginError` for a stage that trains what there is not.
+    Raises :class:`~kdbench.errors.PluginError` for a stage that trains something that does not exist.
     """
     found = []
     recipe = parts.recipe

@@ -1,4 +1,4 @@
-"""How far a training has come: what a checkpoint records beside the states of modules and optimiser."""
+"""The progress of a training: the entries of a checkpoint other than the states of modules and optimiser."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from kdbench.results import EpochRecord, parse
 
 
 def now() -> str:
-    """UTC, to the second, ISO 8601."""
+    """The current UTC time to the second, in ISO 8601."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 @dataclass
 class Progress:
-    """Where a training is, and what was recorded of it so far. Each field is an entry of the checkpoint."""
+    """The position of a training, and its records so far. Each field is an entry of the checkpoint."""
 
     phase_index: int = 0
-    """The phase that is being trained, counted from 0."""
+    """The current phase, counted from 0."""
     epoch: int = 0
-    """Epochs of this phase that are over."""
+    """Completed epochs of this phase."""
     records: list[EpochRecord] = field(default_factory=list)
-    """One for each epoch of all phases so far."""
+    """One record for each completed epoch of all phases."""
     seconds: float = 0.0
-    """Spent in the student's own steps."""
+    """Seconds spent in the student's own steps."""
     teacher_seconds: float = 0.0
-    """Its share of the teacher's passes."""
+    """Its share of the seconds spent in teacher passes."""
     peak_memory_bytes: int | None = None
-    """Of one student, with its optimiser's state; None on a CPU."""
+    """Peak memory of one student, with its optimiser's state; None on a CPU."""
     best: tuple[float, int, dict[str, Tensor]] | None = None
-    """Accuracy on the validation split, epoch from 1, and weights, where the recipe selects by it."""
+    """Validation accuracy, epoch (from 1) and weights, if the recipe selects by validation."""
     started: str = field(default_factory=now)
-    """When the first attempt began, ISO 8601."""
+    """Start time of the first attempt, in ISO 8601."""
 
     @property
     def best_epoch(self) -> int | None:
@@ -45,7 +45,7 @@ class Progress:
         return self.best[1] if self.best is not None else None
 
     def enter_next_phase(self) -> None:
-        """Count the phase as over."""
+        """Count the phase as completed."""
         self.phase_index += 1
         self.epoch = 0
 
@@ -55,9 +55,9 @@ class Progress:
         return {**state, "records": [record.to_json() for record in self.records]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over the entries of a checkpoint; others that it has are ignored.
+        """Load the entries of a checkpoint; its other entries are ignored.
 
-        Raises ``KeyError`` where one is missing, :class:`~kdbench.errors.TrialError` for records that cannot be read.
+        Raises ``KeyError`` if one is missing, :class:`~kdbench.errors.TrialError` for records that cannot be read.
         """
         found = {entry.name: state[entry.name] for entry in fields(self)}
         found["records"] = [_read(record) for record in found["records"]]

@@ -39,12 +39,12 @@ def learning_rate(parts: Parts, progress: float) -> float:
     """The rate at ``progress`` epochs (a fraction within an epoch) of the main stage.
 
     Raises:
-        PluginError: the schedule gave something else than a rate.
+        PluginError: the schedule did not return a number of at least 0.
     """
     recipe = parts.recipe
     if progress < recipe.warmup_epochs:
         return recipe.lr * (progress + 1e-3) / recipe.warmup_epochs
     rate = parts.schedule(progress, epochs=recipe.epochs, warmup_epochs=recipe.warmup_epochs, lr=recipe.lr)
     if not (isinstance(rate, float | int) and 0 <= rate < math.inf):
-        raise PluginError(f"schedule '{recipe.schedule.name}': must give a rate of at least 0, got {rate!r}")
+        raise PluginError(f"schedule '{recipe.schedule.name}': must return a rate of at least 0, got {rate!r}")
     return float(rate)

@@ -1,4 +1,4 @@
-"""Which learners learn the very same in a stage without the student, so that one of them learns it for all."""
+"""Finds learners with an identical first stage without the student, so that one of them trains it for all."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from torch import Tensor
 from kdbench.engine.learner import Learner
 from kdbench.engine.phase import Phase
 
-# Everything else in a recipe must be equal. What is added to recipes is compared until it is named here.
+# All other fields of a recipe must be equal. New fields of recipes are compared until they are listed here.
 WITHOUT_EFFECT = frozenset(
     {
-        # A first stage has epochs of its own, which are compared.
+        # A first stage has its own number of epochs, which is compared.
         "epochs",
-        # A first stage's rate is constant, and is compared: the stage's own, or else the recipe's lr.
+        # A first stage has a constant rate, which is compared: its own, or the recipe's lr.
         "lr",
-        # How the rate changes concerns the main stage alone.
+        # The schedule applies only to the main stage.
         "schedule",
         "drops",
         "drop_factor",
         "warmup_epochs",
         "min_lr",
-        # The learners of a cohort have one feed, and one pass of the teacher in its precision.
+        # The learners of a cohort share the feed, and the teacher pass with its precision.
         "batch_size",
         "augmentation",
         "precision",
-        # These concern the student, which is not run: its average, its stochastic depth, the choice of its weights.
+        # These apply to the student, which is not run: its average, its stochastic depth, the choice of its weights.
         "ema_decay",
         "drop_path",
         "selection",
     }
 )
-"""What may differ between the recipes of two trainings that share a stage without the student."""
+"""Recipe fields that may differ between two trainings that share a stage without the student."""
 
 
 def share_stage(one: Learner, other: Learner) -> bool:
-    """Whether both would learn the very same in the stage they are in: no student, equal settings, equal state."""
+    """Whether both learn the same weights in their current stage: no student, equal settings, equal state."""
     mine, yours = one.trainer.phase, other.trainer.phase
     methods = one.student.method, other.student.method
     if mine.uses_student or yours.uses_student or type(methods[0]) is not type(methods[1]):

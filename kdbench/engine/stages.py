@@ -1,6 +1,6 @@
-"""The way through a training's stages: what entering and leaving one does to the modules.
+"""The stages of a training, and the changes to modules when a stage begins or ends.
 
-The engine, the checks of :mod:`kdbench.testing` and tests all go through stages by :func:`through`.
+The engine, the checks of :mod:`kdbench.testing` and the tests all iterate over stages with :func:`through`.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from kdbench.parts import Parts
 
 BODY = "student.body"
 STUDENT = frozenset({"student", BODY})
-"""How a stage names the student among what it trains: all of it, or all but its classifiers."""
+"""Names for the student in ``trains`` of a stage: the whole student, or all but its classifiers."""
 
 
 class Staged(Protocol):
-    """What is trained in stages, and is in one of them."""
+    """An object that is trained in stages."""
 
     @property
     def phase(self) -> Phase:
-        """The stage it is in."""
+        """The current stage."""
 
     @property
     def in_main(self) -> bool:
-        """Whether that is the main one, which is the last."""
+        """Whether the current stage is the main stage, which is the last."""
 
     def leave(self) -> None:
-        """End the stage, and enter the next one."""
+        """End the stage and enter the next one."""
 
 
 def through(staged: Staged) -> Iterator[Phase]:
-    """Each stage, from the one that ``staged`` is in to the main one; asking for the next leaves the one before."""
+    """Yield each stage, from the current one of ``staged`` to the main one; each iteration leaves the stage before."""
     yield staged.phase
     while not staged.in_main:
         staged.leave()
@@ -45,9 +45,9 @@ def through(staged: Staged) -> Iterator[Phase]:
 
 
 class Stages:
-    """The stages of a method, with a network or without one, and the one that they are in.
+    """The stages of a method, with or without a network, and the current stage.
 
-    In a stage only what it trains records gradients. What the method froze itself remains frozen.
+    In a stage, only the parameters that it trains have gradients. Parameters that the method froze stay frozen.
     """
 
     def __init__(
@@ -61,9 +61,9 @@ class Stages:
         progress: Progress | None = None,
         main_only: bool = False,
     ) -> None:
-        """Enter the first stage. ``progress`` counts the stages; ``main_only`` leaves out those before the main one.
+        """Enter the first stage. ``progress`` counts the stages; ``main_only`` skips all stages before the main one.
 
-        Raises :class:`~kdbench.errors.PluginError` for a stage that trains what there is not.
+        Raises :class:`~kdbench.errors.PluginError` for a stage that trains something that does not exist.
         """
         self.method = method
         self.network = network
@@ -73,21 +73,21 @@ class Stages:
         found = phases(method, parts, student, teacher)
         self.phases = found[-1:] if main_only else found
         self.trained: dict[str, nn.Parameter] = {}
-        """What the stage trains, by its name among the modules: ``network.*`` and ``method.*``."""
+        """The parameters that the stage trains, by name: ``network.*`` and ``method.*``."""
         self._enter()
 
     @property
     def phase(self) -> Phase:
-        """The stage it is in."""
+        """The current stage."""
         return self.phases[self.progress.phase_index]
 
     @property
     def in_main(self) -> bool:
-        """Whether the first stages are over."""
+        """Whether the current stage is the main stage."""
         return self.progress.phase_index == len(self.phases) - 1
 
     def set_modes(self) -> None:
-        """Put what the stage trains into train mode, all else into eval mode."""
+        """Set the modules that the stage trains to train mode, all others to eval mode."""
         self.modules.eval()
         for module in self._trained_modules():
             module.train()
@@ -95,7 +95,7 @@ class Stages:
             head.eval()
 
     def leave(self) -> None:
-        """End the stage: unfreeze what entering it froze, call ``after_stage``, enter the next one."""
+        """End the stage: unfreeze the parameters that it froze, call ``after_stage``, enter the next stage."""
         for key, parameter in self.modules.named_parameters():
             parameter.requires_grad_(self._trainable.get(key, True))
         self.method.after_stage(self.phase.name)
@@ -106,7 +106,7 @@ class Stages:
         heads = {id(p) for head in self._frozen_heads() for p in head.parameters()}
         chosen = {id(p) for module in self._trained_modules() for p in module.parameters()} - heads
         self._trainable = {key: p.requires_grad for key, p in self.modules.named_parameters()}
-        # What the method froze itself is not trained.
+        # Parameters that the method froze are not trained.
         self.trained = {key: p for key, p in self.modules.named_parameters() if id(p) in chosen and p.requires_grad}
         for parameter in self.modules.parameters():
             parameter.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""A student: a network, and the parts of a method that it predicts with."""
+"""A student: a network, and the submodules of a method that it uses for prediction."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from kdbench.models.base import TappedModel
 
 NETWORK, METHOD = "network", "method"
 PARTS = frozenset({NETWORK, METHOD, "optimizer", "schedule"})
-"""What of a student's training third parties may provide."""
+"""The parts of a student's training that third-party plugins may provide."""
 
 
 class StudentInTraining:
-    """What is evaluated, saved and counted.
+    """The student that is evaluated, saved and counted.
 
-    ``average`` follows its weights where the recipe averages, from the main stage on; then that is what is evaluated
-    and saved.
+    If the recipe averages weights, ``average`` is updated from the start of the main stage, and the averaged weights
+    are evaluated and saved.
     """
 
     def __init__(
         self, network: TappedModel, method: Method, device: torch.device, *, classes: int, foreign: Collection[str]
     ) -> None:
-        """Move network and method to ``device``. ``foreign``: which of the two third parties provide."""
+        """Move network and method to ``device``. ``foreign``: which of the two come from third-party plugins."""
         self.network = network.to(device).to(memory_format=torch.channels_last)
         self.method = method.to(device)
         self.classes = classes
@@ -51,12 +51,12 @@ class StudentInTraining:
         )
 
     def begin_average(self, decay: float) -> None:
-        """Follow the weights from here on."""
+        """Start to average the weights."""
         self.average = Average(self._predicting(), decay)
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
-        """Lend the student the averaged weights, where there are any."""
+        """Context in which the student has the averaged weights, if any."""
         if self.average is None:
             yield
             return
@@ -70,17 +70,17 @@ class StudentInTraining:
 
     @contextmanager
     def evaluated(self) -> Iterator[None]:
-        """While this lasts, :meth:`predict` gives what the student is evaluated by."""
+        """Context in which :meth:`predict` returns the predictions for evaluation: eval mode, averaged weights."""
         self.network.eval()
         self.method.eval()
         with self._averaged():
             yield
 
     def predict(self, images: Tensor, reads: Sequence[str]) -> Tensor:
-        """The logits (B, C) of images (B, channels, H, W), computed in float32: bf16's would often be tied.
+        """The logits (B, C) of images (B, channels, H, W), computed in float32: in bf16 many would be tied.
 
         ``reads``: the taps that the method predicts from.
-        Raises :class:`~kdbench.errors.TrialError` where the method gives something else.
+        Raises :class:`~kdbench.errors.TrialError` if the method returns something else.
         """
         with torch.no_grad():
             images = images.clone() if NETWORK in self.foreign else images
@@ -100,7 +100,7 @@ class StudentInTraining:
             raise TrialError(f"predict must return logits on {images.device}, got them on {logits.device}")
 
     def weights(self) -> dict[str, Tensor]:
-        """Copies of the network's weights, and under ``method.`` of its parts'."""
+        """Copies of the network's weights, and of its parts' weights with the prefix ``method.``."""
         with self._averaged():
             state = {key: value.detach().clone() for key, value in self.network.state_dict().items()}
             for name, part in self.parts.items():
@@ -109,9 +109,9 @@ class StudentInTraining:
         return {key: value.contiguous() for key, value in state.items()}
 
     def parameter_counts(self, trained: Iterable[nn.Parameter]) -> dict[str, int]:
-        """The student's parameters with its parts', those of adapters, and those of ``trained`` with a gradient.
+        """Counts of the student's parameters (with its parts), of adapters, and of ``trained`` with a gradient.
 
-        After the last step: what a first stage alone trained has no gradient in the main one.
+        Call it after the last step: parameters that only a first stage trains have no gradient in the main stage.
         """
         student = {id(p): p for module in (self.network, *self.parts.values()) for p in module.parameters()}
         adapters = {id(p): p for p in self.method.parameters() if id(p) not in student}
@@ -123,7 +123,7 @@ class StudentInTraining:
 
 
 def _own_buffers(module: nn.Module) -> None:
-    """Copy the buffers, as moving to a GPU does: a plugin may register one constant in all of its instances."""
+    """Copy the buffers, as a move to a GPU does: a plugin may register the same tensor in all its instances."""
     for part in module.modules():
         for name, buffer in part.named_buffers(recurse=False):
             part._buffers[name] = buffer.clone()

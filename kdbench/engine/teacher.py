@@ -1,4 +1,4 @@
-"""The teacher: trained once under the suite's recipe, or loaded, and kept by the hash of what made it."""
+"""The teacher: trained once with the suite's recipe, or loaded. Its folder is named by the hash of its plan."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from kdbench.suite.plan import TeacherPlan
 
 
 class FromLabels(Method):
-    """How a teacher learns: cross-entropy to the labels."""
+    """The training of a teacher: cross-entropy with the labels."""
 
     needs_teacher = False
 
@@ -40,7 +40,7 @@ class FromLabels(Method):
 
 
 def build_seeded(build: Callable[[], TappedModel], seed: int, *purpose: object) -> TappedModel:
-    """A freshly initialised network whose weights depend on seed and purpose alone."""
+    """A newly initialised network; its weights depend only on seed and purpose."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, *purpose))
         return build()
@@ -63,7 +63,7 @@ def train(
     overdue: Callable[[], bool] = lambda: False,
     foreign: bool = True,
 ) -> None:
-    """Train a teacher to the end, or continue where it stopped; the outcome is written to ``folder``."""
+    """Train a teacher to the end, or resume its training; the result is written to ``folder``."""
 
     def make() -> Learner:
         network = build_seeded(build, plan.seed, "teacher", plan.model)
@@ -125,7 +125,7 @@ def measure_given(
     data: DataUsed,
     environment: Environment,
 ) -> None:
-    """Keep given weights with their measured accuracy, as if they had been trained here."""
+    """Evaluate given weights, and store them with the result in the form of a trained teacher."""
     precision.prepare()
     with contained(f"teacher {plan.name}"):
         network.to(precision.device).to(memory_format=torch.channels_last).eval()
@@ -155,7 +155,7 @@ def load(
     *,
     foreign: bool = True,
 ) -> FrozenTeacher | None:
-    """The teacher in ``folder``; None where it is missing, damaged, diverged or of other data."""
+    """The teacher in ``folder``; None if it is missing, damaged, diverged, or was trained on other data."""
     result = folder.result
     if result is None or folder.damage(thorough=True):
         return None

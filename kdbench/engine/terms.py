@@ -1,4 +1,4 @@
-"""The terms that a method returns: their weighted sum, and their means over an epoch."""
+"""The loss terms that a method returns: their weighted sum, and their means over an epoch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kdbench.errors import TrialError
 
 
 def weigh(terms: Any) -> tuple[dict[str, Tensor], Tensor]:
-    """The terms' values by name, and the loss: the sum of value * weight; scalars.
+    """The terms' values by name, and the loss: the sum of value * weight. All are scalars.
 
     Raises :class:`~kdbench.errors.TrialError` for anything but named scalar tensors with weights.
     """
@@ -44,19 +44,19 @@ class Means:
         self._images = 0
 
     def check(self, names: tuple[str, ...]) -> None:
-        """Raise :class:`~kdbench.errors.TrialError` for other terms than those of the epoch's first step."""
+        """Raise :class:`~kdbench.errors.TrialError` if the terms differ from those of the epoch's first step."""
         if self._sums is not None and names != self._names:
             raise TrialError(f"terms changed within an epoch from {list(self._names)} to {list(names)}")
 
     def add(self, loss: Tensor, values: dict[str, Tensor], images: int) -> None:
-        """Count a step's loss and terms, which are means over ``images``. Does not wait for the device."""
+        """Add a step's loss and terms, which are means over ``images``. Does not wait for the device."""
         read = torch.stack([value.detach().double() for value in (loss, *values.values())]) * images
         self._names = tuple(values)
         self._sums = read if self._sums is None else self._sums + read
         self._images += images
 
     def read(self) -> tuple[float, dict[str, float]]:
-        """The mean loss, and each term's; waits for the device."""
+        """The mean loss, and the mean of each term; waits for the device."""
         assert self._sums is not None
         loss, *values = (self._sums / self._images).tolist()
         return loss, dict(zip(self._names, values, strict=True))

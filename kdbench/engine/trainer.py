@@ -23,7 +23,7 @@ from kdbench.seeding import derive
 
 
 class Trainer:
-    """The optimiser and the randomness of one training. Nothing in a step waits for the device."""
+    """The optimiser and the random numbers of one training. Nothing in a step waits for the device."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Trainer:
         device: torch.device,
         steps_per_epoch: int,
     ) -> None:
-        """``stages`` are those of the student's method; ``stream`` separates its randomness from its neighbours'."""
+        """``stages`` are those of the student's method; ``stream`` separates its random numbers from others."""
         self.student = student
         self.stages = stages
         self.modules = stages.modules
@@ -57,12 +57,12 @@ class Trainer:
 
     @property
     def phase(self) -> Phase:
-        """The stage it is in."""
+        """The current stage."""
         return self.stages.phase
 
     @property
     def in_main(self) -> bool:
-        """Whether the first stages are over."""
+        """Whether the current stage is the main stage."""
         return self.stages.in_main
 
     @property
@@ -71,16 +71,16 @@ class Trainer:
         return self.student.method.needs_teacher or not self.in_main
 
     def _begin_stage(self) -> None:
-        """Make a fresh optimiser, and the average where the main stage begins."""
+        """Make a new optimiser, and the average at the start of the main stage."""
         spared = {f"network.{name}" for name in self.student.network.no_weight_decay()}
         self.optimizer = make_optimizer(self.parts, self.stages.trained, self.phase.rate(0.0), spared)
         if self.in_main and self.recipe.ema_decay is not None:
             self.student.begin_average(self.recipe.ema_decay)
         if not self.in_main and self.phase.epochs == 0:
-            self.leave()  # as settings may have it
+            self.leave()  # settings may give a first stage no epochs
 
     def leave(self) -> None:
-        """End the stage, and begin the next one that has epochs."""
+        """End the stage and begin the next one that has epochs."""
         self.seed_globally("after", self._stream, self.phase.name)
         self.stages.leave()
         self._begin_stage()
@@ -92,7 +92,7 @@ class Trainer:
         self._means = Means()
 
     def follow(self, leader: Trainer) -> None:
-        """Take over what ``leader`` learned in an epoch of a stage that both share."""
+        """Copy the state of ``leader`` after an epoch of a stage that both share."""
         for name in self.phase.trains:
             theirs = leader.student.method.get_submodule(name)
             self.student.method.get_submodule(name).load_state_dict(theirs.state_dict())
@@ -102,12 +102,12 @@ class Trainer:
     # ---- randomness
 
     def seed_globally(self, *purpose: object) -> None:
-        """Seed what plugins draw from that use no generator: they get a stream of their own."""
+        """Seed the global generators, for plugins that do not use ``batch.generator``."""
         foreign = bool(self.student.foreign)
         isolation.seed_globally(derive(self.seed, *purpose), self.device, foreign=foreign)
 
     def seed_prediction(self) -> None:
-        """Seed what third parties draw while they predict; ours draws nothing."""
+        """Seed the predictions of third-party plugins; first-party code draws no random numbers there."""
         if self.student.foreign:
             self.seed_globally("predict", self._stream, self.phase.name, self.progress.epoch)
 
@@ -116,18 +116,18 @@ class Trainer:
     def step(self, number: int, minibatch: Minibatch, teacher: Mapping[str, Tensor] | None) -> None:
         """Step ``number`` (from 0) of the epoch, on a batch and the teacher's outputs for it.
 
-        Raises :class:`~kdbench.errors.TrialError` for terms of the wrong form, and whatever the method raises.
+        Raises :class:`~kdbench.errors.TrialError` for terms of the wrong form, and any error of the method.
         """
         phase, epoch = self.phase, self.progress.epoch
         for group in self.optimizer.param_groups:
             group["lr"] = phase.rate(epoch + number / self.steps_per_epoch)
         self.optimizer.zero_grad(set_to_none=True)
-        # Not at the first step, where libraries try out their algorithms and the optimiser makes its state.
+        # Not at the first step, in which libraries benchmark algorithms and the optimiser allocates its state.
         measured = (epoch, number) > (0, 0) and number == min(1, self.steps_per_epoch - 1)
         base = _reset_peak(self.device) if self.device.type == "cuda" and measured else None
         self._watch.start()
         # Dropout and drop path draw from the global generator.
-        # A stage without the student is the same for all that share it.
+        # A stage without the student must be identical for all that share it.
         own = self._stream if phase.uses_student else ""
         self.seed_globally("network", own, phase.name, epoch, number)
         if self.student.foreign:
@@ -135,7 +135,7 @@ class Trainer:
         batch = self._batch(minibatch, number)
         seen = self._seen(minibatch)
         shown = self._shown(teacher)
-        # A stage without the student, or a training without a teacher, says so in its own signature.
+        # Losses of stages without the student, or of trainings without a teacher, accept None.
         values, loss = weigh(phase.loss(seen, shown, batch))  # type: ignore[arg-type]
         self._means.check(tuple(values))
         self._update(loss)
@@ -149,7 +149,7 @@ class Trainer:
             self.progress.peak_memory_bytes = max(self.progress.peak_memory_bytes or 0, peak)
 
     def _copied(self, minibatch: Minibatch) -> Minibatch:
-        """What a third party may write into."""
+        """A copy of the batch, into which a third-party plugin may write."""
         shared = {name: value for name, value in vars(minibatch).items() if value is not None}
         if NETWORK not in self.student.foreign:
             del shared["images"]
@@ -198,7 +198,7 @@ class Trainer:
         tensors += [t for state in self.optimizer.state.values() for t in state.values() if isinstance(t, Tensor)]
         return sum(t.numel() * t.element_size() for t in tensors)
 
-    # ---- what it came to
+    # ---- results
 
     def lap(self) -> float:
         """Seconds spent in steps since the last call; waits for the device."""
@@ -210,7 +210,7 @@ class Trainer:
         return float(self.optimizer.param_groups[0]["lr"])
 
     def means(self) -> tuple[float, dict[str, float]]:
-        """The epoch's mean loss, and each term's by name; reads the device once. What is not finite is left so."""
+        """The epoch's mean loss, and each term's by name; reads the device once. Non-finite values are kept."""
         return self._means.read()
 
 
