@@ -1,9 +1,8 @@
-"""Augmentation of whole batches on their device, each image by its own chance.
+"""Augmentation of whole batches on their device, with separate random numbers for each image.
 
-Geometry and colour work on uint8 images (B, channels, H, W), then come normalisation, blanking (with zeros,
-which are the channel mean by then) and mixing. Within each of these groups the recipe's order holds. Every
-function draws from the generators that it gets, never from torch's global one: what else a process computes changes
-no image.
+The order is: geometry and colour on uint8 images (B, channels, H, W), normalisation, blanking (with zeros, which
+are then the channel mean), and mixing. Within each group the recipe's order applies. Every function draws from the
+generators that it gets, never from torch's global one, so that images do not depend on other computations.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def _rising(scale: tuple[float, float]) -> tuple[float, float]:
 
 
 _ATTEMPTS = 10
-"""Boxes tried per image before falling back, as in the papers' code."""
+"""Boxes tried per image before the fallback, as in the papers' code."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +45,10 @@ class Mixed:
 
 @dataclass(frozen=True)
 class Draws:
-    """The only sources of randomness of an augmentation. What else a process draws moves no image."""
+    """The random generators of an augmentation; it must use no other source of random numbers."""
 
     device: torch.Generator
-    """On the images' device: drawing from it does not wait for the device."""
+    """A generator on the images' device: drawing from it does not wait for the device."""
     host: np.random.Generator
 
 
@@ -62,13 +61,13 @@ class AugmentationStep:
     function: Callable[..., Any]
     settings: Mapping[str, Any] = field(default_factory=dict)
     foreign: bool = False
-    """Whether a third party provides it."""
+    """Whether it comes from a third-party plugin."""
 
     def __call__(self, *batch: Tensor | Draws) -> Any:
-        """The changed batch.
+        """Apply the augmentation to a batch.
 
         Raises:
-            DataError: a third party's augmentation failed, or returned something else than it must.
+            DataError: a third-party augmentation failed, or returned something of another type or shape.
         """
         if not self.foreign:
             return self.function(*batch, **self.settings)
@@ -83,16 +82,16 @@ class AugmentationStep:
         fits = isinstance(given, Tensor) and (given.dtype, len(given)) == (images.dtype, len(images))
         if not fits or (self.acts_on != "size" and given.shape != images.shape):
             got = f"{given.dtype} {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
-            raise DataError(f"augmentation '{self.name}': must return images as it gets them, got {got}")
+            raise DataError(f"augmentation '{self.name}': must return images of the input's dtype and shape, got {got}")
         return result
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A recipe's augmentation, sorted by what it works on."""
+    """A recipe's augmentations, grouped by their input."""
 
     pixels: tuple[AugmentationStep, ...]
-    """On uint8 images; the one that gives them their size comes first."""
+    """On uint8 images; the one that sets the image size comes first."""
     blanks: tuple[AugmentationStep, ...]
     """On normalised images."""
     mixes: tuple[AugmentationStep, ...]
@@ -115,13 +114,13 @@ class Pipeline:
         return images
 
     def blank(self, images: Tensor, draws: Draws) -> Tensor:
-        """Cut out and erase, in normalised images (B, channels, H, W)."""
+        """Apply cutout and erasing to normalised images (B, channels, H, W)."""
         for step in self.blanks:
             images = step(images, draws)
         return images
 
     def mix(self, images: Tensor, labels: Tensor, draws: Draws) -> Mixed | None:
-        """Mixup or cutmix (one of those named, by chance); None where the recipe names neither."""
+        """Apply mixup or cutmix (one of them at random if the recipe has both); None if it has neither."""
         if not self.mixes:
             return None
         step = self.mixes[draws.host.integers(len(self.mixes))]
@@ -143,13 +142,13 @@ class Normalize:
 
 
 def crop(images: Tensor, draws: Draws, *, padding: PositiveInt = 4) -> Tensor:
-    """Pad by ``padding`` pixels of zeros on every side, cut the original size out at random."""
+    """Pad by ``padding`` pixels of zeros on every side, then crop to the original size at a random position."""
     moved, inside = _move(images, _offsets(images, padding, draws.device))
     return moved * inside
 
 
 def shift(images: Tensor, draws: Draws, *, pixels: PositiveInt = 1) -> Tensor:
-    """Move by up to ``pixels`` in each direction, repeating the border (for images without a background)."""
+    """Shift by up to ``pixels`` in each direction and repeat the border (for images without a background)."""
     return _move(images, _offsets(images, pixels, draws.device))[0]
 
 
@@ -166,9 +165,9 @@ def random_resized_crop(
     size: PositiveInt = 224,
     scale: Annotated[tuple[float, float], AfterValidator(_rising)] = (0.08, 1.0),
 ) -> Tensor:
-    """Cut out a random area (share of the image within ``scale``) and resize it bilinearly to ``size`` pixels.
+    """Crop a random area (share of the image within ``scale``) and resize it bilinearly to ``size`` pixels.
 
-    The box's aspect ratio lies between 3/4 and 4/3 (Szegedy 2015, arXiv:1409.4842). There is no antialiasing:
+    The box's aspect ratio is between 3/4 and 4/3 (Szegedy 2015, arXiv:1409.4842). There is no antialiasing:
     it is meant for boxes that are not larger than ``size``.
     """
     height, width = images.shape[-2:]
@@ -193,7 +192,7 @@ def rand_augment(
     num_ops: Annotated[int, Gt(0), Le(100)] = 2,
     magnitude: Annotated[int, Ge(0), Le(30)] = 9,
 ) -> Tensor:
-    """``num_ops`` random operations an image, of strength ``magnitude`` in 0..30 (Cubuk 2020, arXiv:1909.13719)."""
+    """``num_ops`` random operations per image, with ``magnitude`` in 0..30 (Cubuk 2020, arXiv:1909.13719)."""
     from torchvision.transforms import v2
 
     return _image_by_image(v2.RandAugment(num_ops, magnitude), images, draws)
@@ -209,16 +208,15 @@ def torchvision_transform(
 
 
 def _image_by_image(transform: Callable[[Tensor], Tensor], images: Tensor, draws: Draws) -> Tensor:
-    # torchvision's random transforms take no generator and draw from torch's global one on the CPU: it is
-    # lent to them for this batch, seeded from the stream, and given back as it was. `torch.manual_seed`
-    # would also re-seed every GPU.
+    # torchvision's random transforms draw from torch's global CPU generator: it is seeded for this batch
+    # and restored afterwards. `torch.manual_seed` would also re-seed every GPU.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(draws.host.integers(2**63)))
         return torch.stack([transform(image) for image in images])
 
 
 def cutout(images: Tensor, draws: Draws, *, size: PositiveInt = 8) -> Tensor:
-    """Blank a square of ``size`` pixels (DeVries 2017, arXiv:1708.04552); it may reach over the border."""
+    """Blank a square of ``size`` pixels (DeVries 2017, arXiv:1708.04552); it may extend beyond the border."""
     batch, _, height, width = images.shape
     centre = torch.rand(2, batch, device=images.device, generator=draws.device)
     top = (centre[0] * height).floor() - size // 2
@@ -241,7 +239,7 @@ def random_erasing(images: Tensor, draws: Draws, *, p: Fraction = 0.25) -> Tenso
 def mixup(images: Tensor, labels: Tensor, draws: Draws, *, alpha: Positive = 0.8) -> Mixed:
     """Mix each batch with its permutation, share from Beta(alpha, alpha) (Zhang 2018, arXiv:1710.09412).
 
-    Where both mixup and cutmix are named, each batch draws one of them.
+    If a recipe has both mixup and cutmix, one of them is chosen at random for each batch.
     """
     share = float(draws.host.beta(alpha, alpha))
     others = torch.randperm(len(images), device=images.device, generator=draws.device)
@@ -268,7 +266,7 @@ def cutmix(images: Tensor, labels: Tensor, draws: Draws, *, alpha: Positive = 1.
 
 
 def _scalar(value: float, like: Tensor) -> Tensor:
-    # Filling on the device, unlike copying there, does not wait for the device.
+    # Unlike a copy to the device, a fill does not wait for it.
     return torch.full((), value, device=like.device)
 
 
@@ -277,7 +275,7 @@ def _offsets(images: Tensor, reach: int, generator: torch.Generator) -> Tensor:
 
 
 def _move(images: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
-    """Images read ``offsets`` (2, B, 1) further down and right, border repeated, and where no border was."""
+    """Read images at ``offsets`` (2, B, 1) down and right with a repeated border; and a mask of pixels inside."""
     batch, _, height, width = images.shape
     rows = torch.arange(height, device=images.device) + offsets[0]
     columns = torch.arange(width, device=images.device) + offsets[1]
@@ -292,7 +290,7 @@ def _move(images: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _rectangles(images: Tensor, top: Tensor, left: Tensor, bottom: Tensor, right: Tensor) -> Tensor:
-    """Mask (B, 1, H, W) of rectangles given by tensors (B,)."""
+    """Mask (B, 1, H, W) of rectangles with edges (B,)."""
     rows = torch.arange(images.shape[-2], device=images.device)[None, :, None]
     columns = torch.arange(images.shape[-1], device=images.device)[None, None, :]
     down = (rows >= top[:, None, None]) & (rows < bottom[:, None, None])
@@ -306,8 +304,8 @@ def _boxes(
     """Random boxes (top, left, height, width), each (B,) in pixels.
 
     The share of the area is uniform within ``area``, the logarithm of width / height uniform within
-    ``ratio``'s. Several are drawn for each image at once, so that no value need be looked at on the host:
-    the first that fits is taken, else the largest box in the middle whose ratio is allowed.
+    ``ratio``'s. Several are drawn for each image at once, so that the host does not read any value: the first
+    that fits is used, otherwise the largest centred box with an allowed ratio.
     """
     batch, _, height, width = images.shape
     low, high = math.log(ratio[0]), math.log(ratio[1])

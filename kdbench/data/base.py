@@ -1,4 +1,4 @@
-"""The contract of a data set. No torch: ``kdbench plan`` reads facts through it."""
+"""The interface of a data set. It does not import torch, so that ``kdbench plan`` starts fast."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What is known of a data set without decoding an image. ``image_shape``: (channels, height, width).
+    """The facts of a data set that need no decoded image. ``image_shape``: (channels, height, width).
 
-    Where corrupt images are left out, the loaded splits may be smaller than ``n_train`` and ``n_test``.
+    If corrupt images are left out, the loaded splits may be smaller than ``n_train`` and ``n_test``.
     """
 
     classes: int
@@ -25,15 +25,16 @@ class DataFacts:
     std: tuple[float, ...] | None = None
     """Channel mean and standard deviation of the training images, of values scaled to 0..1.
 
-    None where they are measured when the images are decoded: they are then part of :class:`Arrays`.
+    None if they are measured when the images are decoded: they are then part of :class:`Arrays`.
     """
     n_validation: int = 0
-    """Images cut from the training images, see :mod:`kdbench.data.splits`."""
+    """Images taken from the training images, see :mod:`kdbench.data.splits`."""
     content: str = ""
-    """What the data set holds, as a hash that changes when an image, a label or their order does.
+    """A hash of the content, which changes with any image, any label or their order.
 
-    It identifies teachers and trials, and is the same wherever the data is stored. Where a data set leaves it empty,
-    all its settings identify it, its ``root`` included. :func:`kdbench.data.content.content_of` computes it for files.
+    It is part of the identity of teachers and trials, and does not depend on where the data is stored. If it is empty,
+    the data set is identified by all its settings, including ``root``. :func:`kdbench.data.content.content_of` computes
+    it for files.
     """
 
 
@@ -45,22 +46,22 @@ class Split:
     labels: NDArray[np.int64]
 
     def take(self, indices: NDArray[np.int64]) -> Split:
-        """The images at ``indices``, copied."""
+        """A copy of the images at ``indices``."""
         return Split(self.images[indices], self.labels[indices])
 
 
 @dataclass(frozen=True)
 class FileSplit:
-    """Images left on disk, decoded batch by batch, and their classes (N,) of int64.
+    """Images that stay on disk and are decoded batch by batch, and their classes (N,) of int64.
 
-    For data sets that fit neither the device nor memory. ``files`` are relative to ``root``.
+    For data sets that do not fit into memory. ``files`` are relative to ``root``.
     """
 
     root: Path
     files: tuple[str, ...]
     labels: NDArray[np.int64]
     workers: int = 4
-    """Processes that decode for a feed; 0 decodes in the training process."""
+    """Number of decoding processes of a feed; 0 decodes in the training process."""
 
     def take(self, indices: NDArray[np.int64]) -> FileSplit:
         """The files at ``indices``."""
@@ -69,7 +70,7 @@ class FileSplit:
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """A loaded data set: all its splits are in memory, or all are files. Compared by identity.
+    """A loaded data set: all splits are in memory, or all are files. Compared by identity.
 
     ``fingerprint``: SHA-256 that changes when the data does.
     """
@@ -79,19 +80,19 @@ class Arrays:
     fingerprint: str
     class_names: tuple[str, ...] = ()
     corrupt: int = 0
-    """Images that could not be decoded and were left out."""
+    """Number of images that could not be decoded and were left out."""
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    """Measured channel statistics, where :class:`DataFacts` leaves them open."""
+    """Measured channel statistics, if :class:`DataFacts` has none."""
     validation: Split | FileSplit | None = None
-    """Images cut from the training images, see :mod:`kdbench.data.splits`."""
+    """Images taken from the training images, see :mod:`kdbench.data.splits`."""
 
 
 class Dataset(Protocol):
     """A data set; its keyword-only constructor arguments are settings of the suite's ``[data]`` table."""
 
     def facts(self) -> DataFacts:
-        """Sizes and content, without decoding an image. Raises ``DataError`` where the data is missing."""
+        """Sizes and content, without decoding an image. Raises ``DataError`` if the data is missing."""
 
     def load(self) -> Arrays:
-        """Read it; decode at most once and keep the arrays in the cache folder."""
+        """Read the data set; decode it at most once and keep the arrays in the cache folder."""

@@ -1,4 +1,4 @@
-"""The data sets that kdbench brings, offered through the hook that any plugin uses."""
+"""The built-in data sets and augmentations, registered through the same hooks as those of plugins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cache folder: what is costly to make is made once, by one process, whole or not at all."""
+"""The cache folder: an entry is made once, by one process, and is complete or absent."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 def cache_folder() -> Path:
     """``KDBENCH_CACHE``, else ``kdbench`` in the user's cache folder (``~/.cache``).
 
-    Raises ``DataError`` where the user has no home folder.
+    Raises ``DataError`` if the user has no home folder.
     """
     try:
         if own := os.environ.get("KDBENCH_CACHE"):
@@ -33,14 +33,14 @@ def cache_folder() -> Path:
 
 
 def write_checked(path: Path, content: Any) -> None:
-    """Write JSON atomically, after a first line that holds its SHA-256. Raises ``OSError``."""
+    """Write JSON atomically, after a first line with its SHA-256. Raises ``OSError``."""
     body = json.dumps(content)
     text = f"{hashlib.sha256(body.encode()).hexdigest()}\n{body}\n"
     atomic.write(path, lambda temporary: temporary.write_text(text, encoding="ascii"))
 
 
 def read_checked(path: Path) -> Any:
-    """What :func:`write_checked` wrote. Raises ``OSError``, or ``ValueError`` for a file that is damaged."""
+    """Read a file of :func:`write_checked`. Raises ``OSError``, or ``ValueError`` for a damaged file."""
     digest, _, body = path.read_text(encoding="ascii").partition("\n")
     if hashlib.sha256(body.rstrip("\n").encode()).hexdigest() != digest:
         raise ValueError(f"{path}: is damaged")
@@ -48,7 +48,7 @@ def read_checked(path: Path) -> Any:
 
 
 def exclusive(path: Path) -> FileLock:
-    """Hold ``path``.lock: waits for other processes that hold it, and says so on standard error.
+    """Lock ``path``.lock. Waits for other processes that have the lock, with a message on standard error.
 
     Use it as a context manager. The system frees the lock of a process that dies.
     """
@@ -63,11 +63,11 @@ def exclusive(path: Path) -> FileLock:
 
 
 def made_once(folder: Path, make: Callable[[Path], None], read: Callable[[Path], T]) -> T:
-    """What ``read`` finds in ``folder``; where it finds nothing usable, ``make`` fills the folder first.
+    """Return ``read(folder)``; if the folder is missing or damaged, ``make`` creates it first.
 
     ``read`` raises ``OSError``, ``ValueError`` or ``KeyError`` for a folder that is missing or damaged.
-    ``make`` writes into a folder beside it that takes its name only when it is complete: a process killed
-    meanwhile leaves nothing that could be taken for a result, and the next one clears it away.
+    ``make`` writes into a temporary folder next to it, which is renamed when it is complete. If the process is
+    killed, only the temporary folder remains, and the next call removes it.
     """
     try:
         return read(folder)

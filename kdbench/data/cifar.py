@@ -20,10 +20,10 @@ Channels = tuple[float, float, float]
 
 
 class _Cifar:
-    """What both have in common.
+    """The common part of both.
 
-    ``root``: the folder that holds torchvision's folder (``cifar-10-batches-py``) or the archive; by default
-    one in the cache folder. ``download``: fetch the archive (170 MB) where neither is there.
+    ``root``: the folder that contains torchvision's folder (``cifar-10-batches-py``) or the archive; by default
+    one in the cache folder. ``download``: download the archive (170 MB) if neither exists.
     """
 
     classes: ClassVar[int]
@@ -38,7 +38,7 @@ class _Cifar:
         self.download = download
 
     def facts(self) -> DataFacts:
-        """The published sizes, and the channel statistics that the field normalises with."""
+        """The published sizes, and the usual channel statistics for normalisation."""
         return DataFacts(
             classes=self.classes,
             image_shape=(3, 32, 32),
@@ -50,14 +50,16 @@ class _Cifar:
         )
 
     def load(self) -> Arrays:
-        """Read the original files; download them first where they are not there."""
+        """Read the original files; download them first if they are missing."""
         import torchvision.datasets
 
         cifar = getattr(torchvision.datasets, self.torchvision_class)
         root = self.root or cache_folder() / "downloads"
         if _damaged_file(cifar, root):
             if not root.is_dir() and not self.download:
-                raise DataError(f"data.root: {root}: no such folder; set it to the one that holds {cifar.base_folder}")
+                raise DataError(
+                    f"data.root: {root}: no such folder; set it to the folder that contains {cifar.base_folder}"
+                )
             try:
                 with exclusive(root / cifar.base_folder):
                     _provide(cifar, root, self.download)
@@ -91,7 +93,7 @@ class Cifar10(_Cifar):
 
 
 class Cifar100(_Cifar):
-    """CIFAR-100: a hundred classes of 600 images, the field's usual comparison."""
+    """CIFAR-100: a hundred classes of 600 images, the usual benchmark of the field."""
 
     classes = 100
     torchvision_class = "CIFAR100"
@@ -101,10 +103,9 @@ class Cifar100(_Cifar):
 
 
 def _provide(cifar: Any, root: Path, download: bool) -> None:
-    """Have the original files in ``root``, whole: found, unpacked or downloaded.
+    """Provide the complete original files in ``root``: found, unpacked or downloaded.
 
-    torchvision alone would fetch a damaged archive anew without a word, or say no more than that something
-    is corrupt.
+    torchvision alone would download a damaged archive again without a message, or would not name the corrupt file.
     """
     folder, archive = root / cifar.base_folder, root / cifar.filename
     damage = _damaged_file(cifar, root)
@@ -112,27 +113,27 @@ def _provide(cifar: Any, root: Path, download: bool) -> None:
         return
     if archive.is_file():
         if archive_damage := _damage(archive, cifar.tgz_md5):
-            raise DataError(f"{archive_damage}; delete it and fetch {cifar.url} anew")
+            raise DataError(f"{archive_damage}; delete it and download {cifar.url} again")
         _unpack(cifar, root)
     elif folder.is_dir():
-        raise DataError(f"{damage}; delete {folder} to have it downloaded anew")
+        raise DataError(f"{damage}; delete {folder}, and it will be downloaded again")
     elif download:
         _download(cifar, root)
     else:
         raise DataError(
-            f"{root}: holds neither {cifar.base_folder} nor {cifar.filename}; set data.root, or data.download = true"
+            f"{root}: contains neither {cifar.base_folder} nor {cifar.filename}; set data.root, or data.download = true"
         )
 
 
 def _damaged_file(cifar: Any, root: Path) -> str | None:
-    """What is wrong with the first damaged file of the data set; None where all are whole."""
+    """The problem of the first damaged file of the data set; None if there is none."""
     checksums = [*cifar.train_list, *cifar.test_list, [cifar.meta["filename"], cifar.meta["md5"]]]
     files = ((root / cifar.base_folder / name, md5) for name, md5 in checksums)
     return next((damage for path, md5 in files if (damage := _damage(path, md5))), None)
 
 
 def _damage(path: Path, md5: str) -> str | None:
-    """What is wrong with a file; None where it has the checksum."""
+    """The problem of a file; None if it has the checksum."""
     if not path.is_file():
         return f"{path}: is missing"
     with path.open("rb") as file:
@@ -146,18 +147,18 @@ def _damage(path: Path, md5: str) -> str | None:
 def _download(cifar: Any, root: Path) -> None:
     from torchvision.datasets.utils import download_url
 
-    # Under another name until it is whole: a process killed meanwhile leaves no half archive.
+    # Under another name until it is complete: a killed process leaves no partial archive.
     unfinished = cifar.filename + ".unfinished"
     try:
         (root / unfinished).unlink(missing_ok=True)
         download_url(cifar.url, str(root), unfinished, cifar.tgz_md5)
     except RuntimeError as error:
         damage = _damage(root / unfinished, cifar.tgz_md5)
-        raise DataError(f"{cifar.url}: what was downloaded is not the data set: {damage}") from error
+        raise DataError(f"{cifar.url}: the downloaded file is not the data set: {damage}") from error
     except OSError as error:
         raise DataError(
-            f"{cifar.url}: cannot be downloaded: {error}; without a network, fetch it elsewhere and put it "
-            f"into {root} (data.root)"
+            f"{cifar.url}: cannot be downloaded: {error}; without a network, download it on another machine "
+            f"and copy it into {root} (data.root)"
         ) from error
     (root / unfinished).replace(root / cifar.filename)
     _unpack(cifar, root)

@@ -1,7 +1,7 @@
-"""What a folder of files holds, as a hash: names, classes, sizes and bytes, but no path and no date.
+"""The content hash of a folder of files: names, classes, sizes and bytes, but no path and no date.
 
-Reading all bytes takes long. An index in the cache folder keeps each file's SHA-256 beside its size, times and
-inode: a file is read again only when one of these differs. No torch: ``kdbench plan`` identifies data sets by this.
+Reading all bytes is slow. An index in the cache folder stores each file's SHA-256 with its size, times and inode: a
+file is read again only if one of these differs. This module does not import torch, so that ``kdbench plan`` is fast.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from kdbench.data.progress import progress
 from kdbench.errors import DataError
 
 LARGE_BYTES = 4 * 2**30
-"""Of a data set with more bytes than this (4 GiB), the contents of a sample of files are read."""
+"""If a data set has more bytes than this (4 GiB), only the contents of a sample of files are read."""
 SAMPLE_BYTES = 256 * 2**20
 """Size of that sample, in bytes (256 MiB)."""
 
 _SETTLED_NS = 2 * 10**9
-"""A file modified this shortly before it was read may change again without a change of its time stamp."""
+"""If a file was modified this shortly before reading, it may change again with the same time stamp."""
 _READERS = 16
-"""Files read at the same time; reading waits for disks and networks more than it computes."""
+"""Files read in parallel; reading mostly waits for disks and networks."""
 
 log = logging.getLogger("kdbench")
 
@@ -37,9 +37,9 @@ log = logging.getLogger("kdbench")
 def content_of(*splits: FileSplit) -> str:
     """SHA-256 of the names (relative to the root), classes, sizes and bytes of the files of ``splits``.
 
-    The splits have one root. Where their files have more than 4 GiB together, all sizes are covered, but only the
-    bytes of a sample of 256 MiB, chosen by the files' names: a change of other files at equal size is then not
-    noticed. Raises ``DataError`` for a file that cannot be read.
+    All splits must have the same root. If the files have more than 4 GiB in total, the hash covers all sizes, but only
+    the bytes of a sample of 256 MiB, chosen by the files' names: a change of other files at equal size is then not
+    detected. Raises ``DataError`` for a file that cannot be read.
     """
     [root] = {split.root for split in splits}
     stats = {file: _stat(root / file) for split in splits for file in split.files}
@@ -60,17 +60,17 @@ def _stat(path: Path) -> os.stat_result:
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     if not stat.S_ISREG(found.st_mode):
-        raise DataError(f"{path}: is no regular file; remove it")
+        raise DataError(f"{path}: is not a regular file; remove it")
     return found
 
 
 def _encoded(text: str) -> bytes:
-    # A file's name need not be valid text.
+    # File names may contain bytes that are not valid UTF-8.
     return text.encode("utf-8", "surrogateescape")
 
 
 def _sample(sizes: Mapping[str, int]) -> list[str]:
-    """The same files wherever they are stored: in the order of their names' hashes, up to the sample's size."""
+    """The sampled files, in the order of their names' hashes, up to the sample's size; independent of the path."""
     order = sorted(sizes, key=lambda file: hashlib.sha256(_encoded(file)).digest())
     before = accumulate((sizes[file] for file in order), initial=0)
     return [file for file, size in zip(order, before, strict=False) if size < SAMPLE_BYTES]
@@ -85,7 +85,7 @@ def _state(found: os.stat_result) -> _State:
 
 
 def _hashes(root: Path, stats: Mapping[str, os.stat_result]) -> dict[str, str]:
-    """Each file's SHA-256, from the index where the file has not changed since."""
+    """Each file's SHA-256, from the index if the file has not changed."""
     path = _index_path(root)
     index = _read_index(path)
     hashes = {}
@@ -109,7 +109,7 @@ def _hashes(root: Path, stats: Mapping[str, os.stat_result]) -> dict[str, str]:
 
 
 def _read(path: Path) -> tuple[_State, str]:
-    """A file's state when it was opened, and the SHA-256 of its bytes."""
+    """A file's state at opening, and the SHA-256 of its bytes."""
     try:
         with path.open("rb") as file:
             return _state(os.fstat(file.fileno())), hashlib.file_digest(file, "sha256").hexdigest()
@@ -121,7 +121,7 @@ _Index = dict[str, tuple[_State, str]]
 
 
 def _index_path(root: Path) -> Path | None:
-    """One index for each root; None where there is no cache folder."""
+    """The path of the root's index; None if there is no cache folder."""
     try:
         return cache_folder() / "content" / f"{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]}.json"
     except DataError:
@@ -129,7 +129,7 @@ def _index_path(root: Path) -> Path | None:
 
 
 def _read_index(path: Path | None) -> _Index:
-    """What is known of the files; nothing where the index is missing or damaged."""
+    """The index; empty if it is missing or damaged."""
     try:
         entries: Mapping[str, list[int | str]] = read_checked(path) if path else {}
     except (OSError, ValueError):
@@ -140,12 +140,12 @@ def _read_index(path: Path | None) -> _Index:
 def _write_index(path: Path | None, index: _Index) -> None:
     try:
         if path is not None:
-            # Processes that write at the same time each leave a whole file; what the last one lacks is read again.
+            # Each of several concurrent processes writes a complete file; files missing in the last one are read again.
             write_checked(path, {file: [*state, found] for file, (state, found) in index.items()})
     except OSError as error:
-        # Only time is lost: the next plan reads the files again.
+        # No error: the next plan only takes longer, because it reads the files again.
         log.warning(
-            "%s: cannot be written: %s; all images are read again next time; set KDBENCH_CACHE to a folder with space",
+            "%s: cannot be written: %s; the next run reads all images again; set KDBENCH_CACHE to a folder with space",
             path,
             error.strerror,
         )

@@ -1,9 +1,9 @@
-"""Image files to memory-mapped uint8 arrays in the cache folder: decoded once, in parallel, for all runs.
+"""Decodes image files to memory-mapped uint8 arrays in the cache folder: once, in parallel, for all runs.
 
-The cache's key is a hash of the files' content (:mod:`kdbench.data.content`) and of the settings: a data set that
-moved is found again, and one that changed is decoded again. Workers write their rows directly to the file: their
-memory holds a chunk of images, never the data set. No torch here, which would cost each worker seconds and some
-hundred megabytes.
+The cache's key is a hash of the files' content (:mod:`kdbench.data.content`) and of the settings. A data set that
+was moved is found in the cache, and one that changed is decoded again. Workers write their rows directly to the
+file, so that each needs memory for a chunk of images only. This module does not import torch, which would cost each
+worker seconds and some hundred megabytes.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ from kdbench.errors import DataError
 OnCorrupt = Literal["error", "skip"]
 
 _FORMAT = 2
-"""Part of the key; to be raised when other bytes are written for the same files."""
+"""Part of the key; increase it when decoding changes the bytes that it writes."""
 _CHUNK_BYTES = 8 * 2**20
 _CHUNK_FILES = 512
 _NAMED = 20
-"""So many corrupt images are named in an error."""
+"""Maximum number of corrupt images listed in an error."""
 
 log = logging.getLogger("kdbench")
 
 
-class CorruptImage(DataError):  # noqa: N818 - it may be left out, which is no error
+class CorruptImage(DataError):  # noqa: N818 - not an error if corrupt images are skipped
     """An image that cannot be decoded."""
 
 
 def read_image(path: Path, reduced_to: int | None = None) -> Image.Image:
-    """An image as RGB. ``reduced_to``: a side in pixels that suffices, so that large JPEGs decode faster.
+    """Read an image as RGB. ``reduced_to``: a sufficient side length in pixels, so that large JPEGs decode faster.
 
-    Raises ``CorruptImage`` for one that cannot be decoded or has more pixels than Pillow's limit (89 million), and
-    ``DataError`` for a file that cannot be read.
+    Raises ``CorruptImage`` if it cannot be decoded or has more pixels than Pillow's limit (89 million), and
+    ``DataError`` if the file cannot be read.
     """
     try:
         content = path.read_bytes()
@@ -68,19 +68,21 @@ def read_image(path: Path, reduced_to: int | None = None) -> Image.Image:
                 image.draft("RGB", (reduced_to, reduced_to))
             return image.convert("RGB")
     except UnidentifiedImageError as error:
-        raise CorruptImage(f"{path}: cannot be decoded: {'it is no image' if content else 'it is empty'}") from error
-    except Exception as error:  # decoders raise whatever their format's parser runs into
+        raise CorruptImage(
+            f"{path}: cannot be decoded: {'it is not an image' if content else 'it is empty'}"
+        ) from error
+    except Exception as error:  # decoders raise errors of any type
         raise CorruptImage(f"{path}: cannot be decoded: {error}") from error
 
 
 def _open_image(file: Path | io.BytesIO) -> Image.Image:
-    """Read an image's header. An image too large to be one is an error before its pixels are, and not a warning."""
+    """Read an image's header. For too many pixels, raise an error (Pillow warns only) before decoding."""
     with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
         return Image.open(file)
 
 
 def image_size(files: FileSplit) -> tuple[int, int]:
-    """(height, width) in pixels of the first readable image, from its header alone."""
+    """(height, width) in pixels of the first readable image, from its header."""
     for name in files.files:
         try:
             with _open_image(files.root / name) as image:
@@ -101,12 +103,12 @@ def decoded(
     on_corrupt: OnCorrupt = "error",
     workers: int | None = None,
 ) -> Arrays:
-    """The decoded images of a data set, from the cache where they are there.
+    """The decoded images of a data set, from the cache if it contains them.
 
-    ``content``: the hash of the files (:func:`~kdbench.data.content.content_of`). ``size``: resize to that many pixels
-    square; without it all images must be as large as the first. A
-    corrupt image raises ``DataError`` naming the file or, with ``on_corrupt`` ``skip``, is left out and
-    counted. ``workers``: processes that decode, by default one for each core; 0 decodes in this process.
+    ``content``: the hash of the files (:func:`~kdbench.data.content.content_of`). ``size``: resize to ``size`` x
+    ``size`` pixels; without it all images must have the size of the first. A corrupt image raises ``DataError`` with
+    the file's name or, with ``on_corrupt`` ``skip``, is left out and counted. ``workers``: number of decoding
+    processes, by default one for each core; 0 decodes in this process.
     """
     height, width = (size, size) if size else image_size(train)
     splits = {"train": train, "test": test}
@@ -157,7 +159,7 @@ def decoded(
 
 
 def _refuse(messages: Sequence[str]) -> None:
-    """Raise ``DataError`` where there are corrupt images, naming all of them, or the first of very many."""
+    """Raise ``DataError`` if there are corrupt images, with the first of their names."""
     if not messages:
         return
     lines = list(messages[:_NAMED])
@@ -169,7 +171,7 @@ def _refuse(messages: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class _Target:
-    """What every image becomes: ``height`` x ``width``, by resizing or because it is that large already."""
+    """The size of all images: ``height`` x ``width``, by resizing or as stored."""
 
     height: int
     width: int
@@ -190,13 +192,13 @@ class _Target:
 
 @dataclass
 class _Decoded:
-    """What decoding some files gave: the corrupt ones, and sums over channels of values and squares."""
+    """The result of decoding some files: the corrupt ones, and sums over channels of values and squares."""
 
     pixels: int
     sums: NDArray[np.int64]
     squares: NDArray[np.int64]
     corrupt: dict[str, str]
-    """File to error message."""
+    """Error message by file."""
 
     @classmethod
     def nothing(cls) -> _Decoded:
@@ -244,7 +246,7 @@ def _decode_split(
         outcome.add(part)
         advance(len(chunk.files))
     if outcome.corrupt and on_corrupt == "error":
-        return outcome  # the caller refuses them all at once
+        return outcome  # the caller raises one error for all
     kept = np.array([file not in outcome.corrupt for file in files.files])
     if not kept.all():
         _keep_rows(path, np.flatnonzero(kept))
@@ -254,7 +256,7 @@ def _decode_split(
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Files that one task decodes, and where in the array file their rows begin."""
+    """Files that one task decodes, and the position of their first row in the array file."""
 
     root: Path
     files: tuple[str, ...]
@@ -275,7 +277,7 @@ def _decode_chunk(chunk: _Chunk) -> _Decoded:
     with chunk.array.open("r+b") as out:
         out.seek(chunk.offset)
         out.write(rows.tobytes())
-    # A corrupt image's row is zeros and counts nothing.
+    # The rows of corrupt images are zeros and are not counted.
     outcome.pixels = (len(rows) - len(outcome.corrupt)) * rows[0, 0].size
     levels = np.arange(256)
     for channel in range(3):
@@ -290,7 +292,7 @@ def _keep_rows(path: Path, rows: NDArray[np.int64]) -> None:
     everything = np.load(path, mmap_mode="r")
     smaller = path.with_suffix(".kept")
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(rows), *everything.shape[1:])}
-    # Written, not memory-mapped: a disk that is full then is an error and not a dead process.
+    # Written, not memory-mapped: a full disk then raises an error instead of killing the process.
     with smaller.open("wb") as out:
         np.lib.format.write_array_header_1_0(out, header)
         for start in range(0, len(rows), _CHUNK_FILES):
@@ -299,13 +301,13 @@ def _keep_rows(path: Path, rows: NDArray[np.int64]) -> None:
 
 
 def _open(folder: Path, split: str) -> Split:
-    # Copy-on-write: torch wants writable memory, and the pages stay shared as long as nobody writes.
+    # Copy-on-write: torch requires writable memory, and pages stay shared until they are written.
     images = np.load(folder / f"{split}.npy", mmap_mode="c")
     return Split(images, np.load(folder / f"{split}-labels.npy"))
 
 
 def _fingerprint(folder: Path, splits: dict[str, FileSplit]) -> str:
-    """SHA-256 of the decoded data itself, so that it is the same wherever the files lie."""
+    """SHA-256 of the decoded data, which does not depend on the location of the files."""
     checksum = hashlib.sha256()
     for split in splits:
         for suffix in ("", "-labels"):
@@ -315,7 +317,7 @@ def _fingerprint(folder: Path, splits: dict[str, FileSplit]) -> str:
 
 
 def _start_worker() -> None:
-    """A worker leaves Ctrl-C and a scheduler's SIGTERM to the main process, and ends when that is gone."""
+    """Ignore Ctrl-C and SIGTERM in a worker; it ends with the main process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -330,12 +332,12 @@ def _end_after(process: BaseProcess) -> None:
 
 @contextmanager
 def _executor(workers: int | None) -> Iterator[Executor | None]:
-    """Worker processes; None where the work is to be done in this process."""
+    """Worker processes; None if this process does the work."""
     count = (os.cpu_count() or 1) if workers is None else workers
     if count == 0:
         yield None
         return
-    # Not forked from this process: it may hold threads, locks and gigabytes that workers must not inherit.
+    # Not forked: workers must not inherit the threads, locks and memory of this process.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker) as executor:
         try:

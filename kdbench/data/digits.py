@@ -45,7 +45,7 @@ class Digits:
         train = np.setdiff1d(np.arange(len(labels)), test)
         fingerprint = hashlib.sha256(images.tobytes() + everything.labels.tobytes() + test.tobytes()).hexdigest()
         if fingerprint != CONTENT:
-            raise DataError("scikit-learn's digits are not the published ones; install scikit-learn again")
+            raise DataError("scikit-learn's digits are not the published ones; reinstall scikit-learn")
         return Arrays(
             train=everything.take(train),
             test=everything.take(test),

@@ -1,10 +1,10 @@
-"""The feed of a cohort: batches of one data set, augmented on the device and the same for all its students.
+"""The data feed of a cohort: batches of one data set, augmented on the device and identical for all students.
 
-Here is what all kinds of feeds share: :mod:`~kdbench.data.resident` has those of data on the device,
-:mod:`~kdbench.data.stream` those of files, and :mod:`~kdbench.data.open` chooses.
+This module has the common part of all feeds. :mod:`~kdbench.data.resident` has the feed of data on the device,
+:mod:`~kdbench.data.stream` that of files, and :mod:`~kdbench.data.open` selects one.
 
-Data order and augmentation draw from streams named by seed, stage and epoch, so that any epoch can be fed
-again without the ones before it. The order is drawn on the CPU and is the same on every device.
+Data order and augmentation use random streams that depend on seed, stage and epoch, so that any epoch can be
+reproduced without the earlier ones. The order is drawn on the CPU and is the same on every device.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ class Feed(Protocol):
     """Batches of a data set."""
 
     steps_per_epoch: int
-    """Batches an epoch (:func:`kdbench.recipe.batch_sizes`)."""
+    """Batches per epoch (:func:`kdbench.recipe.batch_sizes`)."""
     n_train: int
     n_evaluate: int
-    """Images of the test split."""
+    """Number of images of the test split."""
 
     def epoch(self, stage: str, epoch: int) -> Iterator[Minibatch]:
-        """Every training image once: order and augmentation depend on seed, stage and epoch alone."""
+        """Every training image once; order and augmentation depend only on seed, stage and epoch."""
 
     def evaluate(self, split: EvaluationSplit = "test", batch_size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images (B, channels, H, W) and labels (B,) of a split in its order, normalised, not augmented."""
+        """Images (B, channels, H, W) and labels (B,) of a split in fixed order, normalised, not augmented."""
 
 
 def epoch_order(n_train: int, seed: int, stage: str, epoch: int) -> Tensor:
@@ -62,7 +62,7 @@ def epoch_order(n_train: int, seed: int, stage: str, epoch: int) -> Tensor:
 
 
 def finish(pipeline: Pipeline, images: Tensor, labels: Tensor, indices: Tensor, draws: Draws) -> Minibatch:
-    """Blank and mix normalised images, which is the same for every kind of feed."""
+    """Blank and mix normalised images; the last step of every feed."""
     images = pipeline.blank(images, draws)
     mixed = pipeline.mix(images, labels, draws)
     images = (images if mixed is None else mixed.images).contiguous(memory_format=torch.channels_last)
@@ -72,5 +72,5 @@ def finish(pipeline: Pipeline, images: Tensor, labels: Tensor, indices: Tensor, 
 
 
 def no_such_split(split: str) -> DataError:
-    """The error for evaluating on a split that was not cut."""
+    """The error for evaluation on a split that does not exist."""
     return DataError(f"data.{split}: the data set has no {split} split; set it to a number of training images")

@@ -19,16 +19,16 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".tif", "
 
 
 class ImageFolder:
-    """A data set of image files in a folder a class.
+    """A data set of image files with one folder per class.
 
-    ``root``: the folder that holds ``train`` and the test folder. ``test``: the test folder's name, by
-    default ``test`` or else ``val``. ``size``: resize all images to that many pixels square; without it they
-    must be equally large. ``mean``, ``std``: channel statistics of values in 0..1, measured on the training
-    images where not given. ``on_corrupt``: ``skip`` leaves out images that cannot be decoded.
+    ``root``: the folder that contains ``train`` and the test folder. ``test``: the test folder's name, by
+    default ``test`` or, if it does not exist, ``val``. ``size``: resize all images to ``size`` x ``size`` pixels;
+    without it they must all have the same size. ``mean``, ``std``: channel statistics of values in 0..1, by default
+    measured on the training images. ``on_corrupt``: ``skip`` leaves out images that cannot be decoded.
     ``workers``: decoding processes, by default one for each core.
 
-    Identified by the files' names, sizes and bytes, which are read once (:mod:`kdbench.data.content`). Of more than
-    4 GiB, the bytes of a sample of 256 MiB are read: a change of other files that keeps their sizes is not noticed.
+    It is identified by the files' names, sizes and bytes, which are read once (:mod:`kdbench.data.content`). Above
+    4 GiB, only the bytes of a sample of 256 MiB are read: a change of other files at equal size is not detected.
     """
 
     def __init__(
@@ -88,16 +88,16 @@ class ImageFolder:
 
 
 def existing_root(root: Path, holds: str) -> Path:
-    """``root``, or ``DataError`` where it is no folder. ``holds``: what it should contain."""
+    """Return ``root``; raise ``DataError`` if it is not a folder. ``holds``: its expected content, for the message."""
     if not root.is_dir():
-        raise DataError(f"data.root: {root}: no such folder; set it to the folder that holds {holds}")
+        raise DataError(f"data.root: {root}: no such folder; set it to the folder that contains {holds}")
     return root
 
 
 def scan_folders(root: Path, test: str | None, workers: int = 0) -> tuple[tuple[str, ...], FileSplit, FileSplit]:
-    """Class names in order, training files and test files. Reads names only.
+    """Class names in order, training files and test files. Reads only names.
 
-    Raises ``DataError`` for folders that are missing or empty, or classes that differ between the splits.
+    Raises ``DataError`` if a folder is missing or empty, or if the classes of the splits differ.
     """
     existing_root(root, "train/ and test/ (or val/)")
     classes = _class_names(root, "train")
@@ -111,7 +111,7 @@ def scan_folders(root: Path, test: str | None, workers: int = 0) -> tuple[tuple[
             raise DataError(f"{root / test}: has no folder for class '{name}' of {root / 'train'}")
     for name in found:
         if name not in classes:
-            raise DataError(f"{root / test / name}: is no class of {root / 'train'}")
+            raise DataError(f"{root / test / name}: is not a class of {root / 'train'}")
     train_files = files_of(root, [f"train/{name}" for name in classes], workers)
     return classes, train_files, files_of(root, [f"{test}/{name}" for name in classes], workers)
 
@@ -126,14 +126,14 @@ def files_of(root: Path, folders: list[str], workers: int = 0) -> FileSplit:
         except OSError as error:
             raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from error
         if not inside:
-            raise DataError(f"{root / folder}: holds no images ({', '.join(EXTENSIONS)})")
+            raise DataError(f"{root / folder}: contains no images ({', '.join(EXTENSIONS)})")
         names += inside
         counts.append(len(inside))
     return FileSplit(root, tuple(names), np.repeat(np.arange(len(folders), dtype=np.int64), counts), workers)
 
 
 def _image_files(folder: Path, prefix: str) -> list[str]:
-    """Relative names of the images in a folder and the folders in it; hidden ones are left out."""
+    """Relative names of the images in a folder and its subfolders; hidden ones are left out."""
     names = []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -149,8 +149,8 @@ def _image_files(folder: Path, prefix: str) -> list[str]:
 def _class_names(root: Path, split: str) -> tuple[str, ...]:
     folder = root / split
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; data.root must hold train/<class>/ and test/<class>/ (or val/)")
+        raise DataError(f"{folder}: no such folder; data.root must contain train/<class>/ and test/<class>/ (or val/)")
     names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
     if not names:
-        raise DataError(f"{folder}: holds no class folders; images belong into {folder}/<class>/")
+        raise DataError(f"{folder}: contains no class folders; put images into {folder}/<class>/")
     return tuple(names)

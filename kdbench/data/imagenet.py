@@ -1,4 +1,4 @@
-"""ImageNet (ILSVRC 2012) as an image folder, streamed from disk: it fits neither the device nor memory.
+"""ImageNet (ILSVRC 2012) as an image folder, streamed from disk, because it does not fit into memory.
 
 Russakovsky 2015, arXiv:1409.0575: 1,281,167 training and 50,000 validation images of 1,000 classes.
 """
@@ -17,14 +17,14 @@ from kdbench.data.folder import scan_folders
 
 
 class ImageNet:
-    """``train/<class>/*`` and ``val/<class>/*``; any large image folder of that layout will do.
+    """``train/<class>/*`` and ``val/<class>/*``; works for any large image folder with this layout.
 
-    ``root``: the folder that holds these. ``test``: the test folder's name. ``size``: side of the images that
-    networks see, in pixels. ``workers``: processes that decode while the networks train; 0 decodes in
-    between. A corrupt image is an error when its batch is read.
+    ``root``: the folder that contains these. ``test``: the test folder's name. ``size``: side of the networks'
+    input images, in pixels. ``workers``: processes that decode in parallel with training; 0 decodes in the training
+    process. A corrupt image is an error when its batch is read.
 
-    Identified by the files' names, sizes and bytes. Of more than 4 GiB, the bytes of a sample of 256 MiB are read: a
-    change of other files that keeps their sizes is not noticed.
+    It is identified by the files' names, sizes and bytes. Above 4 GiB, only the bytes of a sample of 256 MiB are read:
+    a change of other files at equal size is not detected.
     """
 
     mean = (0.485, 0.456, 0.406)
@@ -52,7 +52,7 @@ class ImageNet:
         return content_of(*self._files[1:])
 
     def facts(self) -> DataFacts:
-        """Sizes, from the names of the files; no image is decoded."""
+        """Sizes, from the file names; no image is decoded."""
         classes, train, test = self._files
         return DataFacts(
             classes=len(classes),
@@ -65,6 +65,6 @@ class ImageNet:
         )
 
     def load(self) -> Arrays:
-        """The files of both splits, which are decoded when they are used."""
+        """The files of both splits; they are decoded when they are used."""
         classes, train, test = self._files
         return Arrays(train=train, test=test, fingerprint=self._content, class_names=classes)

@@ -1,4 +1,4 @@
-"""Is what a data set loads what its facts announce? A plugin's mistake is an error here, not in the middle of a run."""
+"""Checks a loaded data set against its facts, so that a plugin's mistake is found before training."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from kdbench.errors import DataError
 
 
 def check_loaded(arrays: object, facts: DataFacts, name: str) -> Arrays:
-    """``arrays``, where it is what ``facts`` of the whole data set say.
+    """Return ``arrays`` if it agrees with ``facts`` of the whole data set.
 
-    Raises ``DataError`` for other types, shapes, numbers of images, or labels outside 0 .. classes - 1.
+    Raises ``DataError`` for wrong types, shapes, numbers of images, or labels outside 0 .. classes - 1.
     """
     where = f"data set '{name}': load()"
     if not isinstance(arrays, Arrays):

@@ -22,9 +22,9 @@ def open_feed(
     seed: int,
     device: torch.device,
 ) -> Feed:
-    """The feed of a data set for one seed. All feeds of one ``arrays`` share its copy on the device.
+    """The feed of a data set for one seed. All feeds of the same ``arrays`` share one copy on the device.
 
-    ``facts`` gives the image shape and the channel statistics for normalisation. Raises
+    ``facts`` provides the image shape and the channel statistics for normalisation. Raises
     :class:`~kdbench.errors.DataError` for an augmentation that changes the images' size.
     """
     for step in augmentation:
@@ -33,11 +33,11 @@ def open_feed(
             height, width = facts.image_shape[1:]
             raise DataError(
                 f"recipe.augmentation: {step.name}.size: must be the data set's image size "
-                f"({height}x{width}), so that training and test images are equally large, got {size}"
+                f"({height}x{width}), so that training and test images have the same size, got {size}"
             )
     normalize = Normalize(*channel_statistics(facts, arrays), device)
     if isinstance(arrays.train, FileSplit):
-        # It imports torchvision, which takes a while and which no other data needs.
+        # Imported here: it imports torchvision, which is slow and which no other data set needs.
         from kdbench.data.stream import StreamedFeed
 
         return StreamedFeed(arrays, facts.image_shape, normalize, augmentation, batch_size, seed, device)
@@ -45,8 +45,8 @@ def open_feed(
 
 
 def channel_statistics(facts: DataFacts, arrays: Arrays) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The channel mean and std, of values scaled to 0..1, that images are normalised with."""
+    """The channel mean and std for normalisation, of values scaled to 0..1."""
     mean, std = facts.mean or arrays.mean, facts.std or arrays.std
     if mean is None or std is None:
-        raise DataError("the data set states no channel mean and std, neither in its facts nor when loaded")
+        raise DataError("the data set has no channel mean and std; return them from facts() or load()")
     return mean, std

@@ -1,4 +1,4 @@
-"""A progress bar on standard error; silent where that is no terminal."""
+"""A progress bar on standard error; silent if that is not a terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show how many of ``total`` files are done; call what is yielded with the number of further ones."""
+    """Show how many of ``total`` files are done. Call the yielded function with the number of newly finished files."""
     if sys.stderr is None or not sys.stderr.isatty():
         yield lambda number: None
         return

@@ -1,4 +1,4 @@
-"""The feed of a data set that lies on the device, and is copied there once."""
+"""The feed of a data set that is copied to the device once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _placed: WeakKeyDictionary[Arrays, dict[torch.device, dict[str, DeviceSplit]]] =
 
 
 def place(arrays: Arrays, device: torch.device) -> dict[str, DeviceSplit]:
-    """The splits on ``device``, copied there once for as long as ``arrays`` lives."""
+    """The splits on ``device``; the copy is shared while ``arrays`` exists."""
     devices = _placed.setdefault(arrays, {})
     if device not in devices:
         splits = {"train": arrays.train, "test": arrays.test, "validation": arrays.validation}
@@ -42,7 +42,7 @@ def place(arrays: Arrays, device: torch.device) -> dict[str, DeviceSplit]:
 
 
 class ResidentFeed:
-    """The feed of a data set that lies on the device. See :class:`kdbench.data.feed.Feed`."""
+    """The feed of a data set on the device. See :class:`kdbench.data.feed.Feed`."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class ResidentFeed:
         self.steps_per_epoch = len(self._sizes)
 
     def epoch(self, stage: str, epoch: int) -> Iterator[Minibatch]:
-        """Every training image once: order and augmentation depend on seed, stage and epoch alone."""
+        """Every training image once; order and augmentation depend only on seed, stage and epoch."""
         order = epoch_order(self.n_train, self._seed, stage, epoch).to(self._device)
         draws = Draws(
             generator(self._device, self._seed, "augmentation", stage, epoch),
@@ -77,7 +77,7 @@ class ResidentFeed:
             yield finish(self._pipeline, self._normalize(pixels), labels, indices, draws)
 
     def evaluate(self, split: EvaluationSplit = "test", batch_size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images (B, channels, H, W) and labels (B,) of a split in its order, normalised, not augmented."""
+        """Images (B, channels, H, W) and labels (B,) of a split in fixed order, normalised, not augmented."""
         chosen = self._splits.get(split)
         if chosen is None:
             raise no_such_split(split)

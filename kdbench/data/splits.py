@@ -1,7 +1,7 @@
-"""Cutting data sets: fewer images, and a validation split. Stratified, and fixed by a seed.
+"""Subsets of data sets: fewer images, and a validation split. They are stratified and determined by a seed.
 
-Both happen in the order in which the suite's ``[data]`` table names them: ``train_limit`` and ``test_limit``
-first, then ``validation`` is cut from the training images that are left.
+``train_limit`` and ``test_limit`` of the suite's ``[data]`` table are applied first; then ``validation`` is taken
+from the remaining training images.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from kdbench.seeding import derive
 
 
 def stratified(labels: NDArray[np.int64], count: int, *, seed: int, purpose: str) -> NDArray[np.int64]:
-    """Indices (count,) of a random subset in which every class has its share, in rising order.
+    """Indices (count,) of a random stratified subset, in ascending order.
 
-    Shares are rounded by largest remainder, so that they sum to ``count``; of equal remainders the lower
-    class wins. ``labels``: (N,), with N at least ``count``.
+    Class sizes are rounded by largest remainder, so that they sum to ``count``; for equal remainders the lower
+    class comes first. ``labels``: (N,), with N at least ``count``.
     """
-    # RandomState's stream is frozen for all time (NEP 19); the newer Generator's may change.
+    # The stream of RandomState never changes (NEP 19); that of the newer Generator may.
     random = np.random.RandomState(derive(seed, purpose) % 2**32)
     sizes = np.bincount(labels)
     quotas, remainders = np.divmod(sizes * count, len(labels))
@@ -44,12 +44,12 @@ def limit(
     validation: int | float | None = None,
     seed: int = 0,
 ) -> Arrays:
-    """The data set with at most so many images, and a validation split cut from the training images.
+    """Limit the number of images, and take a validation split from the training images.
 
-    ``validation``: a number of images, or a fraction below 1 of the training images that ``train_limit``
-    leaves. Training images keep their order, so that their indices run from 0 to n_train - 1. The seed
-    belongs to the data, not to a trial: all seeds of a suite compare on the same images. Raises
-    :class:`~kdbench.errors.DataError` where there are too few images.
+    ``validation``: a number of images, or a fraction below 1 of the training images after ``train_limit``.
+    Training images keep their order, and their indices are 0 to n_train - 1. The seed belongs to the data, not to
+    a trial: all seeds of a suite use the same images. Raises :class:`~kdbench.errors.DataError` if there are too
+    few images.
     """
     if train_limit is None and test_limit is None and not validation:
         return arrays
@@ -77,7 +77,7 @@ def limit_facts(
     test_limit: int | None = None,
     validation: int | float | None = None,
 ) -> DataFacts:
-    """The sizes that :func:`limit` leaves, without reading an image; mean and std stay those of all."""
+    """The sizes after :func:`limit`, without reading an image; mean and std stay those of all images."""
     n_train, n_test, n_validation = facts.n_train, facts.n_test, 0
     if train_limit is not None:
         n_train = _require("train_limit", train_limit, n_train, "training")
@@ -99,7 +99,7 @@ def _validation_count(validation: int | float, n_train: int) -> int:
     count = round(validation * n_train) if isinstance(validation, float) else validation
     if not 0 < count < n_train:
         raise DataError(
-            f"data.validation: must leave at least one image on both sides of {n_train} training images, "
+            f"data.validation: must leave at least one image in both parts of {n_train} training images, "
             f"as a number of images or a fraction below 1, got {validation}"
         )
     return count

@@ -1,7 +1,7 @@
-"""The feed of a data set that stays on disk: worker processes decode and augment, image by image.
+"""The feed of a data set that stays on disk: worker processes decode and augment single images.
 
-An image's augmentation depends on seed, stage, epoch and its index alone, not on the worker that happens to
-read it nor on their number. Normalising, blanking and mixing happen on the device, as for any feed.
+An image's augmentation depends only on seed, stage, epoch and its index, not on the worker or the number of
+workers. Images are normalised, blanked and mixed on the device, as in any feed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from kdbench.recipe import batch_sizes
 from kdbench.seeding import derive, generator
 
 CENTRE = 0.875
-"""Side of the centre crop that networks are tested on, as a share of the resized image's shorter side."""
+"""Side of the centre crop for evaluation, as a share of the resized image's shorter side."""
 
 
 class StreamedFeed:
@@ -61,7 +61,7 @@ class StreamedFeed:
         self.steps_per_epoch = len(self._sizes)
 
     def epoch(self, stage: str, epoch: int) -> Iterator[Minibatch]:
-        """Every training image once: order and augmentation depend on seed, stage and epoch alone."""
+        """Every training image once; order and augmentation depend only on seed, stage and epoch."""
         order = epoch_order(self.n_train, self._seed, stage, epoch)
         draws = Draws(
             generator(self._device, self._seed, "augmentation", stage, epoch),
@@ -71,7 +71,7 @@ class StreamedFeed:
             yield finish(self._pipeline, self._normalize(pixels), labels, indices, draws)
 
     def evaluate(self, split: EvaluationSplit = "test", batch_size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images (B, channels, H, W) and labels (B,) of a split in its order: the resized images' centres."""
+        """Images (B, channels, H, W) and labels (B,) of a split in fixed order: centre crops of the resized images."""
         if self._splits[split] is None:
             raise no_such_split(split)
         order = torch.arange(len(self._splits[split].labels))
@@ -81,7 +81,7 @@ class StreamedFeed:
     def _batches(
         self, split: str, order: Tensor, sizes: int | list[int], moment: tuple[str, int] | None
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """uint8 images, labels and indices on the device, in the order given."""
+        """uint8 images, labels and indices on the device, in the given order."""
         files: FileSplit = self._splits[split]
         if split not in self._loaders:
             pipeline = self._pipeline if split == "train" else Pipeline.of(())
@@ -102,7 +102,7 @@ class StreamedFeed:
 
 @dataclass(frozen=True)
 class _Request:
-    """An image to read: its index, and the (stage, epoch) that it is augmented for; None for evaluation."""
+    """An image to read: its index, and the (stage, epoch) of its augmentation; None for evaluation."""
 
     index: int
     moment: tuple[str, int] | None
@@ -117,11 +117,11 @@ class _Images(Dataset[Tensor | DataError]):
         self.seed = seed
         crops = [step for step in pipeline.pixels if step.acts_on == "size"]
         self.crop = crops[0] if crops else None
-        # The crop gives the image its size: it comes first whatever its place in the list.
+        # The crop sets the image size: it is applied first, at any position in the list.
         self.pipeline = replace(pipeline, pixels=tuple(step for step in pipeline.pixels if step not in crops))
 
     def __getitem__(self, request: _Request) -> Tensor | DataError:
-        """The image; an error is handed back, since a worker would bury it in a traceback."""
+        """The image, or an error. It is returned because a worker would add its traceback to a raised error."""
         try:
             image = read_image(self.files.root / self.files.files[request.index])
         except DataError as error:
@@ -135,8 +135,8 @@ class _Images(Dataset[Tensor | DataError]):
             draws = Draws(torch.Generator().manual_seed(derive(seed, "size")), np.random.default_rng(seed))
             pixels = self.crop(v2.functional.pil_to_tensor(image)[None], draws)[0]
         else:
-            # torchvision's random transforms draw from torch's global generator, which may be the training
-            # process's own: it is seeded for this image and given back as it was.
+            # torchvision's random transforms draw from torch's global generator, which may be that of the
+            # training process: it is seeded for this image and restored afterwards.
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(seed)
                 cropped = v2.RandomResizedCrop(self.size, self.crop.settings["scale"])(image)
@@ -152,7 +152,7 @@ class _Images(Dataset[Tensor | DataError]):
 
 @dataclass
 class _Requests:
-    """The batches of requests that the loader hands to its workers, set anew for each epoch."""
+    """The batches of requests for the loader's workers; replaced for each epoch."""
 
     batches: Sequence[Tensor] = ()
     moment: tuple[str, int] | None = None
@@ -163,7 +163,7 @@ class _Requests:
 
 
 class _Loader:
-    """A data loader whose workers live as long as the feed and are told each epoch what to read."""
+    """A data loader whose workers exist as long as the feed, and get new requests each epoch."""
 
     def __init__(self, images: _Images, device: torch.device) -> None:
         self.requests = _Requests()
@@ -175,21 +175,21 @@ class _Loader:
             collate_fn=_collate,
             worker_init_fn=_leave_signals_to_parent,
             pin_memory=device.type == "cuda",
-            # Its own generator: each iteration draws from it, which would move torch's global stream.
+            # A separate generator: each iteration draws from it, which would change torch's global stream.
             generator=torch.Generator(),
         )
 
     def read(self, batches: Sequence[Tensor], moment: tuple[str, int] | None) -> Iterator[Tensor | DataError]:
-        """The images at the batches' indices, batch by batch."""
+        """The images at the batches' indices."""
         self.requests.batches = batches
         self.requests.moment = moment
         yield from self.loader
 
 
 def _leave_signals_to_parent(worker: int) -> None:
-    """Let SIGTERM end this worker only if its parent sends it.
+    """Make this worker end on SIGTERM only if its parent sent it.
 
-    A scheduler sends it to every process of a job, and the training process needs its workers to finish the epoch.
+    A scheduler sends it to every process of a job, but the training process needs its workers to finish the epoch.
     """
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

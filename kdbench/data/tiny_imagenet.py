@@ -1,7 +1,7 @@
 """Tiny ImageNet in its usual layout: 200 classes, 500 training and 50 validation images each.
 
 Le and Yang 2015, http://cs231n.stanford.edu/reports/2015/pdfs/yle_project.pdf. The published test split
-carries no labels; the validation split is what the field tests on.
+has no labels; as usual in the field, the validation split is used for testing.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from kdbench.errors import DataError
 class TinyImageNet:
     """``wnids.txt``, ``train/<wnid>/images/*.JPEG``, ``val/images`` and ``val/val_annotations.txt``.
 
-    ``root``: the folder that holds these. ``size``: resize all images to that many pixels square; without it
-    they must be equally large (64 pixels as published). ``on_corrupt``: ``skip`` leaves out images that
+    ``root``: the folder that contains these. ``size``: resize all images to ``size`` x ``size`` pixels; without it
+    they must all have the same size (64 pixels as published). ``on_corrupt``: ``skip`` leaves out images that
     cannot be decoded. ``workers``: decoding processes, by default one for each core.
     """
 
@@ -95,7 +95,7 @@ class TinyImageNet:
         )
 
     def _words(self, classes: list[str]) -> tuple[str, ...]:
-        """The classes' names in English, where ``words.txt`` is there."""
+        """The classes' names in English, if ``words.txt`` exists."""
         path = self.root / "words.txt"
         words = dict(line.split("\t", 1) for line in _lines(path)) if path.is_file() else {}
         return tuple(words.get(wnid, wnid) for wnid in classes)

@@ -1,1 +1,1 @@
-"""Networks that name their taps, and adapters for torchvision's and timm's."""
+"""Networks with named taps, and adapters for the networks of torchvision and timm."""

@@ -1,4 +1,4 @@
-"""The contract of a network: its taps, its body, its classifier."""
+"""The interface of a network: its taps, its body, its classifier."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ SIGNED = False
 
 
 class TappedModel(nn.Module):
-    """A classifier that hands out its inner tensors by name.
+    """A classifier that returns its intermediate tensors by name.
 
     ``taps`` maps each name, in network order, to whether its values are nonnegative: ``stem``,
-    ``stage1`` .. ``stageN`` (after the stage's last activation), ``stageI/pre`` (before it, where there is
-    one), ``embedding``, ``logits`` and, with a second head, ``dist_logits``. Activations must not work in
-    place: a tap handed out before its activation would change behind the reader's back.
+    ``stage1`` .. ``stageN`` (after the stage's last activation), ``stageI/pre`` (before that activation, if there
+    is one), ``embedding``, ``logits`` and, with a second head, ``dist_logits``. Activations must not be in place:
+    they would overwrite a tap that is read before its activation.
     """
 
     family: str
-    """The architecture's family (``resnet``, ``wrn``, ``vit`` ..), which some recipes refer to."""
+    """The architecture's family (``resnet``, ``wrn``, ``vit`` ..), to which some recipes refer."""
     taps: Mapping[str, bool]
     head: tuple[str, ...]
-    """Names of the submodules that are not part of the body (AB's boundary stage trains the body alone)."""
+    """Names of the submodules that are not part of the body (the boundary stage of AB trains only the body)."""
     classifier: str
-    """Name of the linear layer that gives the logits."""
+    """Name of the linear layer that computes the logits."""
     published_names: ClassVar[Mapping[str, str]] = {}
-    """Parts of parameter names in published checkpoints, and what they are called here."""
+    """Parts of parameter names in published checkpoints, and their names here."""
     optional_entries: ClassVar[frozenset[str]] = frozenset()
     """Entries that a state dictionary of this network may have or lack."""
 
@@ -47,7 +47,7 @@ class TappedModel(nn.Module):
         raise TypeError(f"{type(self).__name__} does not define forward")
 
     def parameter_name(self, published: str) -> str:
-        """What a published checkpoint's entry ``published`` is called in this network's state dictionary.
+        """The name in this network's state dictionary of the entry ``published`` of a published checkpoint.
 
         Each whole part of the dotted name that ``published_names`` lists is replaced.
         """
@@ -57,22 +57,22 @@ class TappedModel(nn.Module):
         return name.strip(".")
 
     def accept_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Hear with which channel ``mean`` and ``std`` (of values in 0..1) the images come normalised.
+        """Receive the channel ``mean`` and ``std`` (of values in 0..1) with which the images are normalised.
 
-        A network whose weights were trained elsewhere converts them to what it knows; others need nothing.
+        A pretrained network converts its input to the normalisation of its weights; others ignore the call.
         """
 
     def no_weight_decay(self) -> Collection[str]:
-        """Names of the parameters that AdamW does not decay, besides biases and all of one dimension.
+        """Names of parameters without weight decay in AdamW, in addition to biases and one-dimensional parameters.
 
-        A transformer lists its tokens and position embeddings (timm's convention). SGD decays everything.
+        A transformer lists its tokens and position embeddings (timm's convention). SGD decays all parameters.
         """
         return frozenset()
 
     def batch_norm_before(self, tap: str) -> nn.BatchNorm2d | None:
-        """The last batch normalisation before the activation of pre-activation tap ``tap``, if there is one.
+        """The last batch normalisation before the activation of the pre-activation tap ``tap``, if there is one.
 
-        In a residual network that is the one whose output is added to the shortcut (OFD estimates its
+        In a residual network this is the one whose output is added to the shortcut (OFD estimates its
         margins from it: Heo 2019, https://arxiv.org/abs/1904.01866).
         """
         return None
@@ -81,18 +81,18 @@ class TappedModel(nn.Module):
 def from_offer(
     offer: Offer[ModelSpec], *, classes: int, image_shape: tuple[int, int, int], **settings: Any
 ) -> TappedModel:
-    """A new network of a model on offer, for images (channels, height, width).
+    """Build a network of a registered model, for images (channels, height, width).
 
-    ``settings`` are further arguments of its builder. Raises what the builder raises, and
-    :class:`~kdbench.errors.PluginError` where it cannot be imported. That what it returns keeps the contract is
-    for the caller to check.
+    ``settings`` are additional arguments of its builder. Raises the builder's errors, and
+    :class:`~kdbench.errors.PluginError` if the builder cannot be imported. The caller must check the result, see
+    :func:`contract_problems`.
     """
     build = offer.load()
     return cast(TappedModel, build(classes=classes, image_shape=image_shape, **offer.spec.presets, **settings))
 
 
 def contract_problems(network: object) -> list[str]:
-    """What ``network`` lacks as a :class:`TappedModel`: one sentence for each problem, none where it is complete."""
+    """The problems of ``network`` as a :class:`TappedModel`, one sentence for each; empty if there are none."""
     if not isinstance(network, TappedModel):
         return [f"its builder must return a kdbench.models.base.TappedModel, got {type(network).__name__}"]
     problems = []
@@ -117,10 +117,10 @@ def contract_problems(network: object) -> list[str]:
 
 
 class Recorder:
-    """Keeps the tensors that are read, in the order in which the network makes them.
+    """Keeps the tensors that are read, in network order.
 
-    A network's forward pass offers each tap as ``value = record("stage1", value)``; what nobody reads is
-    not kept alive. ``logits`` is always kept. ``taps`` holds what was kept.
+    A network's forward pass calls ``value = record("stage1", value)`` for each tap. Tensors that are not read are
+    not kept in memory. ``logits`` is always kept. ``taps`` contains the kept tensors.
     """
 
     def __init__(self, model: TappedModel, reads: Collection[str]) -> None:
@@ -137,12 +137,12 @@ class Recorder:
         return value
 
     def wants(self, tap: str) -> bool:
-        """Whether ``tap`` is read: for a tap that costs work of its own."""
+        """Whether ``tap`` is read; for taps that need additional computation."""
         return tap in self._reads
 
 
 def rectified_taps(stages: int) -> dict[str, bool]:
-    """The taps of a network whose stages end in a ReLU: everything after one is nonnegative."""
+    """The taps of a network whose stages end in a ReLU: all values after a ReLU are nonnegative."""
     taps = {"stem": NONNEGATIVE}
     for i in range(1, stages + 1):
         taps[f"stage{i}/pre"] = SIGNED
@@ -156,7 +156,7 @@ def rectified_stages(
     record: Recorder,
     activation: Callable[[Tensor], Tensor] = F.relu,
 ) -> Tensor:
-    """Run stages of blocks that each give their output before its activation; offer ``stageI/pre``, ``stageI``."""
+    """Run stages of blocks that return their output before its activation; record ``stageI/pre`` and ``stageI``."""
     for i, stage in enumerate(stages, start=1):
         for block in stage:
             before = block(x)
@@ -167,7 +167,7 @@ def rectified_stages(
 
 
 def he_initialise(model: nn.Module) -> None:
-    """Draw convolutions from N(0, 2 / fan-out), without biases (He 2015, https://arxiv.org/abs/1502.01852)."""
+    """Initialise convolutions from N(0, 2 / fan-out), without biases (He 2015, https://arxiv.org/abs/1502.01852)."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -176,7 +176,7 @@ def he_initialise(model: nn.Module) -> None:
 
 
 def check_image(model: str, image_shape: tuple[int, int, int], smallest: int) -> None:
-    """Raise :class:`ModelError` for images (channels, height, width) smaller than the network can take."""
+    """Raise :class:`ModelError` if images (channels, height, width) are too small for the network."""
     if min(image_shape[1:]) < smallest:
         size = "x".join(map(str, image_shape))
         raise ModelError(f"{model}: images must be at least {smallest} pixels high and wide, got {size}")
@@ -185,8 +185,8 @@ def check_image(model: str, image_shape: tuple[int, int, int], smallest: int) ->
 def signature(model: TappedModel, name: str, image_shape: tuple[int, int, int]) -> Signature:
     """The signature of ``model`` for images of (channels, height, width).
 
-    Runs one forward pass in eval mode on the model's device; on the meta device that costs nothing and gives shapes
-    only. Raises :class:`ModelError` where the model does not return the taps that it declares.
+    Runs one forward pass in eval mode on the model's device; on the meta device only shapes are computed. Raises
+    :class:`ModelError` if the model does not return the taps that it declares.
     """
     parameter = next(model.parameters())
     training = model.training

@@ -1,6 +1,6 @@
 """ResNet-50 (He 2016, https://arxiv.org/abs/1512.03385) with the stem for small images, as in the CRD study.
 
-The stem is one 3x3 convolution without stride or pooling, so that an image of 32 pixels ends as 4x4.
+The stem is one 3x3 convolution without stride or pooling, so that an image of 32 pixels becomes a map of 4x4.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EXPANSION = 4
 
 
 class Bottleneck(nn.Module):
-    """Convolutions of 1, 3 and 1 pixels beside a shortcut; gives their sum, which the network then rectifies."""
+    """Convolutions of 1, 3 and 1 pixels with a shortcut; returns their sum, to which the network applies ReLU."""
 
     def __init__(self, in_channels: int, width: int, stride: int) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Bottleneck(nn.Module):
 
 
 class BottleneckResNet(TappedModel):
-    """A ResNet of bottleneck blocks, ``blocks`` of them in each of four stages."""
+    """A ResNet of bottleneck blocks, with ``blocks`` in each of four stages."""
 
     family = "resnet"
     head = ("fc",)

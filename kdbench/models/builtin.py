@@ -1,4 +1,4 @@
-"""The networks that come with kdbench, offered through the same hook as anybody's. Imports no torch."""
+"""The built-in networks, registered through the same hook as those of plugins. Does not import torch."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _vggs() -> list[ModelSpec]:
 
 @hookimpl
 def kdbench_models() -> list[ModelSpec]:
-    """Offer the networks."""
+    """The built-in networks."""
     return [
         *_resnets(),
         *_wide_resnets(),

@@ -1,7 +1,7 @@
-"""Transformers that read two tokens: DeiT (Touvron 2021, https://arxiv.org/abs/2012.12877), from timm.
+"""Transformers with two output tokens: DeiT (Touvron 2021, https://arxiv.org/abs/2012.12877), from timm.
 
-Beside the class token a DeiT carries a distillation token with a classifier of its own. timm averages the
-two heads where it evaluates; here both are handed out, in training and evaluation alike, and the method
+In addition to the class token, a DeiT has a distillation token with a separate classifier. timm averages the
+two heads in evaluation. Here both are returned, in training and in evaluation, and the method
 decides which of them it trains and how it predicts.
 """
 
@@ -62,8 +62,8 @@ class TappedDeiT(LibraryModel):
 def suitable_patch_size(image_shape: tuple[int, int, int]) -> int:
     """A patch size for images (channels, height, width).
 
-    The smallest of 4, 8, 16 pixels that divides the image into at most 64 patches, or else the largest that
-    divides it: 4 for 8 to 32 pixels, 8 for 64, 16 for 224; 2 where nothing larger divides it.
+    The smallest of 4, 8, 16 pixels that divides the image into at most 64 patches, otherwise the largest that
+    divides it: 4 for 8 to 32 pixels, 8 for 64, 16 for 224; 2 if none of these divides it.
     """
     _, height, width = image_shape
     dividing = [size for size in (2, 4, 8, 16) if height % size == 0 and width % size == 0]
@@ -83,9 +83,9 @@ def deit(
     patch_size: int | None = None,
     drop_path: float = 0.0,
 ) -> TappedDeiT:
-    """A DeiT of its own size for images (channels, height, width) of 8 pixels or more.
+    """A small DeiT for images (channels, height, width) of 8 pixels or more.
 
-    ``drop_path``: the last block's probability of stochastic depth; it rises linearly from 0 at the first.
+    ``drop_path``: the last block's probability of stochastic depth; it increases linearly from 0 at the first.
     """
     check_image("deit", image_shape, smallest=8)
     network = VisionTransformerDistilled(

@@ -1,7 +1,7 @@
 """MobileNetV2 (Sandler 2018, https://arxiv.org/abs/1801.04381) as in the CRD study, usually at half width.
 
-The strides are those for small images except in the stem. Bottlenecks end linearly: the stages' maps are
-signed, and there is no activation that they could stand before, so ``stageI/pre`` is the same tensor.
+The strides are those for small images except in the stem. Bottlenecks end without an activation: the stages' maps
+are signed, and ``stageI/pre`` is the same tensor as ``stageI``.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ GROUPS = ((16, 1, 1), (24, 2, 1), (32, 3, 2), (64, 4, 2), (96, 3, 1), (160, 3, 2
 """Channels at full width, blocks and stride of each group of blocks; the first does not expand."""
 EXPANSION = 6
 STAGE_ENDS = (1, 2, 4, 6)
-"""The groups after which a stage ends: those whose next group halves the map, and the last."""
+"""The groups after which a stage ends: those before a group that halves the map, and the last."""
 EMBEDDING = 1280
 
 
 class InvertedResidual(nn.Module):
-    """Widen, convolve depthwise, narrow without activation; beside a shortcut where the shape stays."""
+    """Expand, convolve depthwise, project without activation; with a shortcut if the shape stays the same."""
 
     def __init__(self, in_channels: int, channels: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(TappedModel):
-    """A MobileNetV2 whose blocks are ``width`` times as wide as the original's."""
+    """A MobileNetV2 with ``width`` times the original number of channels."""
 
     family = "mobilenet"
     head = ("conv2", "fc")
@@ -91,7 +91,7 @@ class MobileNetV2(TappedModel):
         return record.taps
 
     def batch_norm_before(self, tap: str) -> nn.BatchNorm2d | None:
-        """See :meth:`TappedModel.batch_norm_before`; here the one that ends the stage."""
+        """See :meth:`TappedModel.batch_norm_before`; here the one at the end of the stage."""
         ends = {f"stage{i}/pre": self.blocks[end] for i, end in enumerate(STAGE_ENDS, start=1)}
         return ends[tap][-1].conv[-1] if tap in ends else None  # type: ignore[index]
 

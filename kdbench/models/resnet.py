@@ -1,8 +1,8 @@
 """The CIFAR ResNets of He, Zhang, Ren and Sun (CVPR 2016, https://arxiv.org/abs/1512.03385, section 4.2).
 
-Three stages of two-convolution blocks, each stage at half the size of the one before. Where a block changes
-shape its shortcut is a 1x1 convolution with batch normalisation, as in the CRD study
-(https://arxiv.org/abs/1910.10699); the wide ones (8x4, 32x4) are that study's.
+Three stages of two-convolution blocks; each stage halves the map size. If a block changes the
+shape, its shortcut is a 1x1 convolution with batch normalisation, as in the CRD study
+(https://arxiv.org/abs/1910.10699); the wide ones (8x4, 32x4) are from that study.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from kdbench.models.base import Recorder, TappedModel, check_image, he_initialis
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut; gives their sum, which the network then rectifies."""
+    """Two 3x3 convolutions with a shortcut; returns their sum, to which the network applies ReLU."""
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()

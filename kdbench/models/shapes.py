@@ -1,4 +1,4 @@
-"""The shapes of networks and adapters, in the time that a plan can spend on them."""
+"""Fast computation of the shapes of networks and adapters, for plans."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _DRAWS_IN_PLACE = frozenset(
         Tensor.uniform_,
     }
 )
-# What draws a new tensor, and what gives one of the same shape without a draw.
+# Functions that draw a random tensor, and replacements with the same shape that draw nothing.
 _DRAWS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     torch.rand: torch.empty,
     torch.randn: torch.empty,
@@ -49,22 +49,22 @@ class _WithoutDraws(TorchFunctionMode):
 
 
 def without_draws() -> AbstractContextManager[Any]:
-    """While this lasts, random initialisation is skipped: weights are whatever the memory holds."""
+    """Context in which random initialisation is skipped: weights are uninitialised memory."""
     return _WithoutDraws()
 
 
 @contextmanager
 def on_meta() -> Iterator[None]:
-    """While this lasts, tensors are created on the meta device, without memory, and never drawn."""
+    """Context in which tensors are created on the meta device, without memory and without random draws."""
     with torch.device("meta"), _WithoutDraws():
         yield
 
 
 def planned_signature(build: Callable[[], TappedModel], name: str, image_shape: tuple[int, int, int]) -> Signature:
-    """The signature of a network that is only being planned; its tensors are on the meta device.
+    """The signature of a network for a plan; its tensors are on the meta device.
 
     The network runs on the CPU, for two images: on the meta device torch computes convolutions and batch
-    normalisation in Python, for which it imports its compiler, and that takes longer than the rest of a plan.
+    normalisation in Python and imports its compiler, which takes longer than the rest of a plan.
     """
     with without_draws():
         known = signature(build(), name, image_shape)

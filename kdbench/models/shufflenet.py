@@ -26,14 +26,14 @@ def shuffle(x: Tensor, groups: int) -> Tensor:
 
 
 class GroupedBottleneck(nn.Module):
-    """Version 1's block: grouped 1x1, depthwise 3x3, grouped 1x1; gives its output before the activation.
+    """Version 1's block: grouped 1x1, depthwise 3x3, grouped 1x1; returns its output before the activation.
 
-    With stride 2 the pooled input is set beside the result, otherwise added to it.
+    With stride 2 the pooled input is concatenated with the result, otherwise added to it.
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int, groups: int) -> None:
         super().__init__()
-        # The stem's few channels are not divided.
+        # The few channels of the stem are not divided into groups.
         self.groups = 1 if in_channels == STEM else groups
         self.stride = stride
         out_channels = channels - in_channels if stride == 2 else channels
@@ -57,7 +57,7 @@ class GroupedBottleneck(nn.Module):
 
 
 class ShuffleNetV1(TappedModel):
-    """ShuffleNet with ``blocks`` in each stage of ``channels``, its 1x1 convolutions in ``groups``."""
+    """ShuffleNet with ``blocks`` and ``channels`` for each stage, and 1x1 convolutions in ``groups``."""
 
     family = "shufflenet"
     head = ("fc",)
@@ -102,10 +102,10 @@ class ShuffleNetV1(TappedModel):
 
 
 class SplitBlock(nn.Module):
-    """Version 2's block: one half of the channels passes, the other is convolved (1x1, depthwise 3x3, 1x1).
+    """Version 2's block: one half of the channels is unchanged, the other is convolved (1x1, depthwise 3x3, 1x1).
 
-    Gives both halves side by side before the activation and before the shuffle; the half that passed is
-    already rectified.
+    Returns both halves concatenated, before the activation and the shuffle; the unchanged half is already
+    nonnegative.
     """
 
     def __init__(self, channels: int) -> None:
@@ -127,7 +127,7 @@ class SplitBlock(nn.Module):
 
 
 class DownsamplingBlock(nn.Module):
-    """Version 2's first block of a stage: two convolved branches, side by side, at half the size."""
+    """Version 2's first block of a stage: two concatenated convolved branches, at half the size."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
@@ -152,10 +152,10 @@ class DownsamplingBlock(nn.Module):
 
 
 class ShuffleNetV2(TappedModel):
-    """ShuffleNetV2 with ``blocks`` after the downsampling one in each stage.
+    """ShuffleNetV2 with ``blocks`` after the downsampling block in each stage.
 
-    ``channels`` are those of the stages and of the last convolution. ``stageI/pre`` is in the order that the
-    channels have before the shuffle, ``stageI`` in the order after it.
+    ``channels`` are those of the stages and of the last convolution. ``stageI/pre`` has the channel order before
+    the shuffle, ``stageI`` the order after it.
     """
 
     family = "shufflenet"
@@ -191,7 +191,7 @@ class ShuffleNetV2(TappedModel):
         record = Recorder(self, reads)
         x = record("stem", F.relu(self.bn1(self.conv1(images))))
         stages = (self.layer1, self.layer2, self.layer3)
-        # Rectifying the half that passed a block changes nothing: it was rectified before.
+        # A second ReLU does not change the unchanged half of a block.
         x = rectified_stages(x, stages, record, activation=lambda y: shuffle(F.relu(y), 2))
         x = F.relu(self.bn2(self.conv2(x)))
         embedding = record("embedding", x.mean(dim=(2, 3)))

@@ -1,10 +1,10 @@
 """Any network of timm, as ``timm:NAME`` (``timm:NAME.TAG`` for certain weights).
 
-The stages are the maps of timm's feature information: the last one at each of the four lowest resolutions,
-or, where all have one resolution, those after each quarter. timm's ``forward_intermediates`` hands them out
-as (B, C, H, W). Where the stages end in a ReLU, what goes into it is the pre-activation tap.
+The stages are maps of timm's feature information: the last one at each of the four lowest resolutions or, if all
+maps have the same resolution, those after each quarter. timm's ``forward_intermediates`` returns them as
+(B, C, H, W). If the stages end in a ReLU, its input is the pre-activation tap.
 
-Networks with a second head (DeiT's distilled ones and others) hand out both heads' logits separately.
+Networks with a second head (distilled DeiT and others) return the logits of both heads separately.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ from kdbench.models.library import (
 )
 
 Network: TypeAlias = Any
-"""A network of timm, which ships no types."""
+"""A network of timm, which has no type annotations."""
 
 
 @dataclass(frozen=True)
 class TimmTaps:
-    """Where a network has its taps.
+    """The positions of a network's taps.
 
-    ``maps``: the index of each map tap among timm's intermediate features. ``rectifiers``: the ReLU that a
-    map tap comes out of, where it does. ``batch_norms``: the normalisation that ran last before that ReLU.
-    ``classifiers``: the last layers, of the class head and of the second head where there is one.
+    ``maps``: the index of each map tap among timm's intermediate features. ``rectifiers``: the ReLU whose output is
+    a map tap, if there is one. ``batch_norms``: the last normalisation before that ReLU.
+    ``classifiers``: the last layers of the class head and, if there is one, of the second head.
     """
 
     maps: dict[str, int]
@@ -69,7 +69,7 @@ class TimmModel(LibraryModel):
         self.head = tuple(f"network.{layer}" for layer in places.classifiers)
         self._places = places
         stages = [tap for tap in places.maps if tap != "stem"]
-        # Methods that read pre-activations pair them by stage: a network has them all or none.
+        # Methods pair pre-activations by stage, so a network has either all of them or none.
         has_pre = all(stage in places.rectifiers for stage in stages)
         self.taps = {}
         for tap in places.maps:
@@ -99,9 +99,9 @@ class TimmModel(LibraryModel):
 
     @contextlib.contextmanager
     def _watching(self, record: Recorder, values: dict[str, Tensor]) -> Iterator[None]:
-        """While open, what passes the layers that taps lie at goes into ``values``.
+        """Context in which the values at the layers of taps are stored in ``values``.
 
-        The hooks live for one pass only, so that copies of the network carry none.
+        The hooks exist for one pass only, so that copies of the network have none.
         """
         handles = []
 
@@ -136,12 +136,12 @@ def _pooled(value: Tensor) -> Tensor:
 
 
 def _choose_maps(network: Network) -> dict[str, int]:
-    """The indices of the stages, and of the stem where one comes before them."""
+    """The indices of the stages, and of the stem if there is one before them."""
     reductions = [info["reduction"] for info in network.feature_info]
     if len(set(reductions)) == 1:
         count = len(reductions)
         if count < STAGES:
-            raise ModelError(f"it has {count} blocks of one resolution, {STAGES} are needed for {STAGES} stages")
+            raise ModelError(f"it has {count} blocks of the same resolution, {STAGES} are needed for {STAGES} stages")
         return {f"stage{i}": i * count // STAGES - 1 for i in range(1, STAGES + 1)}
     last = {reduction: index for index, reduction in enumerate(reductions)}
     ends = sorted(last.values())
@@ -158,11 +158,11 @@ class _Call:
 
 
 def _trace(network: Network, run: Callable[[], Any]) -> tuple[list[_Call], Any]:
-    """The layers (modules without parts) that ran, in order, each with its output; and what ``run`` returned."""
+    """The layers (modules without submodules) that ran, in order, with their outputs; and the result of ``run``."""
     calls: list[_Call] = []
     handles = []
     for name, module in network.named_modules():
-        # timm's normalisation with activation has parts, and is a normalisation as well.
+        # timm's normalisation with activation is one layer, although it has submodules.
         if not list(module.children()) or isinstance(module, nn.BatchNorm2d):
 
             def hook(module: nn.Module, inputs: Any, output: Any, name: str = name) -> None:
@@ -178,7 +178,7 @@ def _trace(network: Network, run: Callable[[], Any]) -> tuple[list[_Call], Any]:
 
 
 def _batch_norm(calls: list[_Call], rectifier: _Call) -> str | None:
-    """The last batch normalisation before a ReLU that runs beside no shortcut's."""
+    """The last batch normalisation before a ReLU, without that of a shortcut."""
     for call in reversed(calls[: rectifier.index]):
         if isinstance(call.module, nn.BatchNorm2d) and "downsample" not in call.layer:
             return call.layer
@@ -198,7 +198,7 @@ def _find_classifiers(network: Network, calls: list[_Call]) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=64)
 def _places(name: str, image_shape: tuple[int, int, int]) -> TimmTaps:
-    """Where the network called ``name`` has its taps, found by running it on the meta device."""
+    """The positions of the taps of network ``name``, found by running it on the meta device."""
     with torch.device("meta"):
         network = _create(name, 10, image_shape, pretrained=False, drop_path=0.0).eval()
         forbid_in_place(network)
@@ -243,7 +243,7 @@ def _preprocessing(network: Network, channels: int) -> Preprocessing:
     config = network.pretrained_cfg
     mean, std = tuple(config["mean"]), tuple(config["std"])
     if channels != len(mean):
-        # timm then folds or repeats the first layer's weights over the channels.
+        # timm then sums or repeats the first layer's weights over the channels.
         mean, std = (sum(mean) / len(mean),) * channels, (sum(std) / len(std),) * channels
     return Preprocessing(tuple(config["input_size"][1:]), mean, std)
 
@@ -258,7 +258,7 @@ def build(
 ) -> TimmModel | TappedDeiT:
     """timm's network ``name`` for images (channels, height, width).
 
-    ``weights``: ``timm`` for those that timm offers, or a file. ``drop_path``: the last block's probability
+    ``weights``: ``timm`` for timm's pretrained weights, or a file. ``drop_path``: the last block's probability
     of stochastic depth.
     """
     architecture = name.partition(".")[0]
@@ -266,7 +266,9 @@ def build(
         raise ModelError(f"timm has no network called '{name}'{did_you_mean(name, timm.list_models())}")
     pretrained = weights == "timm"
     if weights is not None and not pretrained and not Path(weights).is_file():
-        raise ModelError(f"timm:{name}: no file called '{weights}'; weights are a file, or 'timm' for its own")
+        raise ModelError(
+            f"timm:{name}: no file called '{weights}'; weights must be a file, or 'timm' for those of timm"
+        )
     if pretrained:
         config = timm.get_pretrained_cfg(name)
         if config is None or not config.has_weights:

@@ -1,8 +1,8 @@
 """Any classification network of torchvision, as ``torchvision:NAME``.
 
-Where its stages end is read from its graph (torch.fx): the last point at each resolution that everything
-later depends on, at the end of a block. What torchvision's feature extraction then hands out is computed by
-the network's own layers; where the stages end in a ReLU, what goes into it is the pre-activation tap.
+The ends of its stages are found in its graph (torch.fx): at each resolution, the last node at the end of a block on
+which all later nodes depend. torchvision's feature extraction returns their values, computed by the network's own
+layers. If the stages end in a ReLU, its input is the pre-activation tap.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from kdbench.models.library import (
 )
 
 PROBE_PIXELS = 224
-"""Stages are told apart at this size, whatever the images: small ones would end at one pixel early."""
+"""Image size for finding the stages, for any data: small images would reach one pixel too early."""
 
 TRACER: dict[str, Any] = {"autowrap_modules": (math, torchvision.ops)}
-"""How the graph is traced: into torchvision's own layers, since stages may end inside one."""
+"""Options of tracing: it includes the inside of torchvision's layers, because stages may end there."""
 
 _RECTIFYING = (F.relu, torch.relu, F.relu6)
 _POOLING = (F.adaptive_avg_pool2d, F.avg_pool2d, F.max_pool2d, F.dropout)
@@ -49,7 +49,7 @@ _MOVING_METHODS = ("flatten", "mean", "view", "reshape", "transpose", "permute",
 
 
 NO_WEIGHT_DECAY = frozenset({"class_token", "pos_embedding", "relative_position_bias_table"})
-"""With ``--transformer-embedding-decay 0``; the script writes ``position_embedding``, which no network has.
+"""With ``--transformer-embedding-decay 0``. The script has ``position_embedding``, which no network has.
 
 https://github.com/pytorch/vision/blob/main/references/classification/train.py
 """
@@ -57,7 +57,7 @@ https://github.com/pytorch/vision/blob/main/references/classification/train.py
 
 @dataclass(frozen=True)
 class Tap:
-    """Where a tap lies in the graph. ``layout``: ``map`` (B, C, H, W), ``last`` (B, H, W, C), ``tokens``."""
+    """The position of a tap in the graph. ``layout``: ``map`` (B, C, H, W), ``last`` (B, H, W, C), ``tokens``."""
 
     node: str
     nonnegative: bool
@@ -113,10 +113,10 @@ class TorchvisionModel(LibraryModel):
 
 
 def _extractor(network: nn.Module, paths: Collection[str]) -> DualGraphModule:
-    """The same layers, giving the values of the nodes at ``paths`` by path, in training and in evaluation.
+    """A module of the same layers that returns the values of the nodes at ``paths``, in training and evaluation.
 
-    torchvision's own ``create_feature_extractor`` does not look into torchvision's layers (Conv2dNormActivation
-    and the like), where pre-activations lie.
+    ``create_feature_extractor`` of torchvision does not trace the inside of torchvision's layers (such as
+    Conv2dNormActivation), which contain the pre-activations.
     """
     graphs = []
     for training in (True, False):
@@ -148,7 +148,7 @@ def _arrange(tap: str, value: Tensor, layout: str) -> Tensor:
 
 
 class _Graph:
-    """A network's graph in evaluation, with the shape of every node's value for square probe images."""
+    """A network's graph in eval mode, with the shape of every node's value for square probe images."""
 
     def __init__(self, network: nn.Module) -> None:
         network.eval()
@@ -173,12 +173,12 @@ class _Graph:
         return isinstance(self.module(node), RECTIFIERS) or node.target in _RECTIFYING
 
     def pools(self, node: fx.Node) -> bool:
-        """Whether the node only pools, flattens or drops."""
+        """Whether the node is pooling, flattening or dropout."""
         return isinstance(self.module(node), PASSING) or node.target in _POOLING
 
     @functools.cache  # noqa: B019 - a graph lives no longer than the search for its taps
     def nonnegative(self, node: fx.Node) -> bool:
-        """Whether no value of the node can be negative, as far as it only moves values that a ReLU gave."""
+        """Whether the node's values are outputs of a ReLU, possibly rearranged, and thus nonnegative."""
         if self.rectifies(node):
             return True
         if node.target is torch.cat:
@@ -188,7 +188,7 @@ class _Graph:
         return False
 
     def bottlenecks(self) -> list[fx.Node]:
-        """The nodes that everything later depends on through them alone."""
+        """The nodes through which all later nodes depend on the input."""
         position = {node: index for index, node in enumerate(self.nodes)}
         found = []
         reach = -1
@@ -199,12 +199,12 @@ class _Graph:
         return found
 
     def block(self, node: fx.Node) -> tuple[str, ...]:
-        """The block that a node lies in: the first two parts of its path."""
+        """The block of a node: the first two parts of its path."""
         return tuple(self.paths.get(node, "").split(".")[:2])
 
 
 def _layout(shape: tuple[int, ...]) -> tuple[str, int] | None:
-    """Layout and side of a map of square images; None where it is no map."""
+    """Layout and side of a map of square images; None if it is not a map."""
     if len(shape) != 4:
         return None
     if shape[2] == shape[3]:
@@ -213,7 +213,7 @@ def _layout(shape: tuple[int, ...]) -> tuple[str, int] | None:
 
 
 def _stage_ends(graph: _Graph, classifier: fx.Node) -> list[tuple[fx.Node, str]]:
-    """The last end of a block at each resolution, in network order, with its layout."""
+    """The end of the last block at each resolution, in network order, with its layout."""
     ends: dict[int, tuple[fx.Node, str]] = {}
     before_classifier = graph.nodes[: graph.nodes.index(classifier)]
     bottlenecks = set(graph.bottlenecks())
@@ -227,7 +227,7 @@ def _stage_ends(graph: _Graph, classifier: fx.Node) -> list[tuple[fx.Node, str]]
 
 
 def _batch_norm(graph: _Graph, before: fx.Node) -> str | None:
-    """The batch normalisation that ``before`` is the output of, alone or added to a shortcut."""
+    """The batch normalisation whose output is ``before``, alone or added to a shortcut."""
     candidates = [before]
     if before.target in (operator.add, operator.iadd, torch.add):
         candidates = [n for n in before.all_input_nodes if "downsample" not in graph.paths.get(n, "")]
@@ -236,10 +236,10 @@ def _batch_norm(graph: _Graph, before: fx.Node) -> str | None:
 
 
 def _before_activation(graph: _Graph, end: fx.Node) -> fx.Node | None:
-    """What a stage's last activation is applied to; None where there is no telling.
+    """The input of a stage's last activation; None if it cannot be determined.
 
-    A stage that ends in a batch normalisation, or in its sum with a shortcut, is a linear bottleneck: it is
-    its own pre-activation.
+    If a stage ends in a batch normalisation, or in its sum with a shortcut (a linear bottleneck), its end is also
+    its pre-activation.
     """
     if graph.rectifies(end):
         return end.all_input_nodes[0]
@@ -255,7 +255,7 @@ def _map_taps(graph: _Graph, classifier: fx.Node) -> dict[str, Tap]:
         taps["stem"] = Tap(graph.paths[node], graph.nonnegative(node), layout)
     before = [_before_activation(graph, node) for node, _ in stages]
     for i, ((node, layout), source) in enumerate(zip(stages, before, strict=True), start=1):
-        # Methods that read pre-activations pair them by stage: a network has them all or none.
+        # Methods pair pre-activations by stage, so a network has either all of them or none.
         if source is not None and None not in before:
             taps[f"stage{i}/pre"] = Tap(graph.paths[source], SIGNED, layout, _batch_norm(graph, source))
         taps[f"stage{i}"] = Tap(graph.paths[node], graph.nonnegative(node), layout)
@@ -271,7 +271,7 @@ def _token_taps(graph: _Graph, network: models.VisionTransformer) -> dict[str, T
 
 @functools.lru_cache(maxsize=64)
 def _places(name: str) -> TorchvisionTaps:
-    """Where the network called ``name`` has its taps."""
+    """The positions of the taps of network ``name``."""
     with torch.device("meta"):
         network = _create(name, 1000, PROBE_PIXELS, weights=None, drop_path=None)
     graph = _Graph(network)
@@ -306,10 +306,10 @@ def _create(
     try:
         network: nn.Module = models.get_model(name, **settings)
     except NotImplementedError:
-        # RegNet computes its widths with tensors, which the meta device cannot give back.
+        # RegNet computes its widths with tensors; on the meta device they would have no values.
         with torch.device("cpu"):
             network = models.get_model(name, **settings).to("meta")
-    # Auxiliary classifiers (GoogLeNet, Inception) serve training from labels alone.
+    # Auxiliary classifiers (GoogLeNet, Inception) are only used in training from labels.
     for part in ("aux1", "aux2", "AuxLogits"):
         if hasattr(network, part):
             network.aux_logits = False  # type: ignore[assignment]
@@ -336,7 +336,7 @@ def _preprocessing(weights: models.WeightsEnum) -> Preprocessing:
 
 @functools.lru_cache(maxsize=64)
 def _try_images(name: str, image_shape: tuple[int, int, int]) -> None:
-    """Refuse images that the network cannot take, found on the meta device: an error there is about shapes."""
+    """Raise an error for unsupported image sizes; on the meta device, any error concerns shapes."""
     size = "x".join(map(str, image_shape))
     if image_shape[0] not in (1, 3):
         raise ModelError(f"torchvision:{name}: images must have 1 or 3 channels, got {size}")
@@ -357,10 +357,10 @@ def build(
     weights: str | None = None,
     drop_path: float | None = None,
 ) -> TorchvisionModel:
-    """torchvision's network ``name`` for images (channels, height, width); grey ones are repeated three times.
+    """torchvision's network ``name`` for images (channels, height, width); grey images are repeated to three channels.
 
-    ``weights``: what torchvision calls them (``IMAGENET1K_V1``, ``DEFAULT``), or a file. ``drop_path``: the
-    last block's probability of stochastic depth, by default the network's own.
+    ``weights``: torchvision's name of them (``IMAGENET1K_V1``, ``DEFAULT``), or a file. ``drop_path``: the
+    last block's probability of stochastic depth, by default that of the network.
     """
     known = models.list_models(module=models)
     if name not in known:

@@ -1,8 +1,8 @@
 """VGG with batch normalisation for small images (Simonyan 2015, https://arxiv.org/abs/1409.1556).
 
 As in the CRD study: five groups of 3x3 convolutions, global average pooling and one linear layer. The first
-group is the stem, the others are the stages. The map is halved before each stage but the last, and before
-that one too where the image has 64 pixels or more.
+group is the stem, the others are the stages. The map is halved before each stage except the last; for images of
+64 pixels or more, also before the last.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class VGG(TappedModel):
 
 
 def _group(convolutions: int, in_channels: int, channels: int) -> nn.Sequential:
-    """Convolutions with normalisation, rectified in between but not at the end."""
+    """Convolutions with normalisation, with ReLU between them but not at the end."""
     layers: list[nn.Module] = []
     for _ in range(convolutions):
         layers += [nn.Conv2d(in_channels, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU()]

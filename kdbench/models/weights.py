@@ -1,12 +1,12 @@
-"""Reading weights from files and writing them, and naming them by their content.
+"""Reads and writes weight files, and computes the hash of weights.
 
 A file is a safetensors file or a torch checkpoint; the latter is read with ``weights_only=True``, so that
-no code in it ever runs. The state dictionary may lie bare in it or, beside epoch and accuracy, under
-``model``, ``state_dict``, ``net`` or ``model_state_dict``; names may start with ``module.`` (saved from
-DataParallel) or ``_orig_mod.`` (saved from a compiled model).
+no code in it ever runs. The state dictionary is the whole content or an entry ``model``, ``state_dict``, ``net`` or
+``model_state_dict``; names may start with ``module.`` (saved from DataParallel) or ``_orig_mod.`` (saved from a
+compiled model).
 
-The networks of the zoo use the names of the CRD study's public checkpoints
-(https://github.com/HobbitLong/RepDistiller), but for these, which ``published_names`` of each class maps:
+The built-in networks use the names of the CRD study's public checkpoints
+(https://github.com/HobbitLong/RepDistiller), except for these, which ``published_names`` of each class maps:
 
 ==================================  ==================  ==========
 network                             in the checkpoint   here
@@ -18,7 +18,7 @@ ResNet50, ShuffleNetV1 and V2       ``linear``          ``fc``
 MobileNetV2                         ``classifier.0``    ``fc``
 ==================================  ==================  ==========
 
-Networks from torchvision and timm lie under ``network.`` here; their own files have the names without it.
+Networks from torchvision and timm have the prefix ``network.`` here; their own files have the names without it.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ _SHOWN = 3
 
 
 def load_weights(model: TappedModel, path: str | Path) -> None:
-    """Load a file's weights into ``model``, every entry of it.
+    """Load all weights of ``model`` from a file.
 
-    Raises :class:`ModelError` where the file is missing, damaged, no checkpoint, or one of another network
-    or number of classes. The model is not changed then.
+    Raises :class:`ModelError` if the file is missing, damaged, not a checkpoint, or of another network or number of
+    classes. The model is then not changed.
     """
     assign_weights(model, read_state_dict(Path(path)), Path(path))
 
@@ -64,7 +64,7 @@ def assign_weights(model: TappedModel, state: Mapping[str, Tensor], path: Path) 
     if classifier in given and given[classifier].shape[:1] != own[classifier].shape[:1]:
         theirs, ours = len(given[classifier]), len(own[classifier])
         raise ModelError(f"{path}: its classifier has {theirs} classes, the data has {ours}")
-    # Checkpoints from before torch 0.4.1 do not count batches; the count changes no result.
+    # Checkpoints from before torch 0.4.1 have no batch counts; these do not affect results.
     missing = [
         name
         for name in own
@@ -85,7 +85,7 @@ def assign_weights(model: TappedModel, state: Mapping[str, Tensor], path: Path) 
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The state dictionary in a file, under the names it has there without ``module.`` and the like."""
+    """The state dictionary in a file, with its names there, without prefixes such as ``module.``."""
     if not path.is_file():
         raise ModelError(f"{path}: no such file; weights are a .pth, .pt or .safetensors file")
     try:
@@ -95,13 +95,13 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise ModelError(_unreadable(path, error)) from error
     except Exception as error:  # a damaged file may fail in any way
-        raise ModelError(f"{path}: the file is truncated or no checkpoint") from error
+        raise ModelError(f"{path}: the file is truncated or not a checkpoint") from error
     state = _find_state(content)
     if state is None:
         held = (
-            f"holds {listed(sorted(map(str, content)), _SHOWN) or 'nothing'}"
+            f"contains {listed(sorted(map(str, content)), _SHOWN) or 'nothing'}"
             if isinstance(content, Mapping)
-            else "is no dictionary"
+            else "is not a dictionary"
         )
         raise ModelError(f"{path}: no state dictionary in it (it {held}); save model.state_dict()")
     for prefix in _WRAPPERS:
@@ -111,17 +111,17 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def load_checkpoint(path: Path) -> Any:
-    """What ``torch.save`` wrote, of tensors and plain values; no code in it is run.
+    """Read a file of ``torch.save`` with tensors and plain values; no code in it is run.
 
-    Raises whatever torch does where the file is damaged, and :class:`ModelError` where it would unpack to more than its
-    size: torch compresses nothing, and a small file could fill the memory.
+    Raises errors of torch if the file is damaged, and :class:`ModelError` if it is compressed: torch never compresses
+    files, and a small compressed file could fill the memory.
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(member.file_size for member in archive.infolist())
         if unpacked > path.stat().st_size:
-            raise ModelError(f"{path}: is compressed ({unpacked:,} bytes unpacked); save it with torch.save alone")
-    # The study's last checkpoints carry the command line's arguments: plain values in a Namespace.
+            raise ModelError(f"{path}: is compressed ({unpacked:,} bytes unpacked); save it with torch.save")
+    # The last checkpoints of the CRD study contain command-line arguments: plain values in a Namespace.
     with torch.serialization.safe_globals([argparse.Namespace]):
         return torch.load(path, map_location="cpu", weights_only=True)
 
@@ -129,11 +129,8 @@ def load_checkpoint(path: Path) -> Any:
 def _unreadable(path: Path, error: Exception) -> str:
     stranger = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
     if stranger is None:
-        return f"{path}: the file is truncated or no checkpoint"
-    return (
-        f"{path}: holds a {stranger.group(1)} beside tensors, and only tensors are read, for safety; "
-        "save the state dictionary alone"
-    )
+        return f"{path}: the file is truncated or not a checkpoint"
+    return f"{path}: contains a {stranger.group(1)}; for safety, only tensors are read; save only the state dictionary"
 
 
 def _find_state(content: Any) -> dict[str, Tensor] | None:
@@ -158,8 +155,8 @@ def write_weights(path: Path, state: Mapping[str, Tensor]) -> None:
     Raises:
         ResultsError: the file cannot be written.
     """
-    # Not save_file: it makes a temporary file itself, which survives a kill and which its owner alone may read.
-    # Packed before: what fails there is the state's fault and not the disk's.
+    # Not save_file: its temporary file stays after a kill, and only its owner can read the result.
+    # Serialised first: an error here comes from the state, not from the disk.
     content = save(dict(state))
     write_atomically(path, lambda temporary: _fill(temporary, content))
 
@@ -171,7 +168,7 @@ def _fill(path: Path, content: bytes) -> None:
 def weights_sha256(weights: nn.Module | Mapping[str, Tensor]) -> str:
     """SHA-256 over the names (sorted), types, shapes and values of a state dictionary.
 
-    It depends neither on the device nor on the memory format that the tensors lie in.
+    It does not depend on the device or the memory format of the tensors.
     """
     state = weights.state_dict() if isinstance(weights, nn.Module) else weights
     digest = hashlib.sha256()

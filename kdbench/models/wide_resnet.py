@@ -1,8 +1,8 @@
 """Wide ResNets (Zagoruyko and Komodakis, BMVC 2016, https://arxiv.org/abs/1605.07146).
 
-Blocks normalise and rectify before they convolve, so a stage ends in a raw residual sum: its map is signed,
-and what comes before an activation is that sum after the *next* block's first batch normalisation (after the
-network's last one for the last stage).
+Blocks apply normalisation and ReLU before each convolution, so a stage ends in a residual sum: its map is signed.
+Its pre-activation tap is that sum after the *next* block's first batch normalisation (for the last stage, after the
+last one of the network).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ STAGES = 3
 
 
 class PreActivationBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut, each after a normalisation and an activation."""
+    """Two 3x3 convolutions with a shortcut, each after a normalisation and an activation."""
 
     def __init__(self, in_channels: int, channels: int, stride: int, dropout: float) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class PreActivationBlock(nn.Module):
         self.shortcut = nn.Conv2d(in_channels, channels, 1, stride, bias=False) if in_channels != channels else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The residual sum, and the block's normalised input (a tap of the stage before)."""
+        """The residual sum, and the block's normalised input (a tap of the previous stage)."""
         normalised = self.bn1(x)
         activated = F.relu(normalised)
         residual = F.relu(self.bn2(self.conv1(activated)))
@@ -52,7 +52,7 @@ class StageBlocks(nn.Module):
 
 
 class WideResNet(TappedModel):
-    """A Wide ResNet of ``depth`` layers, its stages ``width`` times 16, 32 and 64 channels wide."""
+    """A Wide ResNet of ``depth`` layers; its stages have ``width`` times 16, 32 and 64 channels."""
 
     family = "wrn"
     head = ("bn1", "fc")

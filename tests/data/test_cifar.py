@@ -182,7 +182,7 @@ def test_a_download_with_another_checksum_is_refused(
     served = server[1] / written.archive.name
     os.truncate(served, served.stat().st_size // 2)
     message = refused(written)
-    assert f"{server[0]}/{written.archive.name}: what was downloaded is not the data set: " in message
+    assert f"{server[0]}/{written.archive.name}: the downloaded file is not the data set: " in message
     assert f"its MD5 checksum is {md5(served)} ({served.stat().st_size:,} bytes), expected " in message
     assert not written.archive.exists()
 
@@ -191,7 +191,9 @@ def test_no_network(written: Written) -> None:
     shutil.rmtree(written.root)
     message = refused(written)
     assert message.startswith(f"http://127.0.0.1:9/{written.archive.name}: cannot be downloaded: ")
-    assert message.endswith(f"; without a network, fetch it elsewhere and put it into {written.root} (data.root)")
+    assert message.endswith(
+        f"; without a network, download it on another machine and copy it into {written.root} (data.root)"
+    )
 
 
 def test_a_truncated_archive_is_named(written: Written) -> None:
@@ -200,7 +202,7 @@ def test_a_truncated_archive_is_named(written: Written) -> None:
     os.truncate(written.archive, 100)
     assert refused(written) == (
         f"{written.archive}: is truncated or damaged: its MD5 checksum is {md5(written.archive)} (100 bytes), "
-        f"expected {whole}; delete it and fetch http://127.0.0.1:9/{written.archive.name} anew"
+        f"expected {whole}; delete it and download http://127.0.0.1:9/{written.archive.name} again"
     )
 
 
@@ -210,7 +212,7 @@ def test_a_damaged_file_is_named(written: Written) -> None:
     meta.write_bytes(b"x")
     message = refused(written)
     assert message.startswith(f"{meta}: is truncated or damaged: its MD5 checksum is 9dd4e461268c8034f5c8564e155c67a6")
-    assert message.endswith(f"; delete {written.folder} to have it downloaded anew")
+    assert message.endswith(f"; delete {written.folder}, and it will be downloaded again")
     meta.unlink()
     assert refused(written).startswith(f"{meta}: is missing; delete ")
 
@@ -218,12 +220,12 @@ def test_a_damaged_file_is_named(written: Written) -> None:
 def test_a_wrong_root_without_download(written: Written, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong"
     assert refused(written, root=str(wrong), download=False) == (
-        f"data.root: {wrong}: no such folder; set it to the one that holds {written.folder.name}"
+        f"data.root: {wrong}: no such folder; set it to the folder that contains {written.folder.name}"
     )
     assert not wrong.exists()
     wrong.mkdir()
     assert refused(written, root=str(wrong), download=False) == (
-        f"{wrong}: holds neither {written.folder.name} nor {written.archive.name}; "
+        f"{wrong}: contains neither {written.folder.name} nor {written.archive.name}; "
         "set data.root, or data.download = true"
     )
 

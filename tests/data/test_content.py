@@ -24,7 +24,7 @@ def split(root: Path, *names: str) -> FileSplit:
 
 
 def settled(root: Path) -> None:
-    """Date the files back: those written just now are read again, in case they change within one tick of the clock."""
+    """Set older times: files written just now are read again, because they may change within one clock tick."""
     for path in root.rglob("*"):
         os.utime(path, (1_000_000_000, 1_000_000_000))
 
@@ -170,7 +170,7 @@ def test_without_an_index_everything_is_read_each_time(
     before = content_of(files)
     assert content_of(files) == before
     assert len(opened) == 10
-    assert "all images are read again next time; set KDBENCH_CACHE to a folder with space" in caplog.text
+    assert "the next run reads all images again; set KDBENCH_CACHE to a folder with space" in caplog.text
 
 
 def test_without_a_home_everything_is_read_each_time(files: FileSplit, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +236,7 @@ def test_a_file_that_cannot_be_read_is_named(files: FileSplit) -> None:
     os.mkfifo(files.root / "3.png")
     with pytest.raises(DataError) as error:
         content_of(files)
-    assert str(error.value) == f"{files.root / '3.png'}: is no regular file; remove it"
+    assert str(error.value) == f"{files.root / '3.png'}: is not a regular file; remove it"
 
 
 def test_names_need_not_be_text(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_other_digits_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sklearn.datasets.load_digits", lambda return_X_y: (values, labels))
     with pytest.raises(DataError) as error:
         Digits().load()
-    assert str(error.value) == "scikit-learn's digits are not the published ones; install scikit-learn again"
+    assert str(error.value) == "scikit-learn's digits are not the published ones; reinstall scikit-learn"
 
 
 def test_facts_load_nothing_heavy() -> None:

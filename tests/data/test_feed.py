@@ -212,7 +212,7 @@ def test_measured_statistics_stand_in_for_facts(arrays: Arrays) -> None:
     settings = {"augmentation": (), "batch_size": 16, "seed": 0, "device": CPU}
     got = list(open_feed(measured, unknown, **settings).epoch("main", 0))  # type: ignore[arg-type]
     assert same(got, list(feed_of(arrays).epoch("main", 0)))
-    with pytest.raises(DataError, match="states no channel mean and std"):
+    with pytest.raises(DataError, match="the data set has no channel mean and std"):
         open_feed(arrays, unknown, **settings)  # type: ignore[arg-type]
 
 
@@ -221,5 +221,5 @@ def test_a_crop_to_another_size_is_refused(arrays: Arrays) -> None:
         feed_of(arrays, (step("random_resized_crop", size=16),))
     assert str(error.value) == (
         "recipe.augmentation: random_resized_crop.size: must be the data set's image size (8x8), "
-        "so that training and test images are equally large, got 16"
+        "so that training and test images have the same size, got 16"
     )

@@ -62,16 +62,16 @@ def case(what: str) -> Callable[[Path], str]:
 
     def missing_root(root: Path) -> str:
         shutil.rmtree(root)
-        return f"data.root: {root}: no such folder; set it to the folder that holds train/ and test/ (or val/)"
+        return f"data.root: {root}: no such folder; set it to the folder that contains train/ and test/ (or val/)"
 
     def root_is_a_file(root: Path) -> str:
         shutil.rmtree(root)
         root.write_text("")
-        return f"data.root: {root}: no such folder; set it to the folder that holds train/ and test/ (or val/)"
+        return f"data.root: {root}: no such folder; set it to the folder that contains train/ and test/ (or val/)"
 
     def no_train(root: Path) -> str:
         shutil.rmtree(root / "train")
-        return f"{root}/train: no such folder; data.root must hold train/<class>/ and test/<class>/ (or val/)"
+        return f"{root}/train: no such folder; data.root must contain train/<class>/ and test/<class>/ (or val/)"
 
     def no_test(root: Path) -> str:
         shutil.rmtree(root / "test")
@@ -80,7 +80,7 @@ def case(what: str) -> Callable[[Path], str]:
     def no_classes(root: Path) -> str:
         shutil.rmtree(root / "train")
         (root / "train").mkdir()
-        return f"{root}/train: holds no class folders; images belong into {root}/train/<class>/"
+        return f"{root}/train: contains no class folders; put images into {root}/train/<class>/"
 
     def missing_class(root: Path) -> str:
         shutil.rmtree(root / "test" / "dog")
@@ -88,13 +88,13 @@ def case(what: str) -> Callable[[Path], str]:
 
     def extra_class(root: Path) -> str:
         (root / "test" / "fox").mkdir()
-        return f"{root}/test/fox: is no class of {root}/train"
+        return f"{root}/test/fox: is not a class of {root}/train"
 
     def empty_class(root: Path) -> str:
         shutil.rmtree(root / "train" / "dog")
         (root / "train" / "dog").mkdir()
         extensions = ".jpg, .jpeg, .png, .bmp, .gif, .pgm, .ppm, .tif, .tiff, .webp"
-        return f"{root}/train/dog: holds no images ({extensions})"
+        return f"{root}/train/dog: contains no images ({extensions})"
 
     return {function.__name__: function for function in list(locals().values()) if callable(function)}[what]
 

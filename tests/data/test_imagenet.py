@@ -69,5 +69,5 @@ def test_files_can_be_cut_like_arrays(root: Path) -> None:
 
 
 def test_wrong_root(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"data.root: .*: no such folder; set it to the folder that holds train/"):
+    with pytest.raises(DataError, match=r"data.root: .*: no such folder; set it to the folder that contains train/"):
         ImageNet(root=str(tmp_path / "typo")).facts()

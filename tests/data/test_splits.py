@@ -132,7 +132,7 @@ def test_facts_agree_with_arrays(cut: dict[str, int]) -> None:
         ({"test_limit": 0}, "data.test_limit: must be 1 to 40, the number of test images, got 0"),
         (
             {"train_limit": 20, "validation": 20},
-            "data.validation: must leave at least one image on both sides of 20 training images, "
+            "data.validation: must leave at least one image in both parts of 20 training images, "
             "as a number of images or a fraction below 1, got 20",
         ),
     ],

@@ -170,7 +170,7 @@ def test_a_corrupt_image_is_named_when_its_batch_is_read(root: Path, workers: in
     (root / "train" / "b" / "3.png").write_bytes(b"broken")
     with pytest.raises(DataError) as error:
         list(feed_of(root, workers=workers).epoch("main", 0))
-    assert str(error.value) == (f"{root}/train/b/3.png: cannot be decoded: it is no image")
+    assert str(error.value) == (f"{root}/train/b/3.png: cannot be decoded: it is not an image")
 
 
 def test_a_validation_split_can_be_streamed(root: Path) -> None:

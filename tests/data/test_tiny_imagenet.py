@@ -87,4 +87,6 @@ def test_another_layout_is_explained(root: Path) -> None:
     (root / "wnids.txt").unlink()
     assert message() == f"{root}/wnids.txt: No such file or directory; data.root must have Tiny ImageNet's usual layout"
     shutil.rmtree(root)
-    assert message() == f"data.root: {root}: no such folder; set it to the folder that holds wnids.txt, train/ and val/"
+    assert (
+        message() == f"data.root: {root}: no such folder; set it to the folder that contains wnids.txt, train/ and val/"
+    )

@@ -145,7 +145,7 @@ def test_an_optimiser_that_fails_costs_its_own_trials_and_says_where(suite, run)
         ("raise KeyError('factor')", "'darken': KeyError: 'factor' (parts.py, line "),
         (
             "return images[:1]",
-            "'darken': must return images as it gets them, got torch.uint8 (1, 1, 8, 8)",
+            "'darken': must return images of the input's dtype and shape, got torch.uint8 (1, 1, 8, 8)",
         ),
         (
             "torch.set_default_dtype(torch.float64); return images",

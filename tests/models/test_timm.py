@@ -194,15 +194,18 @@ def test_no_network(monkeypatch):
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", refuse)
     with pytest.raises(
         ModelError,
-        match=r"^timm:resnet18: its weights could not be downloaded \(Name or service not known\); fetch them on a "
-        r"machine with network, and give the file: weights = 'file.pth'$",
+        match=r"^timm:resnet18: its weights could not be downloaded \(Name or service not known\); download them on a "
+        r"machine with network access and set weights = 'file.pth'$",
     ):
         build(name="resnet18", classes=1000, image_shape=(3, 32, 32), weights="timm")
 
 
 ERRORS = [
     ({"name": "resnet19"}, "timm has no network called 'resnet19'; did you mean 'resnet18'?"),
-    ({"weights": "x.pth"}, "timm:resnet18: no file called 'x.pth'; weights are a file, or 'timm' for its own"),
+    (
+        {"weights": "x.pth"},
+        "timm:resnet18: no file called 'x.pth'; weights must be a file, or 'timm' for those of timm",
+    ),
     ({"weights": "timm"}, "timm:resnet18: timm's weights have 1000 classes, the data has 10"),
 ]
 

@@ -209,7 +209,7 @@ def test_no_network(monkeypatch, hub):
     monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
     message = (
         "torchvision:resnet18: its weights could not be downloaded (<urlopen error [Errno -2] Name or service "
-        "not known>); fetch them on a machine with network, and give the file: weights = 'file.pth'"
+        "not known>); download them on a machine with network access and set weights = 'file.pth'"
     )
     with pytest.raises(ModelError, match=f"^{re.escape(message)}$"):
         build(name="resnet18", classes=1000, image_shape=(3, 32, 32), weights="DEFAULT")

@@ -274,22 +274,21 @@ def test_truncated_file(build, tmp_path, kind, share):
         torch.save(resnet8(), path, _use_new_zipfile_serialization=kind == "zip")
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
-    assert _error(build, path) == "FILE: the file is truncated or no checkpoint"
+    assert _error(build, path) == "FILE: the file is truncated or not a checkpoint"
 
 
 @pytest.mark.parametrize("content", [b"<html>404</html>", b"hello, world"])
 def test_not_a_checkpoint(build, tmp_path, content):
     path = tmp_path / "w.pth"
     path.write_bytes(content)
-    assert _error(build, path) == "FILE: the file is truncated or no checkpoint"
+    assert _error(build, path) == "FILE: the file is truncated or not a checkpoint"
 
 
 def test_python_objects_are_not_unpickled(build, tmp_path):
     path = tmp_path / "w.pth"
     torch.save({"model": resnet8(), "accuracy": fractions.Fraction(1, 2)}, path)
     assert _error(build, path) == (
-        "FILE: holds a fractions.Fraction beside tensors, and only tensors are read, for safety; "
-        "save the state dictionary alone"
+        "FILE: contains a fractions.Fraction; for safety, only tensors are read; save only the state dictionary"
     )
 
 
@@ -327,9 +326,9 @@ def test_another_network(build, tmp_path):
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        ({"epoch": 3, "accuracy": 0.5}, "it holds accuracy, epoch"),
-        ([torch.zeros(2)], "it is no dictionary"),
-        ({}, "it holds nothing"),
+        ({"epoch": 3, "accuracy": 0.5}, "it contains accuracy, epoch"),
+        ([torch.zeros(2)], "it is not a dictionary"),
+        ({}, "it contains nothing"),
     ],
 )
 def test_no_state_dictionary(build, tmp_path, content, found):
@@ -387,7 +386,7 @@ def test_a_checkpoint_that_asks_for_nonsense_is_no_checkpoint(tmp_path, call):
     with zipfile.ZipFile(tmp_path / "good.pth") as good, zipfile.ZipFile(tmp_path / "bad.pth", "w") as bad:
         for member in good.namelist():
             bad.writestr(member, pickle.dumps(Call(*call), 2) if member.endswith("data.pkl") else good.read(member))
-    with pytest.raises(ModelError, match=r"bad\.pth: the file is truncated or no checkpoint"):
+    with pytest.raises(ModelError, match=r"bad\.pth: the file is truncated or not a checkpoint"):
         read_state_dict(tmp_path / "bad.pth")
 
 

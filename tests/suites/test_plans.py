@@ -234,10 +234,10 @@ def test_imagenet_trains_two_convolutional_pairs_and_a_transformer(photographs: 
 @pytest.mark.parametrize(
     ("suite", "message"),
     [
-        ("imagenet", "data.root: data/imagenet: no such folder; set it to the folder that holds train/ and"),
+        ("imagenet", "data.root: data/imagenet: no such folder; set it to the folder that contains train/ and"),
         (
             "tiny-imagenet-32",
-            "data.root: data/tiny-imagenet-200: no such folder; set it to the folder that holds",
+            "data.root: data/tiny-imagenet-200: no such folder; set it to the folder that contains",
         ),
     ],
 )
