@@ -1,6 +1,6 @@
-"""The distillation losses that come with kdbench: one file a method, offered like anybody's.
+"""The built-in distillation losses: one file per method, registered through the same hooks as those of plugins.
 
-This module loads no torch: a method is imported when it is trained, not when it is listed.
+This module does not import torch: a method is imported when it is trained, not when it is listed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CLASSIC = (
     MethodSpec("deit", "kdbench_methods.deit:DeiT"),
 )
 
-# Other systems' formulations under their own names: the same classes with other settings where that is the truth.
+# Formulations of other systems, with separate names; the same classes with other settings where these are equivalent.
 VARIANTS = (
     MethodSpec(
         "kd/keras",
@@ -38,14 +38,14 @@ VARIANTS = (
         "kdbench_methods.easytransfer:EasyTransfer",
         presets={"loss": "xent"},
         reference=EASY_TRANSFER,
-        summary="EasyTransfer's distillation: cross-entropy of the student at T = 1 to the teacher softened.",
+        summary="EasyTransfer's distillation: cross-entropy of the student at T = 1 with the softened teacher.",
     ),
     MethodSpec(
         "kd/easytransfer-kld",
         "kdbench_methods.easytransfer:EasyTransfer",
         presets={"loss": "kld"},
         reference=EASY_TRANSFER,
-        summary="EasyTransfer's distillation by KL(student || teacher), as meant: the released line is misplaced.",
+        summary="EasyTransfer's KL(student || teacher), with the misplaced parenthesis of the released code corrected.",
     ),
     MethodSpec("probes", "kdbench_methods.probes:Probes", reference=EASY_TRANSFER),
     MethodSpec(
@@ -64,7 +64,7 @@ VARIANTS = (
         "deit/none",
         "kdbench_methods.deit:DeiT",
         presets={"distillation": "none"},
-        summary="DeiT's loss without distillation: the class head alone learns and predicts.",
+        summary="DeiT's loss without distillation: only the class head learns and predicts.",
     ),
     MethodSpec(
         "deit/akida-soft",
@@ -78,35 +78,35 @@ VARIANTS = (
         "kdbench_methods.deit:DeiT",
         presets={"distillation": "probabilities", "teacher_smoothing": 0.1, "alpha": 0.9},
         reference=AKIDA,
-        summary="Akida's hard DeiT: cross-entropy to the teacher's smoothed probabilities; its alpha is 1 - alpha.",
+        summary="Akida's hard DeiT: cross-entropy with the teacher's smoothed probabilities; its alpha is 1 - alpha.",
     ),
     MethodSpec(
         "ft/paper",
         "kdbench_methods.ft:FT",
         presets={"ft_weight": 500.0, "factor": "full", "batch_norm": False, "reconstruction": "l1"},
-        summary="Factor transfer as its authors released it: whole factors, L1, no batch normalisation.",
+        summary="Factor transfer as in the authors' code: whole factors, L1, no batch normalisation.",
     ),
     MethodSpec(
         "ab/paper",
         "kdbench_methods.ab:AB",
         presets={"main": "soft-targets", "temperature": 3.0},
-        summary="Activation boundaries as its authors released it: then soft targets alone, no labels.",
+        summary="Activation boundaries as in the authors' code: the main stage uses only soft targets, no labels.",
     ),
     MethodSpec(
         "rkd/distance",
         "kdbench_methods.rkd:RKD",
         presets={"angle_weight": 0.0},
-        summary="RKD's distances alone.",
+        summary="Only the distance term of RKD.",
     ),
     MethodSpec(
         "rkd/angle",
         "kdbench_methods.rkd:RKD",
         presets={"distance_weight": 0.0},
-        summary="RKD's angles alone.",
+        summary="Only the angle term of RKD.",
     ),
 )
 
-# Further losses of the field, and their combination.
+# More losses, and their combination.
 FURTHER = (
     MethodSpec("fitnet", "kdbench_methods.fitnet:FitNet"),
     MethodSpec("at", "kdbench_methods.at:AT"),
@@ -125,7 +125,7 @@ FURTHER = (
         "kdbench_methods.combine:Combine",
         presets={"methods": [{"name": "crd"}, {"name": "kd", "ce_weight": 0.0, "kd_weight": 1.0}]},
         reference="Tian et al., ICLR 2020, https://arxiv.org/abs/1910.10699",
-        summary="Contrastive representation distillation and soft targets together.",
+        summary="Contrastive representation distillation combined with soft targets.",
     ),
     MethodSpec("combine", "kdbench_methods.combine:Combine"),
 )
@@ -135,11 +135,11 @@ METHODS = CLASSIC + VARIANTS + FURTHER
 
 @hookimpl
 def kdbench_methods() -> list[MethodSpec]:
-    """All of the above."""
+    """All methods of this package."""
     return list(METHODS)
 
 
 @hookimpl
 def kdbench_golden() -> list[GoldenSpec]:
-    """The golden vectors that the losses are tested with."""
+    """The golden vectors for the tests of the losses."""
     return [GoldenSpec("kdbench-methods", "kdbench_methods.golden:cases")]

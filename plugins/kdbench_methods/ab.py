@@ -1,9 +1,9 @@
-"""Activation boundaries: before it is trained, the student learns which of the teacher's neurons fire.
+"""Activation boundaries: in a first stage, the student learns which of the teacher's neurons are active.
 
 Heo et al., "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons", AAAI 2019,
 https://arxiv.org/abs/1811.03233
 
-The student trains longer than others do, by the epochs of its boundary stage.
+The student trains longer than with other methods, by the epochs of the boundary stage.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from kdbench_methods.pairing import pair_stages
 def boundary_loss(
     s: Float[Tensor, "batch channels h w"], t: Float[Tensor, "batch channels h w"], m: float = 1.0
 ) -> Float[Tensor, ""]:
-    """Squared distance of ``s`` to the margin on the teacher's side of zero, summed, over the batch size.
+    """Squared distance of ``s`` to the margin on the teacher's side of zero, summed, divided by the batch size.
 
-    Where the teacher's neuron rests (t <= 0) the student's is to stay below -m, where it fires above m.
+    If the teacher's neuron is inactive (t <= 0), the target for the student is s <= -m, otherwise s > m.
 
     Args:
         s: the student's map before its activation, connected to the teacher's shape.
@@ -58,7 +58,7 @@ def staged_boundary_loss(s: Sequence[Tensor], t: Sequence[Tensor], m: float = 1.
 
 
 class AB(Method):
-    """Activation boundaries of all stages, learnt in a stage of its own before the labels."""
+    """Activation boundaries of all stages, learnt in a first stage before the labels."""
 
     paper = "Heo et al., AAAI 2019, https://arxiv.org/abs/1811.03233"
     reads = frozenset({"logits"})
@@ -80,12 +80,12 @@ class AB(Method):
         self.temperature = temperature
 
     def setup(self, student: Signature, teacher: Signature, data: DataSignature) -> None:
-        """One connector a stage."""
+        """Build one connector per stage."""
         pairs = pair_stages(student, teacher, "ab", "stage*/pre", "pre-activation taps")
         self.connectors = nn.ModuleList(connector(s, t, "ab") for s, t in pairs)
 
     def stages(self) -> Sequence[Stage]:
-        """The boundary stage: the student's body and the connectors."""
+        """The boundary stage, which trains the student's body and the connectors."""
         trains = ("student.body", "connectors")
         reads = frozenset({"stage*/pre"})
         return [Stage("boundary", self.boundary, self.boundary_epochs, trains, reads)]
@@ -98,7 +98,7 @@ class AB(Method):
         return {"boundary": (loss, self.boundary_weight)}
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Terms:
-        """``ce``; or, as the paper has it, ``kd`` alone, without the factor T^2."""
+        """``ce``; or, as in the paper, only ``kd``, without the factor T^2."""
         if self.main == "labels":
             return {"ce": (batch.cross_entropy(student.logits), 1.0)}
         kd = soft_target_loss(student.logits, teacher.logits, self.temperature)

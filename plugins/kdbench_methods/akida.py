@@ -1,4 +1,4 @@
-"""Akida's distiller: labels and a distillation loss of one's choice on the raw predictions.
+"""Akida's distiller: labels and a selectable distillation loss on the raw predictions.
 
 BrainChip Akida models, https://doc.brainchipinc.com
 """
@@ -25,7 +25,7 @@ def prediction_loss(
     Args:
         s: logits of the student.
         t: logits of the teacher.
-        loss: which.
+        loss: name of the loss.
         T: temperature of the KL divergence.
     """
     if loss == "kl":
@@ -53,7 +53,7 @@ class AkidaDistiller(Method):
         self.temperature = temperature
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Terms:
-        """``student_loss`` and ``distillation_loss``, by the names that the distiller logs them under."""
+        """``student_loss`` and ``distillation_loss``, with the names in the distiller's log."""
         loss = prediction_loss(student.logits, teacher.logits, self.distillation_loss, self.temperature)
         return {
             "student_loss": (batch.cross_entropy(student.logits), self.alpha),

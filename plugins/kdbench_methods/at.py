@@ -1,4 +1,4 @@
-"""Attention transfer: the student looks where the teacher looks.
+"""Attention transfer: the student learns the teacher's spatial attention maps.
 
 Zagoruyko, Komodakis, "Paying More Attention to Attention", ICLR 2017, https://arxiv.org/abs/1612.03928
 """
@@ -44,7 +44,7 @@ class AT(Method):
         self.at_weight = at_weight
 
     def setup(self, student: Signature, teacher: Signature, data: DataSignature) -> None:
-        """Nothing to build; the stages must pair."""
+        """Check that stages can be paired; nothing to build."""
         pair_stages(student, teacher, "at")
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Terms:

@@ -1,4 +1,4 @@
-"""Correlation congruence: how one image's error goes with the next one's.
+"""Correlation congruence: products of the embedding errors of successive images.
 
 Peng et al., "Correlation Congruence for Knowledge Distillation", ICCV 2019, https://arxiv.org/abs/1904.01802
 
@@ -20,7 +20,7 @@ def correlation_loss(s: Float[Tensor, "batch width"], t: Float[Tensor, "batch wi
 
     Args:
         s: embeddings of the student, after their linear layer.
-        t: embeddings of the teacher, after theirs, which is trained as well.
+        t: embeddings of the teacher, after their linear layer, which is also trained.
     """
     d = (s - t).abs()
     return (d[:-1] * d[1:]).sum() / max(len(d) - 1, 1)
@@ -42,7 +42,7 @@ class CC(Method):
         self.width = width
 
     def setup(self, student: Signature, teacher: Signature, data: DataSignature) -> None:
-        """A linear layer for each network's embedding."""
+        """Build a linear layer for each network's embedding."""
         for network in (student, teacher):
             network.require("embedding", "cc", "an embedding")
         self.embed_student = nn.Linear(student.taps["embedding"].shape[0], self.width)

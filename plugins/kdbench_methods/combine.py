@@ -1,4 +1,4 @@
-"""Several losses at once.
+"""A sum of several losses.
 
 In a suite: ``{name = "combine", methods = [{name = "crd"}, {name = "kd", ce_weight = 0, kd_weight = 1}]}``.
 """
@@ -32,14 +32,14 @@ LABEL_TERM = "ce"
 
 
 def first_party(name: str, settings: Mapping[str, Any]) -> Method:
-    """A method of this distribution by its name.
+    """A method of this package by its name.
 
     Raises:
-        ValueError: no such method or setting, or a value out of range; the message opens with the key.
+        ValueError: no such method or setting, or a value out of range; the message starts with the key.
     """
     specs = {spec.name: spec for spec in METHODS}
     if name not in specs:
-        raise ValueError(f"name: {name!r} is not a method that combine knows; known: {', '.join(sorted(specs))}")
+        raise ValueError(f"name: {name!r} is not a method of kdbench; known: {', '.join(sorted(specs))}")
     spec = specs[name]
     module, _, attribute = spec.target.partition(":")
     cls: type[Method] = getattr(importlib.import_module(module), attribute)
@@ -58,11 +58,11 @@ def first_party(name: str, settings: Mapping[str, Any]) -> Method:
 
 
 class Combine(Method):
-    """The sum of several methods' terms, the label term once.
+    """The sum of several methods' terms, with the label term once.
 
-    ``methods`` lists the members as a suite does: a name and settings each. Their terms go by
-    ``member.term``. The label term, ``ce``, is the same for all: it is counted once, at the largest weight
-    that a member gives it. Members' stages come before the main one in the order of the list.
+    ``methods`` lists the members as in a suite: a name and settings for each. Their terms are named
+    ``member.term``. The label term, ``ce``, is the same for all: it is counted once, with the largest weight
+    of any member. The members' stages run before the main stage, in the order of the list.
     """
 
     members_setting = "methods"
@@ -86,7 +86,7 @@ class Combine(Method):
         self._unite()
 
     def _label(self, name: str) -> str:
-        """The member's name, numbered where it is used again. Module names hold no dots."""
+        """The member's name, with a number if it is repeated. Module names must not contain dots."""
         name = name.replace(".", "_")
         count = sum(label.partition("#")[0] == name for label in self.members)
         return f"{name}#{count + 1}" if count else name
@@ -95,7 +95,7 @@ class Combine(Method):
         return typing.cast(Iterable[tuple[str, Method]], self.members.items())
 
     def _unite(self) -> None:
-        """Take what the members ask for together, as far as their settings and networks tell by now."""
+        """Merge the members' requirements, as far as they are known at this point."""
         members = [member for _, member in self._items()]
         self.student_reads = frozenset().union(*(_student_reads(member) for member in members))
         self.teacher_reads = frozenset().union(*(_teacher_reads(member) for member in members))
@@ -109,14 +109,14 @@ class Combine(Method):
         }
 
     def setup(self, student: Signature, teacher: Signature, data: DataSignature) -> None:
-        """Set up every member.
+        """Set up all members.
 
         Raises:
-            Incompatible: a member cannot read a network, or two members predict in ways of their own.
+            Incompatible: a member cannot be used with a network, or two members define ``predict``.
         """
         predicting = [label for label, m in self._items() if type(m).predict is not Method.predict]
         if len(predicting) > 1:
-            raise Incompatible(f"combine takes one method that predicts by itself, not {' and '.join(predicting)}")
+            raise Incompatible(f"combine accepts only one method with its own predict, got {' and '.join(predicting)}")
         self.student_taps: dict[str, list[str]] = {}
         self.teacher_taps: dict[str, list[str]] = {}
         for label, member in self._items():
@@ -126,7 +126,7 @@ class Combine(Method):
         self._unite()
 
     def stages(self) -> Sequence[Stage]:
-        """All members' stages, in the members' order, by the names ``member-stage``."""
+        """All members' stages, in the members' order, named ``member-stage``."""
         return [
             dataclasses.replace(stage, name=_stage_name(label, stage.name), trains=_within(label, stage.trains))
             for label, member in self._items()
@@ -134,14 +134,14 @@ class Combine(Method):
         ]
 
     def after_stage(self, name: str) -> None:
-        """Tell the member whose stage it was."""
+        """Call ``after_stage`` of the stage's member."""
         for label, member in self._items():
             for stage in member.stages():
                 if _stage_name(label, stage.name) == name:
                     member.after_stage(stage.name)
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Terms:
-        """``ce``, where a member learns from the labels, and every other term as ``member.term``."""
+        """``ce``, if a member learns from the labels, and every other term as ``member.term``."""
         terms: dict[str, tuple[Tensor, float | Tensor]] = {}
         for label, member, s, t in self._views(student, teacher):
             for name, (value, weight) in member(s, t, batch).items():
@@ -154,19 +154,19 @@ class Combine(Method):
         return terms
 
     def after_step(self, student: Output, teacher: Output, batch: Batch) -> None:
-        """Pass it on to every member."""
+        """Call ``after_step`` of every member."""
         for _, member, s, t in self._views(student, teacher):
             member.after_step(s, t, batch)
 
     def predict(self, student: Output) -> Tensor:
-        """As the member predicts that does so in its own way; else the class head's logits."""
+        """The prediction of the member that defines ``predict``, otherwise the class head's logits."""
         for label, member in self._items():
             if type(member).predict is not Method.predict:
                 return member.predict(_view(student, self.student_taps[label]))
         return student.logits
 
     def _views(self, student: Output, teacher: Output) -> Iterable[tuple[str, Method, Output, Output]]:
-        """Each member with no more of the outputs than it reads."""
+        """Each member with the outputs that it reads, and no others."""
         for label, member in self._items():
             s = _view(student, self.student_taps[label])
             yield label, member, s, _view(teacher, self.teacher_taps[label])
@@ -189,7 +189,7 @@ def _stage_name(label: str, stage: str) -> str:
 
 
 def _within(label: str, trains: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of trained parts, seen from the combination."""
+    """Names of trained submodules relative to the combination."""
     students = {"student", "student.body"}
     return tuple(part if part in students else f"members.{label}.{part}" for part in trains)
 

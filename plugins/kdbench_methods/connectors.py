@@ -1,4 +1,4 @@
-"""Trainable layers that bring a student's map to a teacher's shape."""
+"""Trainable layers from a student's map to the shape of a teacher's map."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from kdbench.method import Incompatible, TapSignature
 def resizing_convolution(student: TapSignature, teacher: TapSignature, who: str) -> nn.Module:
     """The convolution from a student's map to the shape of a teacher's, with bias.
 
-    Student twice as large: 3x3, stride 2; half as large: 4x4 transposed, stride 2; equal: 1x1.
+    Student map twice as large: 3x3, stride 2; half as large: 4x4 transposed, stride 2; equal: 1x1.
 
     Raises:
-        Incompatible: the sizes stand in another ratio.
+        Incompatible: the sizes have another ratio.
     """
     (c_s, *size_s), (c_t, *size_t) = student.shape, teacher.shape
     if size_s == [2 * n for n in size_t]:
@@ -30,7 +30,7 @@ def resizing_convolution(student: TapSignature, teacher: TapSignature, who: str)
 
 
 def connector(student: TapSignature, teacher: TapSignature, who: str) -> nn.Module:
-    """Convolution and batch normalisation; the identity where channels and size agree."""
+    """Convolution and batch normalisation; the identity if channels and size are equal."""
     if student.shape == teacher.shape:
         return nn.Identity()
     return nn.Sequential(resizing_convolution(student, teacher, who), BatchNorm2d(teacher.shape[0]))
@@ -39,7 +39,7 @@ def connector(student: TapSignature, teacher: TapSignature, who: str) -> nn.Modu
 class BatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation that also accepts a batch of one value per channel.
 
-    One value has no variance; torch refuses it in training. Such a batch is normalised with the running statistics.
+    One value has no variance, and torch raises an error in training. Here it is normalised with the running statistics.
     """
 
     def forward(self, input: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch c h w"]:

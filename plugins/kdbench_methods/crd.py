@@ -1,4 +1,4 @@
-"""Contrastive representation distillation: an image's two embeddings are told from other classes' embeddings.
+"""Contrastive representation distillation: contrast an image's two embeddings with those of other classes.
 
 Tian, Krishnan, Isola, "Contrastive Representation Distillation", ICLR 2020, https://arxiv.org/abs/1910.10699
 """
@@ -32,10 +32,10 @@ from kdbench_methods.numerics import unit
 def contrastive_loss(log_x: Float[Tensor, " batch"], log_x_k: Float[Tensor, "batch K"], n: int) -> Float[Tensor, ""]:
     """-[ log(x / (x + K/n)) + sum_k log(K/n / (x_k + K/n)) ], averaged over the batch.
 
-    In log space, as log(a / (a + b)) = -softplus(log b - log a): nothing overflows and no constant is needed.
+    In log space, as log(a / (a + b)) = -softplus(log b - log a): no overflow, and no constant is needed.
 
     Args:
-        log_x: log of exp(v . m / tau) / Z for an image's own row m of the memory.
+        log_x: log of exp(v . m / tau) / Z for the image's row m of the memory.
         log_x_k: the same for K rows of other classes.
         n: number of training images; noise has probability 1/n each.
 
@@ -46,10 +46,10 @@ def contrastive_loss(log_x: Float[Tensor, " batch"], log_x_k: Float[Tensor, "bat
 
 
 class OtherClasses(nn.Module):
-    """Draws training images of other classes than a given one, uniformly and with replacement.
+    """Draws training images that are not of a given class, uniformly and with replacement.
 
-    The images are kept in class order. All that are not of class c are then two runs, before and after c's;
-    a uniform position among them is drawn and moved past c's run, so that no shape depends on the labels.
+    The images are sorted by class. Those that are not of class c then form two ranges, before and after c's;
+    a uniform position in them is drawn and shifted past c's range, so that no shape depends on the labels.
     """
 
     order: Tensor
@@ -59,7 +59,7 @@ class OtherClasses(nn.Module):
     def __init__(self, data: DataSignature) -> None:
         super().__init__()
         n, classes = data.n_train, data.classes
-        if data.labels is None:  # planned only: shapes are all that matters
+        if data.labels is None:  # a plan only needs shapes
             order = torch.zeros(n, dtype=torch.long)
             count = torch.zeros(classes, dtype=torch.long)
             self.fewest = n - n // classes
@@ -75,14 +75,14 @@ class OtherClasses(nn.Module):
         """Indices of ``k`` images for each label."""
         count, start = self.count[labels][:, None], self.start[labels][:, None]
         size = (len(labels), k)
-        # The bias of the remainder is below n / 2^62.
+        # The bias of the modulo is below n / 2^62.
         draw = torch.randint(2**62, size, generator=generator, device=labels.device)
         position = draw % (len(self.order) - count)
         return self.order[torch.where(position < start, position, position + count)]
 
 
 class CRD(Method):
-    """Contrast of both networks' embeddings with memories of the other's, negatives from other classes."""
+    """Contrast of each network's embeddings with a memory of the other's; negatives are of other classes."""
 
     paper = "Tian et al., ICLR 2020, https://arxiv.org/abs/1910.10699"
     reads = frozenset({"logits", "embedding"})
@@ -114,7 +114,7 @@ class CRD(Method):
         self.width = width
 
     def setup(self, student: Signature, teacher: Signature, data: DataSignature) -> None:
-        """Linear layers, and memories of ``n_train`` rows; no more negatives than images of other classes."""
+        """Build linear layers and memories of ``n_train`` rows; limit K to the number of images of other classes."""
         for network in (student, teacher):
             network.require("embedding", "crd", "an embedding")
         self.embed_student = nn.Linear(student.taps["embedding"].shape[0], self.width)
@@ -128,7 +128,7 @@ class CRD(Method):
             self.register_buffer(name, (2 * torch.rand(data.n_train, self.width) - 1) * bound)
         self.register_buffer("log_z", torch.zeros(2))
         self.register_buffer("started", torch.tensor(False))
-        # Embeddings of the forward pass, for the memories. Between steps there are none to save.
+        # Embeddings of the forward pass, for the memories. They exist only during a step, so they are not saved.
         for name in ("embedded_student", "embedded_teacher"):
             self.register_buffer(name, None, persistent=False)
 
@@ -143,7 +143,7 @@ class CRD(Method):
         self.embedded_student, self.embedded_teacher = s.detach(), t.detach()
         negatives = self.other_classes(batch.labels, self.negatives, batch.generator)
         rows = torch.cat([batch.indices[:, None], negatives], dim=1)
-        # All of a memory at once: smaller than gathering K rows of it for every image.
+        # Scores with the whole memory need less space than K gathered rows for every image.
         scores = torch.stack(
             [
                 (s @ self.memory_teacher.T).gather(1, rows),
@@ -159,7 +159,7 @@ class CRD(Method):
         return {"ce": (batch.cross_entropy(student.logits), self.ce_weight), "crd": (crd, self.crd_weight)}
 
     def _normaliser(self, log_x: Float[Tensor, "2 batch rows"]) -> Float[Tensor, 2]:
-        """log Z: n times the mean of the first batch, and fixed from then on, without asking which it is."""
+        """log Z: n times the mean of the first batch, then constant; computed without a read of the device."""
         flat = log_x.flatten(1)
         first = flat.logsumexp(1) + math.log(len(self.memory_student) / flat.shape[1])
         log_z = torch.where(self.started, self.log_z, first)
@@ -168,9 +168,9 @@ class CRD(Method):
         return log_z
 
     def after_step(self, student: Output, teacher: Output, batch: Batch) -> None:
-        """Move the batch's rows of both memories towards the embeddings of the forward pass.
+        """Update the batch's rows of both memories with the embeddings of the forward pass.
 
-        The optimiser has moved the linear layers since; the study's code stores what the loss was computed from.
+        The optimiser has changed the linear layers since then; as in the study's code, the loss's embeddings are used.
         """
         for memory, v in (
             (self.memory_student, self.embedded_student),

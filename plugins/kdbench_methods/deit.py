@@ -38,7 +38,7 @@ def soft_distillation(
 
 
 def hard_distillation(d: Float[Tensor, "batch classes"], t: Float[Tensor, "batch classes"]) -> Float[Tensor, ""]:
-    """Mean cross-entropy of ``d`` to the teacher's decision, argmax t.
+    """Mean cross-entropy of ``d`` with the teacher's decision, argmax t.
 
     Args:
         d: logits of the student's distillation head.
@@ -52,7 +52,7 @@ def hard_distillation(d: Float[Tensor, "batch classes"], t: Float[Tensor, "batch
 def probability_distillation(
     d: Float[Tensor, "batch classes"], t: Float[Tensor, "batch classes"], smoothing: float = 0.1
 ) -> Float[Tensor, ""]:
-    """Mean cross-entropy of ``d`` to softmax(t), mixed with the uniform distribution by ``smoothing``.
+    """Mean cross-entropy of ``d`` with softmax(t), mixed with the uniform distribution by ``smoothing``.
 
     Args:
         d: logits of the student's distillation head.
@@ -65,8 +65,8 @@ def probability_distillation(
 class DeiT(Method):
     """A class head that learns the labels and a distillation head that learns the teacher's decision.
 
-    A student with a distillation head of its own (tap ``dist_logits``) uses it; any other is given a linear
-    one on its embedding, which is part of the student. Both heads' mean is what the student predicts.
+    If the student has a distillation head (tap ``dist_logits``), it is used; otherwise a linear head on its embedding
+    is added, as part of the student. The student predicts the mean of both heads.
     """
 
     paper = "Touvron et al., ICML 2021, https://arxiv.org/abs/2012.12877"
@@ -94,7 +94,7 @@ class DeiT(Method):
             self.student_reads = frozenset({"logits"})
 
     def setup(self, student: Signature, teacher: Signature, data: DataSignature) -> None:
-        """The distillation head, where the student has none."""
+        """Build the distillation head if the student has none."""
         if self.distillation == "none":
             return
         if "dist_logits" in student.taps:
@@ -127,7 +127,7 @@ class DeiT(Method):
         return {"ce": (ce, 1 - self.alpha), "distillation": (loss, self.alpha)}
 
     def predict(self, student: Output) -> Tensor:
-        """The mean of both heads' logits; the class head's alone without distillation."""
+        """The mean of both heads' logits; without distillation, only the class head's."""
         if self.distillation == "none":
             return student.logits
         return (student.logits + self.dist_logits(student)) / 2

@@ -1,4 +1,4 @@
-"""DIST: the student's probabilities correlate with a stronger teacher's, instead of equalling them.
+"""DIST: maximise the correlation of the student's probabilities with those of a stronger teacher.
 
 Huang et al., "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022, https://arxiv.org/abs/2205.10536
 """
@@ -14,7 +14,7 @@ from kdbench_methods.numerics import unit
 
 
 def standardised(x: Float[Tensor, "rows n"]) -> Float[Tensor, "rows n"]:
-    """Each row less its mean, of norm 1; 0, without gradient, where a row is constant but for rounding."""
+    """Each row minus its mean, scaled to norm 1; 0 without gradient for rows that are constant up to rounding."""
     centred = x - x.mean(1, keepdim=True)
     rounding = 64 * torch.finfo(x.dtype).eps * x.detach().norm(dim=1, keepdim=True)
     constant = centred.detach().norm(dim=1, keepdim=True) <= rounding
@@ -22,7 +22,7 @@ def standardised(x: Float[Tensor, "rows n"]) -> Float[Tensor, "rows n"]:
 
 
 def pearson(x: Float[Tensor, "rows n"], y: Float[Tensor, "rows n"]) -> Float[Tensor, " rows"]:
-    """Correlation of each row of ``x`` with that of ``y``; 0 where either is constant."""
+    """Correlation of each row of ``x`` with that of ``y``; 0 if one of them is constant."""
     return (standardised(x) * standardised(y)).sum(1)
 
 

@@ -1,4 +1,4 @@
-"""Decoupled knowledge distillation: the true class and the others are learnt from the teacher apart.
+"""Decoupled knowledge distillation: separate terms for the true class and for the other classes.
 
 Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022, https://arxiv.org/abs/2203.08679
 """
@@ -19,10 +19,10 @@ def true_or_other(
 ) -> tuple[Float[Tensor, "batch 2"], Float[Tensor, "batch classes"]]:
     """log b: of the true class and of all others together; and log p-hat: of each class among the others.
 
-    log p-hat of the true class itself, -infinity, is given as 0, to be left out by its probability of 0.
+    log p-hat of the true class is -infinity. It is returned as 0, and its probability of 0 excludes it.
     """
     log_p = F.log_softmax(logits, dim=1)
-    # Not by one_hot, which asks the host whether all classes are in range.
+    # Not by one_hot, which waits for the device to check the range of the classes.
     true = y[:, None] == torch.arange(logits.shape[1], device=y.device)
     log_true = log_p.gather(1, y[:, None])
     log_others = log_p.masked_fill(true, -torch.inf).logsumexp(1, keepdim=True)
@@ -51,13 +51,13 @@ def decoupled_losses(
     b_s, hat_s = true_or_other(s / T, y)
     b_t, hat_t = true_or_other(t.detach() / T, y)
     tckd = F.kl_div(b_s, b_t, reduction="batchmean", log_target=True)
-    # Both are 0 at the true class, so that it adds nothing.
+    # Both are 0 at the true class, so it does not contribute.
     nckd = F.kl_div(hat_s, hat_t, reduction="batchmean", log_target=True)
     return T**2 * tckd, T**2 * nckd
 
 
 class DKD(Method):
-    """Soft targets in two parts: how sure the teacher is of the true class, and what it thinks of the others."""
+    """Soft targets in two parts: the teacher's probability of the true class, and those among the other classes."""
 
     paper = "Zhao et al., CVPR 2022, https://arxiv.org/abs/2203.08679"
     reads = frozenset({"logits"})

@@ -23,7 +23,7 @@ def summed_squares(s: Float[Tensor, "batch classes"], t: Float[Tensor, "batch cl
 def soft_cross_entropy(
     s: Float[Tensor, "batch classes"], t: Float[Tensor, "batch classes"], T: float
 ) -> Float[Tensor, ""]:
-    """Mean cross-entropy of softmax(s) to softmax(t/T): the student is not softened."""
+    """Mean cross-entropy of softmax(s) with softmax(t/T): the student is not softened."""
     return F.cross_entropy(s, (t.detach() / T).softmax(dim=1))
 
 
@@ -32,8 +32,8 @@ def reverse_divergence(
 ) -> Float[Tensor, ""]:
     """KL(softmax(s/T) || softmax(t/T)), averaged over the batch.
 
-    The released line has a parenthesis in the wrong place, so that it does not vanish where the student equals
-    the teacher, and sums over the batch within its mean. This is what it was meant to be.
+    The released code has a parenthesis in the wrong place: its loss is not 0 if the student equals the teacher, and
+    it sums over the batch within the mean. This function is the intended formula.
     """
     log_p = F.log_softmax(s / T, dim=1)
     log_q = F.log_softmax(t.detach() / T, dim=1)
@@ -41,7 +41,7 @@ def reverse_divergence(
 
 
 class EasyTransfer(Method):
-    """EasyTransfer's distillation: task_balance times the labels, the rest to the teacher."""
+    """EasyTransfer's distillation: weight task_balance for the labels, 1 - task_balance for the teacher."""
 
     paper = "Alibaba EasyTransfer, 2020, https://github.com/alibaba/EasyTransfer"
     reads = frozenset({"logits"})
@@ -67,10 +67,10 @@ class EasyTransfer(Method):
 
 
 class SummedSquares(Method):
-    """EasyTransfer's squared error of logits, summed over batch and classes, at a rate scaled to bear it.
+    """EasyTransfer's squared error of logits, summed over batch and classes, with a scaled weight.
 
-    The sum grows with batch and classes and diverges at usual learning rates. Its weight of 1 / (batch *
-    classes) acts on gradients as scaling the learning rate by that factor does; the logged term is the sum.
+    The sum grows with batch and classes, and training diverges at usual learning rates. The weight of 1 / (batch *
+    classes) has the same effect on gradients as a smaller learning rate; the logged term is the sum.
     """
 
     paper = "Alibaba EasyTransfer, 2020, https://github.com/alibaba/EasyTransfer"
@@ -78,5 +78,5 @@ class SummedSquares(Method):
     expected_failures: Mapping[str, str] = {"batch-growth": "the term is a sum over batch and classes"}
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Terms:
-        """``mse`` alone; the labels are not used."""
+        """Only ``mse``; the labels are not used."""
         return {"mse": (summed_squares(student.logits, teacher.logits), 1 / student.logits.numel())}

@@ -1,9 +1,9 @@
-"""FitNets: a hint from the middle of the teacher.
+"""FitNets: the student regresses an intermediate map (hint) of the teacher.
 
 Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, https://arxiv.org/abs/1412.6550
 
-Trained along with the labels, as in the study of Tian et al. (https://arxiv.org/abs/1910.10699), not in a
-stage of its own.
+It is trained together with the labels, as in the study of Tian et al. (https://arxiv.org/abs/1910.10699), not in a
+separate stage.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def hint_loss(r: Float[Tensor, "batch channels h w"], t: Float[Tensor, "batch ch
 
 
 class FitNet(Method):
-    """Mean squared difference of one stage's maps, the student's through a regressor."""
+    """Mean squared difference of one stage's maps, after a regressor on the student's."""
 
     paper = "Romero et al., ICLR 2015, https://arxiv.org/abs/1412.6550"
     reads = frozenset({"logits", "stage2"})
@@ -44,7 +44,7 @@ class FitNet(Method):
         self.reads = frozenset({"logits", self.tap})
 
     def setup(self, student: Signature, teacher: Signature, data: DataSignature) -> None:
-        """The regressor: convolution, batch normalisation, ReLU; also where shapes agree."""
+        """Build the regressor: convolution, batch normalisation, ReLU; also if the shapes are equal."""
         for network in (student, teacher):
             network.require(self.tap, "fitnet", f"a map of {self.tap}")
         s, t = student.taps[self.tap], teacher.taps[self.tap]

@@ -1,9 +1,9 @@
-"""Flow of the solution procedure: how one map turns into the next, learnt before the labels.
+"""Flow of the solution procedure: products of successive maps, learnt before the labels.
 
 Yim et al., "A Gift from Knowledge Distillation", CVPR 2017,
 https://openaccess.thecvf.com/content_cvpr_2017/html/Yim_A_Gift_From_CVPR_2017_paper.html
 
-The student trains longer than others do, by the epochs of its first stage.
+The student trains longer than with other methods, by the epochs of its first stage.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def flow_loss(s: Sequence[Tensor], t: Sequence[Tensor]) -> Float[Tensor, ""]:
 
 
 class FSP(Method):
-    """Products of successive maps, matched to the teacher's in a stage of its own before the labels."""
+    """Products of successive maps, matched to the teacher's in a first stage before the labels."""
 
     paper = "Yim et al., CVPR 2017, https://openaccess.thecvf.com/content_cvpr_2017/html/Yim_A_Gift_From_CVPR_2017_paper.html"
     reads = frozenset({"logits"})
@@ -62,7 +62,7 @@ class FSP(Method):
         self.fsp_weight = fsp_weight
 
     def setup(self, student: Signature, teacher: Signature, data: DataSignature) -> None:
-        """Nothing to build; stages must pair, and their channels agree."""
+        """Check that stages can be paired and have equal channels; nothing to build."""
         for network in (student, teacher):
             network.require("stem", "fsp", "a stem map")
         pairs = [(student.taps["stem"], teacher.taps["stem"]), *pair_stages(student, teacher, "fsp")]
@@ -74,7 +74,7 @@ class FSP(Method):
             )
 
     def stages(self) -> Sequence[Stage]:
-        """The flow stage: the student's body."""
+        """The flow stage, which trains the student's body."""
         reads = frozenset({"stem", "stage*"})
         return [Stage("flow", self.flow, self.fsp_epochs, ("student.body",), reads)]
 

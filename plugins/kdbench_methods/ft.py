@@ -1,10 +1,10 @@
-"""Factor transfer: the student learns the teacher's last map as paraphrased by an autoencoder.
+"""Factor transfer: the student learns an autoencoder's factors of the teacher's last map.
 
 Kim, Park, Kwak, "Paraphrasing Complex Network: Network Compression via Factor Transfer", NeurIPS 2018,
 https://arxiv.org/abs/1802.04977
 
-An autoencoder (the paraphraser) learns to reconstruct the teacher's map; its encoder is kept, frozen, and a
-network beside the student (the translator) learns to give the same factors from the student's map.
+An autoencoder (the paraphraser) learns to reconstruct the teacher's map; its encoder is kept and frozen. A second
+network (the translator) learns to compute the same factors from the student's map.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from kdbench_methods.numerics import unit
 from kdbench_methods.pairing import pool_to_smaller
 
 SLOPE = 0.1
-"""Of the leaky ReLUs, on the negative side."""
+"""Negative slope of the leaky ReLUs."""
 
 
 def channel_factor(f: Float[Tensor, "batch channels h w"], p1: int = 2) -> Float[Tensor, "batch pixels"]:
@@ -66,7 +66,7 @@ def factor_loss(
 class Paraphraser(nn.Module):
     """Convolutional autoencoder of maps (B, C, H, W), with C/2 channels in between.
 
-    ``decoder`` is None once the encoder alone is needed.
+    ``decoder`` is None when only the encoder is needed.
     """
 
     def __init__(self, channels: int) -> None:
@@ -111,7 +111,7 @@ def translator(student_channels: int, teacher_channels: int, batch_norm: bool = 
 
 
 class FT(Method):
-    """Factors of the last map: a paraphraser's of the teacher's, a translator's of the student's."""
+    """Factors of the last map: of the teacher by a paraphraser, of the student by a translator."""
 
     paper = "Kim et al., NeurIPS 2018, https://arxiv.org/abs/1802.04977"
     reads = frozenset({"logits", "stage-1"})
@@ -140,7 +140,7 @@ class FT(Method):
         self.paraphraser_lr: float | None = None
 
     def setup(self, student: Signature, teacher: Signature, data: DataSignature) -> None:
-        """The paraphraser, from the teacher alone, and the translator."""
+        """Build the paraphraser, which depends only on the teacher, and the translator."""
         [s] = student.require("stage-1", "ft", "a last stage map")
         [t] = teacher.require("stage-1", "ft", "a last stage map")
         channels = teacher.taps[t].shape[0]
@@ -150,7 +150,7 @@ class FT(Method):
             self.paraphraser_lr = 0.01
 
     def stages(self) -> Sequence[Stage]:
-        """The paraphraser's; it depends on teacher and seed only."""
+        """The stage of the paraphraser; it depends only on teacher and seed."""
         return [
             Stage(
                 "paraphraser",
@@ -170,7 +170,7 @@ class FT(Method):
         return {"reconstruction": (difference(self.paraphraser(t), t), 1.0)}
 
     def after_stage(self, name: str) -> None:
-        """Keep the paraphraser's encoder alone, frozen."""
+        """Freeze the paraphraser's encoder and drop its decoder."""
         self.paraphraser.decoder = None
         self.paraphraser.requires_grad_(False)
 

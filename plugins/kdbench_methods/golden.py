@@ -1,4 +1,4 @@
-"""Golden vectors: what the losses' reference implementations give in float64, compared on any device.
+"""Golden vectors: results of the losses' reference implementations in float64, compared on any device.
 
 The files are described in ``tests/golden/README.md``. None of them is made by the code that it tests.
 """
@@ -34,24 +34,24 @@ from kdbench_methods.vid import TeacherMap
 Case: TypeAlias = Mapping[str, Tensor]
 """The tensors of a file by name; ``in_X`` for which it has a ``grad_X`` are leaves."""
 Pairs: TypeAlias = Mapping[str, tuple[Tensor, Tensor]]
-"""By name, what a loss gives and what it should give."""
+"""By name: the computed and the expected value."""
 
-# In the wheel the vectors lie inside the package, in a checkout with the tests.
+# The wheel has the vectors inside the package, a checkout has them in the tests.
 PLACES = (Path(__file__).parent / "golden_vectors", Path(__file__).parents[2] / "tests" / "golden")
 
 
 def _two(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Case], Tensor]:
-    """A loss of student and teacher."""
+    """Apply a loss of student and teacher."""
     return lambda case: loss(case["in_student"], case["in_teacher"])
 
 
 def _stages(loss: Callable[[list[Tensor], list[Tensor]], Tensor]) -> Callable[[Case], Tensor]:
-    """A loss of three stages of both."""
+    """Apply a loss of three stages of both."""
     return lambda case: loss([case[f"in_s{i}"] for i in range(3)], [case[f"in_t{i}"] for i in range(3)])
 
 
 def _whole(method: Method) -> Callable[[Case], Tensor]:
-    """All that a method minimises, from logits and labels."""
+    """The total loss of a method, from logits and labels."""
 
     def total(case: Case) -> Tensor:
         taps = {"dist_logits": case["in_dist"]} if "in_dist" in case else {}
@@ -111,11 +111,11 @@ LOSSES: dict[str, Callable[[Case], Tensor]] = {
     "sp": _two(similarity_loss),
 }
 PREDICTIONS = ("vid_same", "vid_student_larger", "vid_teacher_larger")
-"""Cases of a loss with parameters of its own."""
+"""Cases of a loss with its parameters."""
 
 
 def cases(device: torch.device) -> Iterator[tuple[str, Pairs]]:
-    """Every case with its ``loss`` and ``gradient of ..``: as computed on ``device``, and as the file has them."""
+    """Every case with its ``loss`` and ``gradient of ..``: computed on ``device``, and from the file."""
     for name, loss in LOSSES.items():
         case = _read(name, device)
         yield name, _compare(case, loss(case), {})

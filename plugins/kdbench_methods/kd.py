@@ -17,7 +17,7 @@ def soft_target_loss(
 ) -> Float[Tensor, ""]:
     """T^2 * KL(softmax(t/T) || softmax(s/T)) in nats, summed over classes, averaged over the batch.
 
-    The factor keeps the gradient's size when the temperature changes (section 2 of the paper).
+    With the factor, the size of the gradient does not depend on the temperature (section 2 of the paper).
 
     Args:
         s: logits of the student.

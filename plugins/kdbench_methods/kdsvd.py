@@ -1,4 +1,4 @@
-"""Knowledge distillation by singular value decomposition: how a map's main direction moves between stages.
+"""Knowledge distillation by singular value decomposition: changes of a map's main direction between stages.
 
 Lee, Kim, Song, "Self-supervised Knowledge Distillation Using Singular Value Decomposition", ECCV 2018,
 https://arxiv.org/abs/1807.06819
@@ -27,15 +27,15 @@ from kdbench_methods.numerics import unit
 from kdbench_methods.pairing import pair_stages
 
 CANDIDATES = 4
-"""Directions of the student among which the one nearest to the teacher's first is taken."""
+"""Number of directions of the student, from which the nearest to the teacher's first is selected."""
 
 
 def main_directions(f: Float[Tensor, "batch c h w"], k: int) -> Float[Tensor, "batch c k"]:
     """The k first right singular vectors of each (H*W, C) map.
 
     They are eigenvectors v of A = x^T x. To first order dv_i = sum_j v_j (v_j . dA v_i) / (l_i - l_j), which
-    is infinite where two singular values agree, as they do in a dead map; such pairs are left out here. The
-    value is the decomposition's; the gradient is that sum's.
+    is infinite if two singular values are equal, as in a constant map; such pairs are left out here. The
+    value comes from the decomposition, the gradient from this sum.
 
     A singular vector's sign is arbitrary: here its entry of largest magnitude is positive.
     """
@@ -55,13 +55,13 @@ def main_directions(f: Float[Tensor, "batch c h w"], k: int) -> Float[Tensor, "b
 
 
 def with_fixed_sign(v: Float[Tensor, "batch c k"]) -> Float[Tensor, "batch c k"]:
-    """Each vector along the second axis with the sign that makes its entry of largest magnitude positive."""
+    """Each vector along the second axis, with the sign that makes its entry of largest magnitude positive."""
     largest = v.gather(1, v.abs().argmax(1, keepdim=True))
     return torch.where(largest < 0, -v, v)
 
 
 def nearest_direction(s: Float[Tensor, "batch c k"], t: Float[Tensor, "batch c"]) -> Float[Tensor, "batch c"]:
-    """The one of k directions that is nearest to ``t`` up to its sign, with the sign that brings it there."""
+    """The one of k directions that is nearest to ``t`` up to its sign, with the sign of the nearer side."""
     cosine = (s.detach() * t[:, :, None]).sum(1)
     index = cosine.abs().argmax(1, keepdim=True)
     sign = torch.where(cosine.gather(1, index) < 0, -1.0, 1.0)
@@ -92,9 +92,9 @@ def singular_vector_loss(s: Sequence[Tensor], t: Sequence[Tensor]) -> Float[Tens
 class KDSVD(Method):
     """Kernels between successive stages' first singular vectors, matched to the teacher's.
 
-    This deviates from the released code in one point. A singular vector's sign is arbitrary, and the kernel between
-    successive stages depends on it. The released code takes the sign that the decomposition happens to return; here
-    the entry of largest magnitude is positive, so that devices and precisions agree.
+    This differs from the released code in one point. A singular vector's sign is arbitrary, and the kernel between
+    successive stages depends on it. The released code uses the sign that the decomposition returns; here the entry of
+    largest magnitude is positive, so that the result does not depend on device and precision.
     """
 
     paper = "Lee et al., ECCV 2018, https://arxiv.org/abs/1807.06819"
@@ -107,7 +107,7 @@ class KDSVD(Method):
         self.kdsvd_weight = kdsvd_weight
 
     def setup(self, student: Signature, teacher: Signature, data: DataSignature) -> None:
-        """Nothing to build; stages must pair, at least two, and their channels agree."""
+        """Check that there are two or more stages with equal channels; nothing to build."""
         pairs = pair_stages(student, teacher, "kdsvd")
         ours, theirs = ([tap.shape[0] for tap in taps] for taps in zip(*pairs, strict=True))
         if len(pairs) < 2:

@@ -1,4 +1,4 @@
-"""The baseline: the student learns from the labels alone."""
+"""The baseline: the student learns only from the labels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from kdbench.method import Batch, Method, Output, Terms
 
 
 class NoDistillation(Method):
-    """Cross-entropy to the labels: what every gain is measured against."""
+    """Cross-entropy with the labels; the baseline for every gain."""
 
     reads = frozenset({"logits"})
     needs_teacher = False

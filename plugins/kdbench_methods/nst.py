@@ -1,4 +1,4 @@
-"""Neuron selectivity transfer: the student's channels are distributed over space as the teacher's are.
+"""Neuron selectivity transfer: match the spatial distributions of the student's and teacher's channels.
 
 Huang, Wang, "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer", 2017,
 https://arxiv.org/abs/1707.01219
@@ -46,7 +46,7 @@ class NST(Method):
         self.nst_weight = nst_weight
 
     def setup(self, student: Signature, teacher: Signature, data: DataSignature) -> None:
-        """Nothing to build; the stages must pair."""
+        """Check that stages can be paired; nothing to build."""
         pair_stages(student, teacher, "nst")
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Terms:

@@ -1,4 +1,4 @@
-"""Overhaul of feature distillation: pre-activations matched where they matter to the teacher's ReLU.
+"""Overhaul of feature distillation: pre-activations matched above the margins of the teacher's ReLU.
 
 Heo et al., "A Comprehensive Overhaul of Feature Distillation", ICCV 2019, https://arxiv.org/abs/1904.01866
 """
@@ -16,11 +16,11 @@ from kdbench_methods.connectors import BatchNorm2d
 from kdbench_methods.pairing import pair_stages, pool_to_smaller
 
 RARE = 1e-3
-"""Below this probability of a negative value its mean is not worth computing."""
+"""Below this probability of a negative value, its mean is not computed."""
 
 
 def margins(s: Float[Tensor, " channels"], m: Float[Tensor, " channels"]) -> Float[Tensor, " channels"]:
-    """E[x | x < 0] of the normal distribution N(m, s^2); -3 |s| where x < 0 is rare.
+    """E[x | x < 0] of the normal distribution N(m, s^2); -3 |s| if x < 0 is rare.
 
     Args:
         s: scale of the batch normalisation before the teacher's ReLU.
@@ -33,7 +33,7 @@ def margins(s: Float[Tensor, " channels"], m: Float[Tensor, " channels"]) -> Flo
     probability = torch.special.ndtr(z)
     density = (-z.square() / 2).exp() / math.sqrt(2 * math.pi)
     mean = m - s * density / probability.clamp(min=RARE)
-    # Without spread, x is m: never negative, or always m.
+    # With s = 0, x is always m.
     mean = torch.where(s > 0, mean, m.clamp(max=0))
     return torch.where((probability > RARE) | (s == 0), mean, -3 * s)
 
@@ -43,12 +43,12 @@ def partial_squares(
     t: Float[Tensor, "batch channels h w"],
     margin: Float[Tensor, " channels"],
 ) -> Float[Tensor, ""]:
-    """Squared difference to max(t, margin), counted where s exceeds it or it is positive; summed, over B.
+    """Squared difference to max(t, margin), counted where s exceeds it or it is positive; summed, divided by B.
 
     Args:
         s: pre-activations of the student, after its connector.
         t: pre-activations of the teacher.
-        margin: the margin ReLU's, negative, per channel.
+        margin: margin of the margin ReLU, negative, per channel.
 
     Reference: https://arxiv.org/abs/1904.01866, equation 3
     """
@@ -58,7 +58,7 @@ def partial_squares(
 
 
 class MarginConnector(nn.Module):
-    """1x1 convolution and batch normalisation of the student's map, beside the teacher's margins."""
+    """1x1 convolution and batch normalisation of the student's map, with the teacher's margins."""
 
     margin: Tensor
 
@@ -86,20 +86,20 @@ class OFD(Method):
         self.ofd_weight = ofd_weight
 
     def setup(self, student: Signature, teacher: Signature, data: DataSignature) -> None:
-        """A connector with margins for each stage."""
+        """Build a connector with margins for each stage."""
         pairs = pair_stages(student, teacher, "ofd", "stage*/pre", "pre-activation taps")
         connectors = []
         for s, t in pairs:
             if t.batch_norm is None:
                 raise Incompatible(
                     f"ofd needs the teacher's batch normalisation before each activation; {teacher.model} "
-                    "does not tell it"
+                    "does not provide it"
                 )
             connectors.append(MarginConnector(s.shape[0], *t.batch_norm))
         self.connectors = nn.ModuleList(connectors)
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Terms:
-        """``ce``, and ``ofd``: the sum over n stages, stage i = 0 .. n-1 over 2^(n-i-1)."""
+        """``ce``, and ``ofd``: the sum over n stages, with stage i = 0 .. n-1 divided by 2^(n-i-1)."""
         triples = zip(self.connectors, student.pre_activations, teacher.pre_activations, strict=True)
         n = len(self.connectors)
         losses = [connect(s, t) / 2 ** (n - i - 1) for i, (connect, s, t) in enumerate(triples)]

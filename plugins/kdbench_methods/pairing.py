@@ -1,4 +1,4 @@
-"""Bringing a student's and a teacher's maps together: which belongs to which, and at what size."""
+"""Pairs the maps of student and teacher, and brings them to the same size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def pair_stages(
 ) -> list[tuple[TapSignature, TapSignature]]:
     """(student's, teacher's) tap signature of each stage.
 
-    ``who`` and ``what`` are words for the reason: the method's name, and what it needs.
+    ``who`` and ``what`` are used in messages: the method's name, and the taps that it needs.
 
     Raises:
         Incompatible: a network has no such taps, or the numbers of stages differ.
@@ -32,7 +32,7 @@ def pair_stages(
 def pool_to_smaller(
     a: Float[Tensor, "batch c h w"], b: Float[Tensor, "batch d k l"]
 ) -> tuple[Float[Tensor, "batch c m n"], Float[Tensor, "batch d m n"]]:
-    """Both maps at the smaller one's size; the larger is average-pooled."""
+    """Both maps at the smaller size; the larger map is average-pooled."""
     size = (min(a.shape[2], b.shape[2]), min(a.shape[3], b.shape[3]))
     return pool(a, size), pool(b, size)
 

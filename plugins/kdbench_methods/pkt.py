@@ -1,4 +1,4 @@
-"""Probabilistic knowledge transfer: the student keeps the teacher's distribution of similarities in a batch.
+"""Probabilistic knowledge transfer: match the distribution of similarities in a batch to the teacher's.
 
 Passalis, Tefas, "Learning Deep Representations with Probabilistic Knowledge Transfer", ECCV 2018,
 https://arxiv.org/abs/1803.10837
@@ -16,9 +16,9 @@ EPS = 1e-7
 
 
 def similarities(e: Float[Tensor, "batch width"], eps: float = EPS) -> Float[Tensor, "batch batch"]:
-    """Row i: the probabilities that i picks j, proportional to the cosine of their embeddings in [0, 1]."""
+    """Row i: probabilities over j, proportional to the cosine of both embeddings, scaled to [0, 1]."""
     norm = safe_norm(e, dim=1)
-    # The published form divides by norm + eps; a zero row keeps direction 0 and gets no gradient.
+    # The published form divides by norm + eps; a zero row stays 0 and gets no gradient.
     e = unit(e, dim=1) * (norm / (norm + eps))
     K = (e @ e.T + 1) / 2
     return K / K.sum(1, keepdim=True)
@@ -27,7 +27,7 @@ def similarities(e: Float[Tensor, "batch width"], eps: float = EPS) -> Float[Ten
 def pkt_loss(s: Float[Tensor, "batch width"], t: Float[Tensor, "batch wide"], eps: float = EPS) -> Float[Tensor, ""]:
     """Mean over all B^2 pairs of p_t log((p_t + eps) / (p_s + eps)), with p the batch's similarities.
 
-    Being a mean over B^2 entries of which each row sums to 1, it falls about as 1/B as the batch grows.
+    It is a mean over B^2 entries, and each row sums to 1: it decreases approximately as 1/B with the batch size.
 
     Args:
         s: embeddings of the student.
@@ -53,12 +53,12 @@ class PKT(Method):
         self.pkt_weight = pkt_weight
 
     def setup(self, student: Signature, teacher: Signature, data: DataSignature) -> None:
-        """Nothing to build; both need an embedding."""
+        """Check that both have an embedding; nothing to build."""
         for network in (student, teacher):
             network.require("embedding", "pkt", "an embedding")
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Terms:
-        """``ce`` and ``pkt``; the default weight belongs to batches of 64."""
+        """``ce`` and ``pkt``; the default weight is for batches of 64."""
         return {
             "ce": (batch.cross_entropy(student.logits), self.ce_weight),
             "pkt": (pkt_loss(student.embedding, teacher.embedding), self.pkt_weight),

@@ -1,4 +1,4 @@
-"""Probes: linear classifiers read every layer of both networks, and the student's are to agree with the teacher's.
+"""Probes: linear classifiers on every layer of both networks; the student's are matched to the teacher's.
 
 Alibaba EasyTransfer, 2020, https://github.com/alibaba/EasyTransfer
 """
@@ -33,10 +33,10 @@ LossName = Literal["mse", "xent", "kld"]
 def matched_layers(n_s: int, n_t: int) -> list[int]:
     """The teacher layer that each of n_s student layers is matched to: ceil(i * n_t / n_s).
 
-    It is n_t, the teacher's last, where the student is the deeper one.
+    At most n_t, the teacher's last layer.
 
     Args:
-        n_s: layers of the student, the last (its logits) not counted.
+        n_s: layers of the student, without the last (its logits).
         n_t: layers of the teacher, likewise.
     """
     return [-(-i * n_t // n_s) for i in range(n_s)]
@@ -72,7 +72,7 @@ class Probe(nn.Module):
 
 
 class Probes(Method):
-    """Linear classifiers on every stage, the student's matched to the teacher's in proportion of depth."""
+    """Linear classifiers on every stage; the student's are matched to the teacher's at the same relative depth."""
 
     paper = "Alibaba EasyTransfer, 2020, https://github.com/alibaba/EasyTransfer"
     reads = frozenset({"logits", "stage*"})
@@ -98,7 +98,7 @@ class Probes(Method):
         self.probe_epochs = probe_epochs
 
     def setup(self, student: Signature, teacher: Signature, data: DataSignature) -> None:
-        """A probe on every stage of both networks; the numbers of stages may differ."""
+        """Build a probe on every stage of both networks; the numbers of stages may differ."""
         self.teacher_probes = self._probes(teacher, data.classes)
         self.student_probes = self._probes(student, data.classes)
         self.matches = matched_layers(len(self.student_probes), len(self.teacher_probes))
@@ -108,7 +108,7 @@ class Probes(Method):
         return nn.ModuleList(Probe(signature.taps[name].shape[0], classes) for name in names)
 
     def stages(self) -> Sequence[Stage]:
-        """The teacher's probes, the teacher frozen."""
+        """The stage of the teacher's probes; the teacher is frozen."""
         return [
             Stage(
                 "probes",

@@ -1,4 +1,4 @@
-"""ReviewKD: the student's deeper maps, fused with its shallower ones, review the teacher's shallower maps.
+"""ReviewKD: the student's deeper maps are fused with its shallower ones and matched to the teacher's maps.
 
 Chen et al., "Distilling Knowledge via Knowledge Review", CVPR 2021, https://arxiv.org/abs/2104.09044
 """
@@ -23,8 +23,8 @@ MOST_CHANNELS = 512
 def hierarchical_context_loss(s: Float[Tensor, "batch c h w"], t: Float[Tensor, "batch c h w"]) -> Float[Tensor, ""]:
     """Weighted mean of the mean squared differences at full size and average-pooled to 4, 2 and 1.
 
-    The full size weighs 1 and each further one half of the one before; sizes that do not shrink the map are
-    left out.
+    The full size has weight 1 and each next size half of the previous weight; sizes that are not smaller than the map
+    are left out.
 
     Args:
         s: a fused map of the student.
@@ -41,9 +41,9 @@ def hierarchical_context_loss(s: Float[Tensor, "batch c h w"], t: Float[Tensor, 
 
 
 class Fusion(nn.Module):
-    """Attention-based fusion of a student's map with the deeper one that was fused before.
+    """Attention-based fusion of a student's map with the result of the deeper fusion.
 
-    Gives the map that the teacher's is compared with, and the one to hand on to the next shallower fusion.
+    Returns the map that is compared with the teacher's, and the input for the next shallower fusion.
     """
 
     def __init__(self, channels: int, middle: int, teacher_channels: int, deepest: bool) -> None:
@@ -59,7 +59,7 @@ class Fusion(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch c h w"], deeper: Tensor | None, size: tuple[int, int]
     ) -> tuple[Float[Tensor, "batch d k l"], Float[Tensor, "batch m k l"]]:
-        """(for the teacher, to hand on), both of ``size``, the teacher's."""
+        """(map to compare with the teacher's, input of the next fusion), both of ``size``, the teacher's."""
         x = self.reduce(x)
         if self.attention is not None and deeper is not None:
             deeper = resize(deeper, (x.shape[2], x.shape[3]))
@@ -70,12 +70,12 @@ class Fusion(nn.Module):
 
 
 def resize(x: Float[Tensor, "batch c h w"], size: tuple[int, int]) -> Float[Tensor, "batch c k l"]:
-    """``x`` at another size, by nearest neighbours."""
+    """``x`` at another size, by nearest-neighbour interpolation."""
     return x if tuple(x.shape[2:]) == size else F.interpolate(x, size, mode="nearest")
 
 
 class ReviewKD(Method):
-    """The teacher's maps and embedding, reviewed by the student's fused from deep to shallow."""
+    """The teacher's maps and embedding, matched by the student's maps fused from deep to shallow."""
 
     paper = "Chen et al., CVPR 2021, https://arxiv.org/abs/2104.09044"
     reads = frozenset({"logits", "stage*/pre", "embedding"})
@@ -93,7 +93,7 @@ class ReviewKD(Method):
         self.warmup_epochs = warmup_epochs
 
     def setup(self, student: Signature, teacher: Signature, data: DataSignature) -> None:
-        """A fusion for each stage and one for the embedding, which is the deepest."""
+        """Build a fusion for each stage and one for the embedding, which is the deepest."""
         for network in (student, teacher):
             network.require("embedding", "reviewkd", "an embedding")
         stages = pair_stages(student, teacher, "reviewkd", "stage*/pre", "pre-activation taps")

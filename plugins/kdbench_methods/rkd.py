@@ -1,10 +1,10 @@
-"""Relational knowledge distillation: the student keeps distances and angles among the batch's embeddings.
+"""Relational knowledge distillation: match distances and angles among a batch's embeddings to the teacher's.
 
 Park et al., "Relational Knowledge Distillation", CVPR 2019, https://arxiv.org/abs/1904.05068
 
 Both terms are computed from the Gram matrix G of the centred embeddings, in O(B^2 D + B^3) work and O(B^3)
 memory; forming the differences of all triples takes O(B^3 D) work and O(B^2 D) memory. G is computed in float64:
-in float32 it cannot resolve pairs closer than 0.3 % of their norms.
+in float32, the distance of pairs closer than 0.3 % of their norms would be lost.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from kdbench.method import Batch, DataSignature, Method, NonNegative, Output, Si
 
 
 def gram_matrix(e: Float[Tensor, "batch width"]) -> Float[Tensor, "batch batch"]:
-    """Inner products, in float64, of the embeddings after their mean is taken away.
+    """Inner products, in float64, of the embeddings minus their mean.
 
-    Distances and angles do not change when all embeddings move together, but their rounding errors do.
+    A common shift of all embeddings does not change distances and angles, but it changes their rounding errors.
     """
     e = e.double()
-    # Detached: no loss here changes with the centre, so its gradient is zero but for rounding.
+    # Detached: the losses do not depend on the centre, so its gradient is zero up to rounding.
     e = e - e.detach().mean(0)
     return e @ e.T
 
@@ -31,11 +31,11 @@ def gram_matrix(e: Float[Tensor, "batch width"]) -> Float[Tensor, "batch batch"]
 def squared_distances(
     G: Float[Tensor, "batch batch"], eps: float
 ) -> tuple[Float[Tensor, "batch batch"], Bool[Tensor, "batch batch"]]:
-    """Squared distances G_ii + G_jj - 2 G_ij, and where they are zero but for rounding (and set to 1).
+    """Squared distances G_ii + G_jj - 2 G_ij, and a mask of those that are zero up to rounding (and set to 1).
 
-    A distance has no gradient at 0, and the direction from a point to its duplicate none at all. Embeddings e_i and
-    e_j count as coincident where their distance is at most 64 ``eps`` of sqrt(|e_i|^2 + |e_j|^2), centred: 8e-6 for
-    embeddings in float32. For float64 the bound is 1.2e-7, the Gram matrix's own rounding.
+    A distance has no gradient at 0, and the direction between equal points is undefined. Embeddings e_i and
+    e_j count as equal if their distance is at most 64 ``eps`` of sqrt(|e_i|^2 + |e_j|^2), centred: 8e-6 for
+    embeddings in float32. For float64 the bound is 1.2e-7, the rounding of the Gram matrix.
 
     Args:
         G: centred Gram matrix in float64.
@@ -62,7 +62,7 @@ def angle_cosines(e: Float[Tensor, "batch width"]) -> Float[Tensor, "batch batch
     G = gram_matrix(e)
     squared, coincident = squared_distances(G, torch.finfo(e.dtype).eps)
     inverse = torch.where(coincident, 0.0, squared.rsqrt()).to(e.dtype)
-    # The differences need float64; what comes after them, and is kept for the gradient, does not.
+    # Only the differences need float64, not the later values that are kept for the gradient.
     inner = (G[None] - G[:, :, None] - G[:, None, :] + G.diagonal()[:, None, None]).to(e.dtype)
     return inner * inverse[:, :, None] * inverse[:, None, :]
 
@@ -110,7 +110,7 @@ class RKD(Method):
         self.angle_weight = angle_weight
 
     def setup(self, student: Signature, teacher: Signature, data: DataSignature) -> None:
-        """Nothing to build; both need an embedding."""
+        """Check that both have an embedding; nothing to build."""
         for network in (student, teacher):
             network.require("embedding", "rkd", "an embedding")
 

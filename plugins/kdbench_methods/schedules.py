@@ -7,5 +7,5 @@ from torch import Tensor
 
 
 def warm_up(epoch: Num[Tensor, ""], epochs: int) -> Float[Tensor, ""]:
-    """A factor that rises by equal steps to 1: 1/epochs in epoch 0, 1 from the last on; in float64."""
+    """A factor that increases linearly to 1: 1/epochs in epoch 0, 1 from epoch ``epochs`` - 1 on; in float64."""
     return ((epoch.double() + 1) / max(epochs, 1)).clamp(max=1.0)

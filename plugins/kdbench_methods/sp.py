@@ -1,4 +1,4 @@
-"""Similarity preserving: images that the teacher finds alike are alike to the student.
+"""Similarity preserving: match the similarities of images in a batch to the teacher's.
 
 Tung, Mori, "Similarity-Preserving Knowledge Distillation", ICCV 2019, https://arxiv.org/abs/1907.09682
 """
@@ -31,7 +31,7 @@ def similarity_loss(s: Float[Tensor, "batch c h w"], t: Float[Tensor, "batch d k
 
 
 class SP(Method):
-    """Similarities within the batch, by the last map, matched to the teacher's."""
+    """Similarities within the batch, computed from the last map and matched to the teacher's."""
 
     paper = "Tung and Mori, ICCV 2019, https://arxiv.org/abs/1907.09682"
     reads = frozenset({"logits", "stage-1"})
@@ -42,7 +42,7 @@ class SP(Method):
         self.sp_weight = sp_weight
 
     def setup(self, student: Signature, teacher: Signature, data: DataSignature) -> None:
-        """Nothing to build; both need a last map."""
+        """Check that both have a last map; nothing to build."""
         for network in (student, teacher):
             network.require("stage-1", "sp", "a last stage map")
 

@@ -1,8 +1,7 @@
 """Variational information distillation: maximise a bound on the information shared by paired maps.
 
-A small network predicts each of the teacher's maps from the student's; the teacher's values are taken as
-Gaussian around that mean, with one learned variance per teacher channel, and the loss is their negative log
-likelihood.
+A small network predicts each of the teacher's maps from the student's. The teacher's values are modelled as Gaussian
+with this mean and one learned variance per teacher channel. The loss is their negative log likelihood.
 
 Ahn et al., "Variational Information Distillation for Knowledge Transfer", CVPR 2019,
 https://arxiv.org/abs/1904.05835
@@ -32,10 +31,10 @@ def negative_log_likelihood(
     """Mean over all elements of ((mu - t)^2 / var + log var) / 2, with var = softplus(log_scale) + eps.
 
     Args:
-        mu: the teacher's map as predicted from the student's.
+        mu: prediction of the teacher's map from the student's.
         t: the teacher's map.
         log_scale: alpha of the paper's equation 6, one per channel.
-        eps: the least variance.
+        eps: minimum variance.
 
     Reference: https://arxiv.org/abs/1904.05835
     """
@@ -55,7 +54,7 @@ class TeacherMap(nn.Module):
             nn.ReLU(),
             nn.Conv2d(teacher_channels, teacher_channels, 1, bias=False),
         )
-        # The inverse of softplus, so that the variance starts where the setting says.
+        # The inverse of softplus, so that the variance starts at the value of the setting.
         start = math.log(math.expm1(initial_variance - VARIANCE_FLOOR))
         self.log_scale = nn.Parameter(torch.full((teacher_channels,), start))
 
@@ -86,7 +85,7 @@ class VID(Method):
         self.initial_variance = initial_variance
 
     def setup(self, student: Signature, teacher: Signature, data: DataSignature) -> None:
-        """One predictor a stage."""
+        """Build one predictor per stage."""
         self.predictors = nn.ModuleList(
             TeacherMap(s.shape[0], t.shape[0], self.initial_variance) for s, t in pair_stages(student, teacher, "vid")
         )

@@ -137,7 +137,7 @@ def test_a_harness_may_make_members_itself():
 
 def test_one_member_may_predict_by_itself(signature, data):
     method = combine("deit", "deit/soft")
-    message = r"^combine takes one method that predicts by itself, not deit and deit/soft$"
+    message = r"^combine accepts only one method with its own predict, got deit and deit/soft$"
     with pytest.raises(Incompatible, match=message):
         method.setup(signature(), signature(), data)
 
@@ -147,7 +147,7 @@ def test_one_member_may_predict_by_itself(signature, data):
     [
         ([], r"^methods: must name at least one method$"),
         ([{"temperature": 1.0}], r"^methods\[0\]\.name: is required$"),
-        (["kd", "kdd"], r"^methods\[1\]\.name: 'kdd' is not a method that combine knows; known: ab, ab/paper, at, "),
+        (["kd", "kdd"], r"^methods\[1\]\.name: 'kdd' is not a method of kdbench; known: ab, ab/paper, at, "),
         ([{"name": "kd", "t": 1}], r"^methods\[0\]\.t: kd has no such setting; known: ce_weight, kd_weight, temp"),
         ([{"name": "none", "t": 1}], r"^methods\[0\]\.t: none has no such setting; known: none$"),
         ([{"name": "kd", "temperature": 0}], r"^methods\[0\]\.temperature: input should be greater than 0, got 0$"),

@@ -69,7 +69,7 @@ def test_connectors_and_margins(signature, data):
 
 
 def test_refuses_a_teacher_that_does_not_tell_its_normalisation(signature, data):
-    message = r"^ofd needs the teacher's batch normalisation before each activation; net does not tell it$"
+    message = r"^ofd needs the teacher's batch normalisation before each activation; net does not provide it$"
     with pytest.raises(Incompatible, match=message):
         OFD().setup(signature(), signature(batch_norm=False), data)
 
