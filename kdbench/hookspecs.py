@@ -1,8 +1,8 @@
-"""Every hook of kdbench: what a plugin may offer, and what it may listen to.
+"""All hooks of kdbench: parts that a plugin can add, and events that it can receive.
 
-A plugin is a module (or object) whose functions carry ``@kdbench.hookspecs.hookimpl``. Distributions
-register it under the entry-point group ``kdbench``; a local file is named in a suite's ``plugins`` or after
-``-p``. All hooks are optional, and take any subset of the arguments listed here.
+A plugin is a module (or object) whose functions have the decorator ``@kdbench.hookspecs.hookimpl``. Packages
+register it in the entry-point group ``kdbench``; a local file is listed in a suite's ``plugins`` or given with
+``-p``. All hooks are optional, and accept any subset of the arguments listed here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ hookimpl = pluggy.HookimplMarker("kdbench")
 
 @dataclass(frozen=True)
 class Spec:
-    """Something on offer.
+    """A part that a plugin adds.
 
     ``target`` is ``package.module:name``, imported only when it is used, so that listing stays fast. A named variant
     is the same target with other settings: ``presets``. Settings are the target's keyword-only arguments, checked
@@ -56,28 +56,27 @@ class DatasetSpec(Spec):
     """A data set: ``target`` is a ``kdbench.data.base.Dataset`` class, whose settings are keys of ``[data]``."""
 
     reading: Sequence[str] = ()
-    """Settings that change how images are read, but not the images: they do not identify the data."""
+    """Settings that do not change the images, only how they are read; they are not part of the data's identity."""
 
 
 @dataclass(frozen=True)
 class OptimizerSpec(Spec):
     """An optimiser: ``target(groups, *, lr, weight_decay, ...)`` returns a ``torch.optim.Optimizer``.
 
-    ``groups`` are torch's parameter groups, each with its ``weight_decay``; ``lr`` is the first step's rate.
+    ``groups`` are torch's parameter groups, each with its ``weight_decay``; ``lr`` is the rate of the first step.
     """
 
     decays_all: bool = False
-    """Whether biases, normalisations and what a network exempts decay too, as the field's SGD does."""
+    """Whether biases, normalisations and parameters that a network exempts also decay, as usual for SGD."""
     capturable: bool = False
-    """Whether its step may be captured in a CUDA graph."""
+    """Whether a CUDA graph can capture its step."""
 
 
 @dataclass(frozen=True)
 class ScheduleSpec(Spec):
     """A learning-rate schedule: ``target(progress, *, epochs, warmup_epochs, lr, ...)`` returns the rate.
 
-    ``progress`` counts epochs of the main stage, with a fraction within an epoch. kdbench itself computes the rates of
-    the warm-up.
+    ``progress`` counts epochs of the main stage, with a fraction within an epoch. kdbench computes the warm-up.
     """
 
 
@@ -87,10 +86,10 @@ class AugmentationSpec(Spec):
 
     acts_on: Literal["pixels", "size", "blanks", "mixes"] = "pixels"
     """``pixels``: ``target(images, draws, ...)`` maps uint8 images (B, C, H, W) to images of this shape. ``size``: the
-    same, but the images get their size from it, so it comes first. ``blanks``: the same for normalised float32 images.
+    same, but it sets the size of the images and is applied first. ``blanks``: the same for normalised float32 images.
     ``mixes``: ``target(images, labels, draws, ...)`` returns a ``kdbench.data.augment.Mixed``.
 
-    ``draws`` is a ``kdbench.data.augment.Draws``, the only source of randomness.
+    ``draws`` is a ``kdbench.data.augment.Draws`` with the random generators; it must use no others.
     """
     lengths: Sequence[str] = ()
     """Settings that are lengths in pixels: at most the side of the images."""
@@ -100,23 +99,23 @@ class AugmentationSpec(Spec):
 class MetricSpec(Spec):
     """A metric: ``target(logits, labels)``, of shapes (N, C) and (N,), returns a scalar tensor.
 
-    Where ``needs_teacher``, it is ``target(logits, labels, teacher_logits)``. None is returned where the metric is not
-    defined, as top-5 with five classes or fewer.
+    With ``needs_teacher``, it is ``target(logits, labels, teacher_logits)``. It returns None if the metric is not
+    defined, such as top-5 with five classes or fewer.
     """
 
     heading: str = ""
-    """Of a table's column, without the unit; else the name."""
+    """Heading of a table's column, without the unit; by default the name."""
     unit: str = ""
     digits: int = 3
-    """After the decimal point."""
+    """Number of digits after the decimal point."""
     higher_is_better: bool | None = None
-    """None where neither is."""
+    """None if neither is better."""
     is_share: bool = False
-    """``target`` gives the share of images for which something holds. It is kept in percent, as a count of images by
-    their number: float32 would make equal counts differ."""
+    """Whether ``target`` returns a share of images. It is stored in percent, rounded to a count of images: in float32
+    equal counts could differ."""
     needs_teacher: bool = False
     low: float = float("-inf")
-    """Smaller values are impossible: a file that holds one is damaged."""
+    """Smallest possible value; a file with a smaller one is damaged."""
     high: float = float("inf")
 
     @property
@@ -135,7 +134,7 @@ class SectionSpec(Spec):
 
     title: str = ""
     after: str = ""
-    """The section that it follows; else the last."""
+    """The section before it; by default the last."""
 
 
 @dataclass(frozen=True)
@@ -143,15 +142,15 @@ class FigureSpec(Spec):
     """A figure of the report: ``target(study)`` returns a matplotlib ``Figure`` and its caption, or None."""
 
     section: str = ""
-    """The section that shows it."""
+    """The section that contains it."""
 
 
 @dataclass(frozen=True)
 class GoldenSpec:
-    """Golden vectors on offer: inputs of losses, with the values and gradients that reference implementations give.
+    """Golden vectors: inputs of losses, with the values and gradients of reference implementations.
 
     ``target`` is ``package.module:function``. Called with a ``torch.device``, it yields each case's name and, by name
-    (``loss``, and a name for each gradient), pairs of float64 tensors: what the loss gives there, what it should give.
+    (``loss``, and a name for each gradient), pairs of float64 tensors: computed on the device, and expected.
     """
 
     name: str
@@ -169,71 +168,71 @@ class RunInfo:
     report: Path
     """The folder of this run's report, ``reports/<suite>`` for a whole suite."""
     tracking_uri: str | None
-    """MLflow's store, where one was named on the command line."""
+    """MLflow's store, if one was given on the command line."""
     device: str
     environment: Mapping[str, Any] = field(default_factory=dict)
     chosen: frozenset[str] | None = None
-    """Ids of the trials that this invocation is about; None for all."""
+    """Ids of the selected trials of this invocation; None for all."""
 
 
 @hookspec
 def kdbench_methods() -> Sequence[MethodSpec | type[Method]]:  # type: ignore[empty-body]
-    """Offer distillation losses. A class itself may be returned; its name is then its ``name`` attribute."""
+    """Add distillation losses. A class may be returned directly; its name is then its ``name`` attribute."""
 
 
 @hookspec
 def kdbench_models() -> Sequence[ModelSpec]:  # type: ignore[empty-body]
-    """Offer networks that may be teacher or student."""
+    """Add networks for teachers and students."""
 
 
 @hookspec
 def kdbench_datasets() -> Sequence[DatasetSpec]:  # type: ignore[empty-body]
-    """Offer data sets."""
+    """Add data sets."""
 
 
 @hookspec
 def kdbench_optimizers() -> Sequence[OptimizerSpec]:  # type: ignore[empty-body]
-    """Offer optimisers, as values of ``recipe.optimizer``."""
+    """Add optimisers, as values of ``recipe.optimizer``."""
 
 
 @hookspec
 def kdbench_schedules() -> Sequence[ScheduleSpec]:  # type: ignore[empty-body]
-    """Offer learning-rate schedules, as values of ``recipe.schedule``."""
+    """Add learning-rate schedules, as values of ``recipe.schedule``."""
 
 
 @hookspec
 def kdbench_augmentations() -> Sequence[AugmentationSpec]:  # type: ignore[empty-body]
-    """Offer augmentations, as entries of ``recipe.augmentation``."""
+    """Add augmentations, as entries of ``recipe.augmentation``."""
 
 
 @hookspec
 def kdbench_metrics() -> Sequence[MetricSpec]:  # type: ignore[empty-body]
-    """Offer metrics, as entries of a suite's ``metrics``."""
+    """Add metrics, as entries of a suite's ``metrics``."""
 
 
 @hookspec
 def kdbench_report_sections() -> Sequence[SectionSpec]:  # type: ignore[empty-body]
-    """Offer sections of the report, as entries of a suite's ``sections``."""
+    """Add sections of the report, as entries of a suite's ``sections``."""
 
 
 @hookspec
 def kdbench_figures() -> Sequence[FigureSpec]:  # type: ignore[empty-body]
-    """Offer figures of the report, as entries of a suite's ``figures``."""
+    """Add figures of the report, as entries of a suite's ``figures``."""
 
 
 @hookspec
 def kdbench_golden() -> Sequence[GoldenSpec]:  # type: ignore[empty-body]
-    """Offer golden vectors, to which ``kdbench selftest`` holds the losses on a device."""
+    """Add golden vectors, with which ``kdbench selftest`` checks the losses on a device."""
 
 
 @hookspec
 def kdbench_suite_started(plan: Plan, run: RunInfo) -> None:
-    """A run begins; ``plan`` holds all trials, also those done or skipped."""
+    """A run begins; ``plan`` contains all trials, including finished and skipped ones."""
 
 
 @hookspec
 def kdbench_teacher_started(teacher: TeacherRecord, run: RunInfo) -> None:
-    """A teacher begins to be trained; ``teacher`` is the content of its ``teacher.json``."""
+    """The training of a teacher begins; ``teacher`` is the content of its ``teacher.json``."""
 
 
 @hookspec
@@ -243,17 +242,17 @@ def kdbench_teacher_epoch_finished(teacher: TeacherRecord, record: EpochRecord, 
 
 @hookspec
 def kdbench_teacher_finished(teacher: TeacherRecord, result: TeacherResult, run: RunInfo) -> None:
-    """A teacher is ready: trained now, or found. ``result`` is its ``result.json``."""
+    """A teacher is ready: newly trained, or loaded. ``result`` is its ``result.json``."""
 
 
 @hookspec
 def kdbench_trial_skipped(trial: Trial, reason: str, run: RunInfo) -> None:
-    """A method cannot read this pair."""
+    """A trial is skipped: its method cannot be used with this pair."""
 
 
 @hookspec
 def kdbench_trial_started(trial: Trial, run: RunInfo) -> None:
-    """A trial begins or goes on."""
+    """A trial begins or resumes."""
 
 
 @hookspec
@@ -263,27 +262,27 @@ def kdbench_epoch_finished(trial: Trial, record: EpochRecord, run: RunInfo) -> N
 
 @hookspec
 def kdbench_trial_finished(trial: Trial, result: TrialResult, run: RunInfo) -> None:
-    """A trial is done or diverged; ``result`` is its ``result.json``."""
+    """A trial finished or diverged; ``result`` is its ``result.json``."""
 
 
 @hookspec
 def kdbench_trial_failed(trial: Trial, error: Failure, run: RunInfo) -> None:
-    """A trial failed; it will be tried again by the next run. ``error`` is its ``error.json``."""
+    """A trial failed; the next run will try it again. ``error`` is its ``error.json``."""
 
 
 @hookspec
 def kdbench_suite_finished(plan: Plan, run: RunInfo, interrupted: bool) -> None:
-    """The run ended, and the report stands in ``run.report``."""
+    """The run ended; its report is in ``run.report``."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of what plugins offer."""
+    """One kind of part that plugins add."""
 
     name: str
-    """In messages."""
+    """Its name in messages."""
     plural: str
-    """After ``kdbench list``, and as an attribute of a ``Registry``."""
+    """Its name in ``kdbench list``, and as an attribute of a ``Registry``."""
     spec: type[Spec]
     hook: str
 
@@ -299,4 +298,4 @@ KINDS = (
     Kind("section", "sections", SectionSpec, "kdbench_report_sections"),
     Kind("figure", "figures", FigureSpec, "kdbench_figures"),
 )
-"""All kinds: one more needs its spec, its hook and a row here."""
+"""All kinds. A new kind needs a spec, a hook and a row here."""

@@ -1,9 +1,9 @@
-"""The contract of a distillation loss.
+"""The interface of a distillation loss.
 
-A loss is a class derived from :class:`Method`. It receives what the student and the teacher put out for a
-batch (:class:`Output`), the batch itself (:class:`Batch`), and returns named, weighted terms. It never sees
-networks, loaders or optimisers. Being a torch module, its parameters and buffers are trained with the
-student's optimiser, moved, checkpointed and counted.
+A loss is a class derived from :class:`Method`. It receives the outputs of student and teacher for a
+batch (:class:`Output`) and the batch (:class:`Batch`), and returns named, weighted terms. It has no access to
+networks, loaders or optimisers. It is a torch module: its parameters and buffers are trained with the
+student's optimiser, moved to the device, saved in checkpoints and counted.
 
 Shapes: B batch, C classes, D embedding width; maps are (B, channels, height, width).
 """
@@ -42,7 +42,7 @@ __all__ = [
     "make_member",
 ]
 
-# Ranges for settings. A constructor written `temperature: Positive = 4.0` documents and enforces itself.
+# Ranges for settings. A constructor argument `temperature: Positive = 4.0` is documented and checked.
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Ge(0), Le(1)]
@@ -55,10 +55,10 @@ Terms: TypeAlias = Mapping[str, tuple[Tensor, float | Tensor]]
 
 @dataclass(frozen=True)
 class TapSignature:
-    """What is known of a tap before any batch: its shape without the batch axis, and its sign.
+    """The facts of a tap that need no batch: its shape without the batch axis, and its sign.
 
-    ``batch_norm`` holds (scale, shift) of the batch normalisation right before the activation of this
-    pre-activation tap, each of shape (channels,), where there is one (OFD's margins need them).
+    ``batch_norm`` is (scale, shift) of the batch normalisation directly before the activation of this
+    pre-activation tap, each of shape (channels,), if there is one (the margins of OFD need them).
     """
 
     shape: tuple[int, ...]
@@ -68,7 +68,7 @@ class TapSignature:
 
 @dataclass(frozen=True)
 class Signature:
-    """A network as a method may know it: its taps, and facts that need no forward pass."""
+    """The facts of a network that a method can use: its taps, and values that need no forward pass."""
 
     model: str
     family: str
@@ -85,8 +85,8 @@ class Signature:
         """The taps that ``reads`` names, in network order.
 
         ``stage*`` is every stage map, ``stage*/pre`` every one before its activation, ``stage-1`` the last
-        one (``stage-1/pre`` likewise); anything else is a tap's own name. Names that the network does not
-        have are left out: a method that cannot do without one says so in ``setup`` (see :meth:`require`).
+        one (``stage-1/pre`` likewise); anything else is a tap's name. Names that the network does not
+        have are left out: a method that needs one must check this in ``setup`` (see :meth:`require`).
         """
         numbers = [int(name[5:]) for name in self.taps if re.fullmatch(r"stage\d+", name)]
         last = max(numbers, default=0)
@@ -101,7 +101,7 @@ class Signature:
         return [name for name in self.taps if name in wanted]
 
     def require(self, read: str, who: str, what: str) -> list[str]:
-        """The taps that ``read`` names; :class:`Incompatible` (``who needs what; model has none``) if none."""
+        """The taps that ``read`` names. Raises :class:`Incompatible` (``who needs what; model has none``) if none."""
         names = self.select({read})
         if not names:
             raise Incompatible(f"{who} needs {what}; {self.model} has none")
@@ -110,9 +110,9 @@ class Signature:
 
 @dataclass(frozen=True)
 class DataSignature:
-    """The data as a method may know it. ``labels``: (n_train,) class of each training image by its index.
+    """The facts of the data that a method can use. ``labels``: (n_train,) class of each training image by index.
 
-    ``labels`` is None while a suite is only being planned, where no data set is read.
+    ``labels`` is None in a plan, which does not read the data set.
     """
 
     classes: int
@@ -122,7 +122,7 @@ class DataSignature:
 
 @dataclass(frozen=True)
 class Output:
-    """What a network put out for a batch: float32, also where the network ran in lower precision.
+    """The outputs of a network for a batch: float32, also if the network ran in lower precision.
 
     ``logits``: (B, C). ``taps``: the tensors that the method reads, by name, in network order.
     """
@@ -136,7 +136,7 @@ class Output:
             return self.stages[-1]
         if tap not in self.taps:
             seen = ", ".join(self.taps) or "none"
-            raise PluginError(f"tap '{tap}' is not there: add it to reads, if the network has it; taps read: {seen}")
+            raise PluginError(f"tap '{tap}' was not read: add it to reads, if the network has it; taps read: {seen}")
         return self.taps[tap]
 
     @property
@@ -146,7 +146,7 @@ class Output:
 
     @property
     def pre_activations(self) -> list[Tensor]:
-        """The same before their activation."""
+        """The pre-activation stage maps that the method reads, in order, each (B, C_i, H_i, W_i)."""
         return [value for name, value in self.taps.items() if re.fullmatch(r"stage\d+/pre", name)]
 
     @property
@@ -156,18 +156,18 @@ class Output:
 
     @property
     def dist_logits(self) -> Tensor:
-        """The logits of the student's own distillation head, (B, C)."""
+        """The logits of the student's distillation head, (B, C)."""
         return self["dist_logits"]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The batch both networks saw.
+    """The batch, which is the same for both networks.
 
     ``labels``: (B,) class indices. ``indices``: (B,) of each image in the training set. Under mixup or
     cutmix, ``mixed_labels`` (B,) are the second images' classes and ``mix`` the first images' share.
-    ``epoch`` counts from 0 and ``progress`` runs from 0 to 1 over the stage; both are scalars on the device,
-    so that a ramp does not change the graph. ``generator`` is the method's own source of randomness.
+    ``epoch`` counts from 0 and ``progress`` increases from 0 to 1 over the stage; both are scalars on the device,
+    so that a ramp does not change the graph. ``generator`` is the method's random generator.
     """
 
     labels: Tensor
@@ -180,7 +180,7 @@ class Batch:
     label_smoothing: float = 0.0
 
     def cross_entropy(self, logits: Tensor) -> Tensor:
-        """Mean cross-entropy in nats of (B, C) logits to the labels, with the recipe's smoothing and mixing."""
+        """Mean cross-entropy in nats of (B, C) logits with the labels, with the recipe's smoothing and mixing."""
         loss = F.cross_entropy(logits, self.labels, label_smoothing=self.label_smoothing)
         if self.mixed_labels is None or self.mix is None:
             return loss
@@ -190,12 +190,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class Stage:
-    """Training that comes before the main stage, with a fresh optimiser at a constant learning rate.
+    """A training stage before the main stage, with a new optimiser and a constant learning rate.
 
-    ``trains`` lists what is trained and put into train mode: ``student``, ``student.body`` (the student
-    without its classifiers), or the names of the method's own submodules; all else is frozen and in eval
+    ``trains`` lists the modules that are trained, in train mode: ``student``, ``student.body`` (the student
+    without its classifiers), or names of the method's submodules; all others are frozen and in eval
     mode. ``reads`` are this stage's taps. ``lr`` None is the recipe's base rate. With ``uses_student`` False
-    the student is not run and ``loss`` receives None for it; such a stage depends on teacher and seed only
+    the student is not run and ``loss`` receives None for it; such a stage depends only on teacher and seed
     and is trained once for all students that share them.
     """
 
@@ -212,45 +212,45 @@ class Method(nn.Module):
     """Base of every distillation loss.
 
     Settings are keyword-only constructor arguments with defaults; a suite's table supplies them. Their
-    annotations (:data:`Positive`, :data:`Fraction`, ``Literal[...]``) are their documentation and their check.
+    annotations (:data:`Positive`, :data:`Fraction`, ``Literal[...]``) document and restrict their values.
     """
 
     paper: ClassVar[str] = ""
     """Author, venue, year and link."""
     reads: frozenset[str] = frozenset({"logits"})
-    """Taps of both networks (see :meth:`Signature.select`); what is not read is not computed or kept."""
+    """Taps of both networks (see :meth:`Signature.select`); other taps are not computed or kept."""
     student_reads: frozenset[str] | None = None
-    """Where the student's taps differ from ``reads``."""
+    """Taps of the student, if they differ from ``reads``."""
     teacher_reads: frozenset[str] | None = None
-    """Where the teacher's taps differ from ``reads``."""
+    """Taps of the teacher, if they differ from ``reads``."""
     needs_teacher: bool = True
     part_of_student: tuple[str, ...] = ()
-    """Submodules that the student predicts with, exported and counted with it (DeiT's second head)."""
+    """Submodules that the student uses for prediction; they are exported and counted with it (DeiT's second head)."""
     expected_failures: Mapping[str, str] = {}
-    """Conformance checks that the method fails by its nature, each with the reason."""
+    """Conformance checks that the method fails by design, each with the reason."""
     members_setting: ClassVar[str] = ""
     """The setting that lists the methods that this one contains, as tables with ``name`` and settings; see
     :func:`make_member`. Their sources become part of a trial's identity."""
 
     def setup(self, student: Signature, teacher: Signature, data: DataSignature) -> None:
-        """Build adapters. Raise :class:`Incompatible` where the method cannot read a network."""
+        """Build adapters. Raise :class:`Incompatible` if the method cannot be used with a network."""
 
     def stages(self) -> Sequence[Stage]:
         """The stages before the main one; none by default."""
         return ()
 
     def after_stage(self, name: str) -> None:
-        """Called when stage ``name`` has ended: freeze or drop what the main stage does not train."""
+        """Called after stage ``name``: freeze or drop modules that the main stage does not train."""
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Terms:
         """The main stage's terms."""
         raise TypeError(f"{type(self).__name__} does not define forward")
 
     def after_step(self, student: Output, teacher: Output, batch: Batch) -> None:
-        """Called without gradients after the optimiser's step (CRD's memory bank)."""
+        """Called without gradients after the optimiser's step (used for the memories of CRD)."""
 
     def predict(self, student: Output) -> Tensor:
-        """The logits that are evaluated, (B, C): by default the class head's."""
+        """The logits for evaluation, (B, C): by default those of the class head."""
         return student.logits
 
 
@@ -259,17 +259,17 @@ _make_member: ContextVar[MakeMember | None] = ContextVar("make_member", default=
 
 
 def make_member(name: str, settings: Mapping[str, Any], otherwise: MakeMember) -> Method:
-    """A method that another one contains, not yet set up: any that is installed or loaded with the suite.
+    """Make a method that another one contains, before ``setup``: any that is installed or loaded with the suite.
 
-    ``otherwise`` makes it where no harness does, as in a test of the containing method alone. Raises ``ValueError``
-    for an unknown name or a wrong setting; the message begins with the key.
+    ``otherwise`` makes it outside of kdbench's runs, for example in a unit test. Raises ``ValueError``
+    for an unknown name or a wrong setting; the message starts with the key.
     """
     return (_make_member.get() or otherwise)(name, settings)
 
 
 @contextmanager
 def members_made_by(make: MakeMember) -> Iterator[None]:
-    """While this lasts, :func:`make_member` calls ``make``."""
+    """Context in which :func:`make_member` calls ``make``."""
     token = _make_member.set(make)
     try:
         yield
@@ -280,14 +280,13 @@ def members_made_by(make: MakeMember) -> Iterator[None]:
 COMMON_TAPS = frozenset(
     {"logits", "embedding", "stem", "dist_logits", "stage*", "stage*/pre", "stage-1", "stage-1/pre"}
 )
-"""What a method may read where a network has it, and do without where not."""
+"""Names that a method may read although a network may not have them."""
 
 
 def set_up(method: Method, student: Signature, teacher: Signature, data: DataSignature) -> None:
-    """Let ``method`` build its adapters.
+    """Call ``setup`` of ``method``.
 
-    Raises :class:`Incompatible` as its ``setup`` does, and for taps by names of their own that neither network
-    has: nothing would ever be seen of them.
+    Raises :class:`Incompatible` as its ``setup`` does, and if ``reads`` has a name that is a tap of neither network.
     """
     method.setup(student, teacher, data)
     reads = {*method.reads, *(method.student_reads or ()), *(method.teacher_reads or ())}

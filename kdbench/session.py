@@ -25,7 +25,7 @@ from kdbench.results.folder import LOCK
 from kdbench.terminal import leave_closed_terminal
 
 POLL = 1.0
-"""Seconds between two attempts at a lock that is waited for."""
+"""Seconds between two attempts to acquire a lock."""
 
 
 @contextmanager
@@ -42,13 +42,13 @@ def only_one_run(folder: SuiteFolder) -> Iterator[None]:
 
 @contextmanager
 def alone_with(folder: TeacherFolder, stop: Stop, warn: Callable[[str], None]) -> Iterator[None]:
-    """Suites share teachers: the second run waits until the first has trained it."""
+    """Lock a teacher, which several suites may share: a second run waits until the first has trained it."""
     warned = False
 
     def wait() -> None:
         nonlocal warned
         if not warned:
-            warn(f"{folder.path}: another run trains this teacher; waiting for it")
+            warn(f"{folder.path}: another run is training this teacher; waiting for it")
         warned = True
         if stop.asked():
             raise Interrupted("interrupted") from None
@@ -59,10 +59,10 @@ def alone_with(folder: TeacherFolder, stop: Stop, warn: Callable[[str], None]) -
 
 @contextmanager
 def _locked(folder: Path, busy: Callable[[], None], *, patience: float) -> Iterator[None]:
-    """Hold the lock of a folder, which is made where there is none.
+    """Lock a folder; create it if missing.
 
-    Where another process holds it, ``busy`` is called every ``patience`` seconds; what it raises ends the waiting.
-    Raises :class:`~kdbench.errors.ResultsError` where the folder cannot be locked or written.
+    If another process has the lock, ``busy`` is called every ``patience`` seconds; an error that it raises ends the
+    waiting. Raises :class:`~kdbench.errors.ResultsError` if the folder cannot be locked or written.
     """
     lock = FileLock(folder / LOCK)
     while not lock.is_locked:
@@ -80,17 +80,17 @@ def _locked(folder: Path, busy: Callable[[], None], *, patience: float) -> Itera
 
 
 def _explained(folder: Path, error: OSError) -> ResultsError:
-    """The error of locking a folder, in words."""
+    """The error message for a folder that cannot be locked."""
     if error.errno in {errno.ENOLCK, errno.EOPNOTSUPP}:
         return ResultsError(
             f"{folder}: cannot be locked ({error.strerror}); choose an --output on a file system with flock"
         )
     lock = folder / LOCK
-    # Where the folder itself cannot be written, removing the lock would not help, and is not possible.
+    # If the folder cannot be written, the lock file cannot be removed.
     if error.filename == str(lock) and os.path.lexists(lock) and os.access(folder, os.W_OK):
         return ResultsError(
-            f"{lock}: cannot be opened for writing: {error.strerror}; it holds nothing: if no other run works in "
-            "this folder, remove it and run again"
+            f"{lock}: cannot be opened for writing: {error.strerror}; if no other run uses "
+            "this folder, remove this empty file and run again"
         )
     return ResultsError(f"{folder}: cannot be written: {error.strerror or error}")
 
@@ -104,29 +104,29 @@ class LeftAtOnceError(KeyboardInterrupt):
 
 
 class Stop:
-    """Whether a run has been asked to stop, and whether the time for that is over.
+    """The state of a requested stop.
 
-    ``grace`` is in seconds: for so long after the signal, the run may train on to the end of its epoch.
+    ``grace``: seconds after the signal in which the run may still finish its epoch.
     """
 
     def __init__(self, grace: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.signal: int | None = None
-        """The number of the signal that asked."""
+        """The number of the signal that requested the stop."""
         self._grace = math.inf if grace is None else grace
         self._clock = clock
         self._deadline = math.inf
 
     def ask(self, number: int) -> None:
-        """Ask the run to stop, because of a signal."""
+        """Request the run to stop, because of a signal."""
         self.signal = number
         self._deadline = self._clock() + self._grace
 
     def asked(self) -> bool:
-        """Whether the run is to stop at the end of its epoch."""
+        """Whether the run must stop at the end of its epoch."""
         return self.signal is not None
 
     def overdue(self) -> bool:
-        """Whether the run is to stop at the next step."""
+        """Whether the run must stop at the next step."""
         return self._clock() >= self._deadline
 
     def __str__(self) -> str:
@@ -140,27 +140,27 @@ STOPPING_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM",
 
 @contextmanager
 def stop_at_signals(grace: float | None, warn: Callable[[str], None]) -> Iterator[Stop]:
-    """The first Ctrl-C, SIGTERM or SIGHUP asks the run to stop, the second one raises :class:`LeftAtOnceError`."""
+    """The first Ctrl-C, SIGTERM or SIGHUP requests a stop, the second one raises :class:`LeftAtOnceError`."""
     stop = Stop(grace)
     owner = os.getpid()
 
     def handle(number: int, frame: FrameType | None) -> None:
         if os.getpid() != owner:
-            return  # a worker that was forked from here: it receives the signals of the whole process group
+            return  # a forked worker, which receives the signals of the whole process group
         leave_closed_terminal()
         if stop.asked():
             raise LeftAtOnceError(number)
         stop.ask(number)
-        # A signal may arrive while a message is being written, and the stream then refuses a second one.
+        # A signal may arrive during the output of a message; the stream then raises an error.
         with suppress(Exception):
             warn(str(stop))
 
     if threading.current_thread() is not threading.main_thread():
-        yield stop  # signals reach the main thread alone
+        yield stop  # only the main thread receives signals
         return
     previous = {number: signal.getsignal(number) for number in STOPPING_SIGNALS}
     for number in STOPPING_SIGNALS:
-        # What nohup lets a process ignore stays ignored.
+        # A signal that nohup ignores stays ignored.
         if number == signal.SIGINT or previous[number] is not signal.SIG_IGN:
             signal.signal(number, handle)
     try:

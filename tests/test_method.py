@@ -43,5 +43,5 @@ def test_outputs_name_what_was_not_read_and_know_the_last_stage():
     output = Output(torch.zeros(1, 10), maps)
     assert output["stage-1"] is maps["stage2"]
     for look in (lambda: output.embedding, lambda: output["embedding"]):
-        with pytest.raises(PluginError, match=r"tap 'embedding' is not there: add it to reads, .*read: stage1, stage2"):
+        with pytest.raises(PluginError, match=r"tap 'embedding' was not read: add it to reads, .*read: stage1, stage2"):
             look()

@@ -57,7 +57,7 @@ def test_a_teacher_is_waited_for_and_that_is_said_once(tmp_path, said, monkeypat
     other = FileLock(tmp_path / ".lock")
     with other, alone_with(TeacherFolder(tmp_path), Impatient(3, lambda stop: other.release()), said.append):
         assert not other.is_locked
-    assert said == [f"{tmp_path}: another run trains this teacher; waiting for it"]
+    assert said == [f"{tmp_path}: another run is training this teacher; waiting for it"]
 
 
 def test_waiting_for_a_teacher_ends_where_the_run_is_to_stop(tmp_path, said, monkeypatch):

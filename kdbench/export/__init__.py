@@ -1,7 +1,7 @@
 """Exports a trained student from the results folder to a file.
 
-What is exported takes images (B, channels, height, width), normalised as in training, and gives the logits
-(B, C) that were evaluated: without adapters, with the second head where the method predicts with it.
+An exported student accepts images (B, channels, height, width), normalised as in training, and returns the logits
+(B, C) used in evaluation. It has no adapters, and includes the second head if the method predicts with it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["Blueprint", "Exported", "Format", "Student", "export_trial", "load_s
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written."""
+    """The written files."""
 
     file: Path
     card: Path
@@ -41,23 +41,23 @@ def export_trial(
     plugins: Sequence[Local] = (),
     warn: Callable[[str], None] | None = None,
 ) -> Exported:
-    """Write the student of a finished trial, and its model card beside it.
+    """Write the student of a finished trial, with its model card next to it.
 
     Args:
-        trial: the trial's id, as much of its beginning as is unique below ``output``, or its folder.
-        to: ``safetensors`` (weights, and in the header what they belong to), ``torch`` (the same as a
-            dictionary for ``torch.load(..., weights_only=True)``) or ``onnx`` (a program that needs nothing
-            else; any batch size).
-        out: the file, or the folder that it goes to; ``<trial id>.safetensors``, ``.pt`` or ``.onnx`` in the
-            working folder unless named.
+        trial: the trial's id, a unique prefix of it below ``output``, or its folder.
+        to: ``safetensors`` (weights, with a description of the student in the header), ``torch`` (the same as a
+            dictionary for ``torch.load(..., weights_only=True)``) or ``onnx`` (a self-contained program for any
+            batch size).
+        out: the file, or its folder; by default ``<trial id>.safetensors``, ``.pt`` or ``.onnx`` in the working
+            folder.
         output: the results folder.
-        plugins: local plugin files, and ``Method`` classes, beside those that the suite names.
+        plugins: local plugin files, and ``Method`` classes, in addition to those that the suite names.
         warn: called if the method's code has changed since the student was trained.
 
     Raises:
-        ResultsError: no such trial, or one without a student: unfinished, failed, diverged, skipped, damaged.
-        PluginError: the method's or network's plugin is no longer there, or no longer what it was.
-        ExportError: the form needs a package that is missing, or does not reproduce the logits.
+        ResultsError: the trial does not exist or has no student: unfinished, failed, diverged, skipped, damaged.
+        PluginError: the plugin of the method or network is missing or has changed.
+        ExportError: a package for the format is missing, or the file does not reproduce the logits.
     """
     formats.check(to)
     found = find.find_trial(trial, Path(output))
@@ -92,11 +92,11 @@ def export_trial(
 def load_student(path: str | Path, *, plugins: Sequence[Local] = ()) -> Student:
     """The student of an exported ``.safetensors`` or ``.pt`` file, in eval mode.
 
-    Its plugins must be installed, or be among ``plugins``: local files and ``Method`` classes.
+    Its plugins must be installed or listed in ``plugins``: local files and ``Method`` classes.
 
     Raises:
-        ExportError: the file is missing, damaged, or was not exported from here.
-        PluginError: the method's or network's plugin is not there.
+        ExportError: the file is missing, damaged, or was not exported by kdbench.
+        PluginError: the plugin of the method or network is missing.
     """
     path = Path(path)
     state, header = formats.read(path)

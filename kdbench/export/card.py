@@ -1,6 +1,6 @@
-"""The model card: what an exported student is, its accuracy, and how it was trained.
+"""The model card of an exported student: description, accuracy and training.
 
-Its front matter is that of the Hugging Face Hub (https://huggingface.co/docs/hub/model-cards).
+Its front matter follows the Hugging Face Hub (https://huggingface.co/docs/hub/model-cards).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def model_card(
     header: Mapping[str, Any],
     registry: Registry,
 ) -> str:
-    """The card, in Markdown, of ``found``'s student that was written to ``file``."""
+    """The card, in Markdown, of the student of ``found`` in ``file``."""
     trial, result = found.trial, found.result
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("kdbench.export"),
@@ -80,6 +80,6 @@ def _front_matter(found: FinishedTrial) -> str:
 
 
 def _plain(value: Any) -> str:
-    """A setting for a cell of a table."""
+    """A setting as text for a table cell."""
     text = value if isinstance(value, str) else json.dumps(value)
     return text.replace("|", "\\|")

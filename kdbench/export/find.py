@@ -48,13 +48,13 @@ class FinishedTrial:
 
     @property
     def metrics(self) -> dict[str, MetricSpec]:
-        """The metrics that its suite measures, by name."""
+        """The metrics of its suite, by name."""
         plan = _plan(self.path)
         return {**METRICS, **{metric.name: metric.spec for metric in (plan.metrics if plan else ())}}
 
     @property
     def suite_plugins(self) -> list[Path]:
-        """The local plugin files that the trial's suite names, as far as they are still there."""
+        """The local plugin files that the trial's suite names, if they still exist."""
         plan = _plan(self.path)
         if plan is None:
             return []
@@ -64,9 +64,9 @@ class FinishedTrial:
 
 
 def find_trial(name: str | Path, output: Path) -> FinishedTrial:
-    """The finished trial called ``name``: its folder, its id, or an id's beginning, unique below ``output``.
+    """The finished trial ``name``: a folder, an id, or a unique prefix of an id below ``output``.
 
-    Raises :class:`ResultsError` where there is none, or none with a student.
+    Raises :class:`ResultsError` if it does not exist or has no student.
     """
     return read_finished(find_folder(name, output))
 
@@ -76,7 +76,7 @@ def read_finished(path: Path) -> FinishedTrial:
     folder = TrialFolder(path)
     trial, result = folder.description, folder.recorded
     if trial is None:
-        # Those of the first protocol have no checksum.
+        # Files of the first protocol have no checksum.
         unchecked, wrong = parse_json(path / "trial.json")
         if unchecked and unchecked.get("protocol") != PROTOCOL:
             raise _other_protocol(path, unchecked.get("protocol"))
@@ -88,7 +88,7 @@ def read_finished(path: Path) -> FinishedTrial:
     if trial.protocol != PROTOCOL:
         raise _other_protocol(path, trial.protocol)
     if damage := folder.damage(thorough=True):
-        raise ResultsError(f"{path}: damaged: {damage}; remove the folder, and {_again(path)} trains the student again")
+        raise ResultsError(f"{path}: damaged: {damage}; remove the folder, and {_again(path)} retrains the student")
     if result is None:
         _unfinished(folder, trial)
     if not result.done:
@@ -97,7 +97,7 @@ def read_finished(path: Path) -> FinishedTrial:
     if missing := sorted(needed - result.data.model_fields_set):
         raise ResultsError(
             f"{path / 'result.json'}: data.{missing[0]} is missing, written by an earlier kdbench; "
-            f"remove the folder, and {_again(path)} trains the student again"
+            f"remove the folder, and {_again(path)} retrains the student"
         )
     return FinishedTrial(path, trial, result)
 
@@ -125,6 +125,6 @@ def _again(path: Path) -> str:
 
 
 def _plan(trial: Path) -> PlanRecord | None:
-    """The plan of the suite that a trial's folder belongs to."""
+    """The plan of the suite of a trial's folder."""
     suite = trial.absolute().parent
     return SuiteFolder(suite.parent, suite.name).plan

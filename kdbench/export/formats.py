@@ -1,4 +1,4 @@
-"""The forms in which a student is written."""
+"""The file formats of exported students."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ SUFFIXES: Mapping[Format, str] = {"safetensors": ".safetensors", "torch": ".pt",
 HEADER = "kdbench"
 """The entry of a file's metadata that holds the header, as JSON."""
 TOLERANCE = 1e-4
-"""How far, absolutely and relatively, the logits of a written ONNX program may be from the student's."""
+"""Absolute and relative tolerance for the logits of an ONNX program."""
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 def check(to: str) -> None:
-    """Raise :class:`ExportError` for a form that is unknown, or needs a package that is not installed."""
+    """Raise :class:`ExportError` if a format is unknown or needs a package that is not installed."""
     if to not in get_args(Format):
         raise ExportError(f"format '{to}' is unknown; known: {', '.join(get_args(Format))}")
     missing = [name for name in _ONNX_PACKAGES if to == "onnx" and importlib.util.find_spec(name) is None]
     if missing:
-        raise ExportError(f"exporting to onnx needs {' and '.join(missing)}: pip install 'kdbench[export]'")
+        raise ExportError(f"export to onnx needs {' and '.join(missing)}: pip install 'kdbench[export]'")
 
 
 def write(to: Format, path: Path, student: Student, header: Mapping[str, Any]) -> None:
@@ -67,7 +67,7 @@ def _write_onnx(path: Path, student: Student, header: Mapping[str, Any]) -> None
 
 
 def compare(path: Path, student: Student, images: Tensor) -> None:
-    """Run a written program on ``images``. Raises :class:`ExportError` where its logits are not the student's."""
+    """Run a written program on ``images``. Raises :class:`ExportError` if its logits differ from the student's."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -87,7 +87,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ExportError(f"{path}: is an ONNX program; run it with onnxruntime, as its model card shows")
     weights, header = read_safetensors(path) if path.suffix == SUFFIXES["safetensors"] else _read_torch(path)
     if header is None:
-        raise ExportError(f"{path}: lacks the description of a student; it was not written by kdbench export")
+        raise ExportError(f"{path}: has no description of a student; it was not written by kdbench export")
     return weights, header
 
 
@@ -95,7 +95,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | No
     """The weights, and the header or None. Raises :class:`ExportError`."""
     try:
         with safe_open(path, framework="pt") as file:
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
             header = (file.metadata() or {}).get(HEADER)
         return weights, json.loads(header) if header else None
     except (SafetensorError, OSError, ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""The student: its network, and the parts of the method that it needs for prediction."""
+"""The exported student: its network, and the submodules of the method that it needs for prediction."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class Blueprint:
     method: str
     settings: Mapping[str, Any]
     teacher_model: str
-    """A method's parts may depend on the teacher's shapes."""
+    """The teacher's model; submodules of a method may depend on its shapes."""
     n_train: int
     plugin: Mapping[str, str]
     """Distribution and version of the method."""
 
     @classmethod
     def of(cls, found: FinishedTrial) -> Blueprint:
-        """A finished trial's."""
+        """The blueprint of a finished trial."""
         trial, data = found.trial, found.data
         return cls(
             model=trial.student,
@@ -63,14 +63,14 @@ class Blueprint:
         return channels, height, width
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, from which ``Blueprint(**...)`` makes it again."""
+        """Plain values, from which ``Blueprint(**...)`` restores it."""
         return dataclasses.asdict(self)
 
 
 class Student(nn.Module):
-    """A network, and a method's way to predict with it: normalised images in, logits out.
+    """A network with a method's prediction: normalised images in, logits out.
 
-    Of the method only the parts that belong to the student are registered: its adapters are no parameters.
+    Only the method's submodules that belong to the student are registered, so its adapters are not parameters.
     """
 
     def __init__(self, network: TappedModel, method: Method, reads: Sequence[str]) -> None:
@@ -78,10 +78,10 @@ class Student(nn.Module):
         self.network = network
         self.part_names = tuple(method.part_of_student)
         self.parts = nn.ModuleList(method.get_submodule(name) for name in self.part_names)
-        # A bound function, which torch does not take for a submodule as it would the method.
+        # A bound method, because torch would register the method object as a submodule.
         self._predict = method.predict
         self.reads = tuple(reads)
-        """The taps that the method predicts from; none where the network's logits are the prediction."""
+        """The taps that the method predicts from; empty if the network's logits are the prediction."""
         self.taught = method.needs_teacher
 
     @property
@@ -95,7 +95,7 @@ class Student(nn.Module):
 
 
 def build(blueprint: Blueprint, registry: Registry) -> Student:
-    """The student in eval mode, its weights yet to be loaded. Raises :class:`PluginError`."""
+    """The student in eval mode, before its weights are loaded. Raises :class:`PluginError`."""
     with torch.random.fork_rng(devices=[]):
         network = _network(blueprint.model, blueprint, registry)
         method = _method(blueprint, registry)
@@ -124,7 +124,9 @@ def _method(blueprint: Blueprint, registry: Registry) -> Method:
     settings, problems = settings_of.resolve(cls, blueprint.settings)
     if problems:
         key, what = problems[0]
-        raise PluginError(f"method '{blueprint.method}' has changed since: {key}: {what}{who and f'; trained by{who}'}")
+        raise PluginError(
+            f"method '{blueprint.method}' has changed since the training: {key}: {what}{who and f'; trained by{who}'}"
+        )
     return make_method(registry, blueprint.method, settings)
 
 
@@ -136,12 +138,12 @@ def _still_there(find: Callable[[], Found], who: str = "") -> Found:
 
 
 def fingerprint(blueprint: Blueprint, registry: Registry) -> str:
-    """The fingerprint that the method has today."""
+    """The current fingerprint of the method."""
     return method_fingerprint(registry, registry.method(blueprint.method), blueprint.settings)
 
 
 def state(student: Student) -> dict[str, Tensor]:
-    """The weights by the names of ``student.safetensors``: the network's own, and ``method.<part>.<name>``."""
+    """The weights with the names of ``student.safetensors``: those of the network, and ``method.<part>.<name>``."""
     weights = dict(student.network.state_dict())
     for prefix, module in _parts(student):
         weights |= {prefix + name: value for name, value in module.state_dict().items()}
@@ -149,7 +151,7 @@ def state(student: Student) -> dict[str, Tensor]:
 
 
 def load(student: Student, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Load what :func:`state` gives. Raises :class:`ExportError` where the weights are not the student's."""
+    """Load weights of :func:`state`. Raises :class:`ExportError` if they do not match the student."""
     rest = dict(weights)
     try:
         for prefix, module in _parts(student):

@@ -1,1 +1,1 @@
-"""Plugins that watch a run through its lifecycle hooks: the progress display and the MLflow log."""
+"""Plugins that receive a run's lifecycle hooks: the progress display and the MLflow log."""

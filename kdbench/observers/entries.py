@@ -31,12 +31,12 @@ class Point:
 
 
 def entry_name(name: str) -> str:
-    """``name`` with what MLflow does not take in names replaced, cut to its limit.
+    """``name`` as a valid MLflow name: invalid characters are replaced, and it is cut to the limit.
 
     >>> entry_name("settings.weight (relative)")
     'settings.weight _relative_'
     """
-    # MLflow refuses names that are no normal relative path.
+    # MLflow rejects names that are not normalised relative paths.
     segments = [segment for segment in re.sub(r"[^\w\-. /]", "_", name).split("/") if segment.strip(".")]
     return "/".join(segments)[:NAME_LIMIT].rstrip("/") or "_"
 
@@ -48,14 +48,14 @@ def entry_value(value: Any, limit: int) -> str:
 
 
 def parameters(trial: TrialRecord) -> dict[str, str]:
-    """What decides a trial's outcome: settings, recipe and data, and no label."""
+    """The entries that determine a trial's outcome: settings, recipe and data, but no label."""
     entries = trial.model_dump(include={"method", "teacher", "student", "seed", "protocol"})
     entries |= dict(leaves(trial.model_dump(include={"settings", "recipe", "data"})))
     return {entry_name(name): entry_value(value, PARAMETER_LIMIT) for name, value in entries.items()}
 
 
 def trial_tags(trial: TrialRecord, environment: Mapping[str, Any]) -> dict[str, str]:
-    """What a trial is found by, and who made it."""
+    """Tags for finding a trial, and its origin."""
     tags = {
         **name_tags(trial),
         TRIAL_ID: trial.id,
@@ -70,7 +70,7 @@ def trial_tags(trial: TrialRecord, environment: Mapping[str, Any]) -> dict[str, 
 
 
 def name_tags(trial: TrialRecord) -> dict[str, str]:
-    """What the suite calls a trial: no part of its identity, so it may change after the training."""
+    """The suite's names of a trial. They are not part of its identity and may change after training."""
     tags = {
         "mlflow.runName": f"{trial.label} {trial.pair} seed {trial.seed}",
         "label": trial.label,
@@ -97,16 +97,17 @@ def environment_tags(environment: Mapping[str, Any]) -> dict[str, str]:
 
 
 def as_tags(entries: Mapping[str, Any]) -> dict[str, str]:
-    """Entries as MLflow takes tags; what is None is left out."""
+    """Entries as MLflow tags, without those that are None."""
     return {entry_name(name): entry_value(value, TAG_LIMIT) for name, value in entries.items() if value is not None}
 
 
 def points(records: Sequence[EpochRecord], result: TrialResult | None) -> list[Point]:
-    """The metrics of a trial so far, NaN and infinite ones included.
+    """The metrics of a trial so far, including NaN and infinite ones.
 
-    The step is the epoch's position in ``epochs.jsonl``, so that it rises from a stage to the next; all stages but the
-    main one prefix their names. What was measured on the test set is ``test/top1`` and so on, on the validation split
-    ``validation/top1``, so that tuning on the test set is visible. The result's metrics have the last step.
+    The step is the epoch's position in ``epochs.jsonl``, so that it increases over all stages. Metrics of stages before
+    the main one have the stage's name as prefix. Metrics of the test set are ``test/top1`` and so on, those of the
+    validation split ``validation/top1``, so that tuning on the test set is visible. The result's metrics have the last
+    step.
     """
     found = []
     elapsed = 0.0
@@ -130,15 +131,15 @@ def points(records: Sequence[EpochRecord], result: TrialResult | None) -> list[P
 
 
 def _by_split(record: EpochRecord | TrialResult) -> dict[str, float]:
-    """Metrics, under names that say on which split they were measured."""
+    """Metrics, with the split in their names."""
     splits = {"test": record.metrics, "validation": record.validation}
     return {f"{split}/{name}": value for split, values in splits.items() for name, value in values.items()}
 
 
 def not_finite(trial_points: Sequence[Point]) -> dict[str, str]:
-    """A tag for each metric that is NaN or infinite somewhere, naming the first such step.
+    """A tag for each metric with NaN or infinite values, with the first such step.
 
-    MLflow stores infinity as the largest finite number and NaN as zero beside a flag, so neither is logged.
+    MLflow stores infinity as the largest finite number, and NaN as zero with a flag, so neither is logged.
     """
     tags: dict[str, str] = {}
     for point in trial_points:

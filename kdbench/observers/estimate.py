@@ -26,12 +26,12 @@ class _Mean:
 
 
 class TimeLeft:
-    """Seconds that trials still need.
+    """Estimates the remaining seconds of trials.
 
-    An epoch of a trial is expected to take what the same student took with the same method (else with other
-    methods, else what any student took). These are the students' own times; by the wall clock a round of a
-    cohort takes longer, for the teacher and the evaluation: ``pause`` and ``end_round`` measure by how much.
-    Trials are known by their ids, since computing an id is no trifle.
+    The expected time of an epoch is that of the same student with the same method; if unknown, with other methods; if
+    unknown, that of any student. These are the students' own times. In wall-clock time, a round of a cohort also
+    includes the teacher and the evaluation: ``pause`` and ``end_round`` measure the ratio.
+    Callers pass the ids of trials, because computing an id is slow.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -45,12 +45,12 @@ class TimeLeft:
         self._stages: dict[tuple[str, str], dict[str, int]] = {}
 
     def pause(self) -> None:
-        """Until now no students were trained."""
+        """Exclude the time since the last call: no students were trained in it."""
         self._since = self._clock()
         self._round_own = 0.0
 
     def resume(self, identifier: str, trial: Trial, records: Iterable[EpochRecord]) -> None:
-        """The epochs of a trial from earlier invocations; their times are not used."""
+        """Count the epochs of a trial from earlier invocations; their times are not used."""
         for record in records:
             self._count(identifier, trial, record)
 
@@ -67,7 +67,7 @@ class TimeLeft:
         done = self._done.setdefault(identifier, {})
         done[stage] = done.get(stage, 0) + 1
         if record.in_main and done[stage] == 1:
-            # Now it is known which stages come before the main one with this method, and how long they are.
+            # The stages before the main one of this method, and their epochs, are now known.
             before = {name: count for name, count in done.items() if name != MAIN}
             self._stages[trial.student, trial.label] = before
 
@@ -79,7 +79,7 @@ class TimeLeft:
         self.pause()
 
     def of(self, trials: Mapping[str, Trial]) -> float | None:
-        """Seconds by the wall clock that these trials (by id) still need; None if unknown."""
+        """Remaining wall-clock seconds of these trials (by id); None if unknown."""
         if self._own <= 0:
             return None
         expected = [self._own_seconds(identifier, trial) for identifier, trial in trials.items()]

@@ -1,8 +1,8 @@
-"""A tracking store mirrors the results folder: an experiment a suite, a parent run an invocation, a child run a trial.
+"""Mirrors the results folder in a tracking store.
 
-Everything sent about a trial is read from the trial's folder and compared with the content of the store;
-only the difference is sent. Logging during training and sending what a dead server missed are therefore the same
-code, and repeating it changes nothing.
+A suite is an experiment, an invocation is a parent run, and a trial is a child run. All data of a trial are read from
+its folder and compared with the store, and only the difference is sent. The same code therefore logs during training
+and sends missing data later, and a repetition changes nothing.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from kdbench.status import Status
 
 INVOCATION = "kdbench.invocation"
 DESCRIPTION = "mlflow.note.content"
-# Without it, MLflow 3 guesses what an experiment is about, and opens training runs as evaluations of language models.
+# Without it, MLflow 3 guesses the kind, and shows training runs as evaluations of language models.
 KIND = {"mlflow.experimentKind": "custom_model_development"}
-# Set after all else but the status, so the store has everything; its value tells one attempt at a trial from the next.
+# Set after all other data except the status, so it marks a complete run; its value identifies the attempt at a trial.
 RESULT = "kdbench.result"
 STATUS = "kdbench.status"
 ERROR = "kdbench.error"
 SUPERSEDED = "kdbench.superseded"
 PARENT = "mlflow.parentRunId"
-# On an invocation's run: how many of its trials have these outcomes.
+# On an invocation's run: the number of its trials with these outcomes.
 FAILED_TRIALS = "kdbench.trials_failed"
 DIVERGED_TRIALS = "kdbench.trials_diverged"
 
 
 @dataclass
 class Run:
-    """What the store has of one run, as far as this process knows. Times are in milliseconds since 1970."""
+    """The content of one run in the store, as known to this process. Times are in milliseconds since 1970."""
 
     id: str
     started: int
@@ -59,33 +59,33 @@ class Value:
 
 
 class Store(Protocol):
-    """What a mirror needs of a tracking store. Every call may raise whatever the store raises."""
+    """The required interface of a tracking store. Every call may raise the store's errors."""
 
     def experiment(self, name: str, tags: Mapping[str, str]) -> str:
-        """The id of an experiment, which is created where there is none, and gets those of ``tags`` that it lacks."""
+        """The id of an experiment, which is created if missing; missing ``tags`` are added."""
 
     def runs(self, experiment: str) -> Iterator[Run]:
-        """All runs that were not deleted."""
+        """All runs except deleted ones."""
 
     def create_run(self, experiment: str, started: int, tags: Mapping[str, str]) -> str:
-        """The id of a new run, which is running."""
+        """Create a run with status ``RUNNING``, and return its id."""
 
     def log(self, run: str, values: Sequence[Value], parameters: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        """Store entries, in one request where they are few, and the last tags last."""
+        """Store entries, in one request if they are few; tags are sent in order."""
 
     def upload(self, run: str, files: Sequence[tuple[Path, str]]) -> None:
-        """Keep files, each in a folder within the run's files."""
+        """Upload files, each to a folder within the run's files."""
 
     def reopen(self, run: str) -> None:
-        """Make an ended run running."""
+        """Set the status of an ended run to ``RUNNING``."""
 
     def end(self, run: str, status: str, ended: int | None = None) -> None:
-        """Make a run ``FINISHED``, ``FAILED`` or ``KILLED``."""
+        """Set a run's status to ``FINISHED``, ``FAILED`` or ``KILLED``."""
 
 
 @dataclass
 class SyncReport:
-    """What was done, counted in trials; ``values`` in metric values, ``superseded`` in runs."""
+    """Counts of trials; ``values`` counts metric values, ``superseded`` runs."""
 
     finished: int = 0
     unchanged: int = 0
@@ -101,7 +101,7 @@ class SyncReport:
         if self.superseded:
             parts += [f"{self.superseded} runs of earlier attempts marked superseded"]
         if self.damaged:
-            parts += [f"{self.damaged} damaged results excluded; kdbench run trains them again"]
+            parts += [f"{self.damaged} damaged results excluded; kdbench run retrains them"]
         return ", ".join(parts)
 
 
@@ -118,7 +118,7 @@ class Mirror:
         self._created: dict[str, Run] = {}
         runs = [run for run in store.runs(self._experiment) if SUPERSEDED not in run.tags]
         used = {run.tags.get(PARENT) for run in runs}
-        # A parent without children may be a copy: it is taken only if there is no other.
+        # A parent without children may be a duplicate: it is used only if there is no other.
         for run in sorted(runs, key=lambda run: run.id in used):
             if INVOCATION in run.tags:
                 self._parents[run.tags[INVOCATION]] = run
@@ -132,7 +132,7 @@ class Mirror:
         return bool(self._trials.get(trial))
 
     def open_parent(self, invocation: str, tags: Mapping[str, Any]) -> str:
-        """The id of an invocation's run, which is created where there is none, and is running."""
+        """The id of an invocation's run, which is created if missing; its status becomes ``RUNNING``."""
         parent = self._parents.get(invocation)
         if parent is None:
             name = f"{self._suite} {_readable(invocation)}"
@@ -149,10 +149,10 @@ class Mirror:
         parent: Callable[[], str],
         unfinished: str = "RUNNING",
     ) -> None:
-        """Send the store what it lacks of the folder's content.
+        """Send the content of the folder that the store does not have.
 
         ``parent`` is called if a run is created or resumed.
-        ``unfinished`` is the status of a trial that has neither result nor error.
+        ``unfinished`` is the status of a trial without result and error.
         """
         # The result first: once it exists, the epochs are complete.
         result = folder.result
@@ -164,7 +164,7 @@ class Mirror:
         status = _OUTCOMES[result.status] if result else "FAILED" if error else unfinished
         ended = _milliseconds(result.finished) if result else None
         if run is not None and attempt is not None and run.tags.get(RESULT) == attempt:
-            # All but its names: a suite may have called the trial otherwise by then.
+            # Only names: the suite may have renamed the trial since.
             self._log(run, [], {}, name_tags(trial))
             self.report.unchanged += run.status != "RUNNING"
             self.report.completed += run.status == "RUNNING"
@@ -199,8 +199,8 @@ class Mirror:
         """Give each open invocation without running trials its files, and end it.
 
         ``files`` are pairs of a file and the folder within the run's files. It is ``KILLED`` if ``interrupted``,
-        or if a later invocation has taken over all its trials; ``FAILED`` if all its trials failed or diverged;
-        else ``FINISHED``, with tags that count those that failed or diverged.
+        or if a later invocation has run all its trials; ``FAILED`` if all its trials failed or diverged;
+        otherwise ``FINISHED``, with tags that count the failed and diverged ones.
         """
         children: dict[str, list[Run]] = {}
         for run in (run for runs in self._trials.values() for run in runs):
@@ -231,9 +231,9 @@ class Mirror:
         self._created.clear()
 
     def _find(self, trial: str, finite: Mapping[tuple[str, int], Point], attempt: str | None) -> Run | None:
-        """The run of this attempt at a trial. Those of other attempts are marked superseded, never completed."""
+        """The run of this attempt at a trial. Runs of other attempts are marked as superseded, never completed."""
         kept = None
-        # A complete one first, lest an empty copy of it be filled instead.
+        # Complete runs first: otherwise an empty duplicate might be filled instead.
         for run in sorted(self._trials.get(trial, []), key=lambda run: run.tags.get(RESULT) != attempt):
             complete = run.tags.get(RESULT)
             same = complete == attempt if complete else not self._contradicts(run, finite, attempt is not None)
@@ -251,13 +251,13 @@ class Mirror:
         self.report.superseded += 1
 
     def _contradicts(self, run: Run, finite: Mapping[tuple[str, int], Point], finished: bool) -> bool:
-        """Whether a run holds values of another attempt: other ones, or (of a finished trial) too many."""
+        """Whether a run contains values of another attempt: different ones, or too many for a finished trial."""
         for name, (step, value) in run.latest.items():
             if (name, step) not in finite:
                 # While a trial resumes from a checkpoint, its file has fewer epochs than the store.
                 if finished:
                     return True
-            # An epoch that is repeated takes another time, but is the same training.
+            # A repeated epoch takes a different time, but is the same training.
             elif name.rpartition("/")[2] != "seconds" and not math.isclose(finite[name, step].value, value):
                 return True
         return False
@@ -273,14 +273,14 @@ class Mirror:
         if status == "RUNNING":
             self._store.reopen(run.id)
         else:
-            # Clocks may be set back: MLflow takes an end before the start, and shows a negative duration.
+            # Clocks may be set back: MLflow accepts an end before the start, and shows a negative duration.
             self._store.end(run.id, status, max(_now() if ended is None else ended, run.started))
         run.status = status
 
     def _log(self, run: Run, wanted: Iterable[Point], parameters: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        """Send what the run lacks."""
-        # Timestamps are the run's start and the training time since, never the clock: so a value always has the
-        # same one, and a SQL store refuses a second copy, even where a lost answer makes a client repeat itself.
+        """Send the entries that the run does not have."""
+        # Timestamps are the run's start plus the training time, not the clock: a value then always has the
+        # same one, and a SQL store rejects duplicates, also if a client repeats a request after a lost response.
         values = [
             Value(point.name, point.value, run.started + int(point.elapsed * 1000), point.step)
             for point in wanted
@@ -298,7 +298,7 @@ class Mirror:
 
 
 def report_files(suite: Path, report: Path | None) -> list[tuple[Path, str]]:
-    """What an invocation's run keeps: the plan, and every file of the report."""
+    """The files of an invocation's run: the plan, and every file of the report."""
     files = [(suite / "plan.json", "")] if (suite / "plan.json").exists() else []
     if report is not None and report.is_dir():
         for path in sorted(report.rglob("*")):
@@ -312,7 +312,7 @@ _OUTCOMES = {Status.DONE: "FINISHED", Status.DIVERGED: "FAILED"}
 
 
 def _readable(invocation: str) -> str:
-    """An invocation's name, which opens with its time, as people write it."""
+    """The time at the start of an invocation's name, in a readable form."""
     try:
         began = datetime.strptime(invocation.partition("-")[0], "%Y%m%dT%H%M%SZ")
     except ValueError:

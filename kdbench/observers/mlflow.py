@@ -1,8 +1,8 @@
 """Logs to MLflow, during or after a run.
 
 Training never waits: hooks only record which trial has changed; a separate thread imports MLflow, reads
-the results folder and talks to the server. ``MlflowClient`` throughout, never the fluent interface, whose
-active run is a global that a user's own code may hold.
+the results folder and sends requests. It uses only ``MlflowClient``, not the fluent interface, because the
+global active run may belong to the user's code.
 """
 
 from __future__ import annotations
@@ -35,31 +35,31 @@ if TYPE_CHECKING:
     from kdbench.suite.plan import Plan, Trial
 
 DEFAULT_STORE = "sqlite:///mlflow.db"
-# At the end of a run: how long to wait for one answer, and for all of them; then if the run is left at once.
+# Waiting times at the end of a run: for one response, for all; and for all after an immediate abort.
 PATIENCE_SECONDS = 30.0
 CLOSING_SECONDS = 90.0
 HURRIED_SECONDS = 5.0
 CREATION_SECONDS = 60.0
-"""How long another process may take to create the tables of a SQLite file."""
+"""Time limit for another process to create the tables of a SQLite file."""
 
-# MLflow takes 100 parameters, 100 tags and 1000 entries in all in one request (mlflow.utils.validation).
+# MLflow accepts 100 parameters, 100 tags and 1000 entries in total per request (mlflow.utils.validation).
 METRICS_PER_REQUEST = 800
 ENTRIES_PER_REQUEST = 100
 UPLOADS_AT_ONCE = 4
 
 
 def store_uri(*named: str | None) -> str:
-    """The first store named, else ``MLFLOW_TRACKING_URI``, else a local SQLite file."""
+    """The first given store, otherwise ``MLFLOW_TRACKING_URI``, otherwise a local SQLite file."""
     uri = next(filter(None, (*named, os.environ.get("MLFLOW_TRACKING_URI"))), DEFAULT_STORE)
     scheme, separator, path = uri.partition(":///")
     if scheme.startswith("sqlite") and path and path != ":memory:":
-        # MLflow caches a store by its address, and would reuse it after a change of folder.
+        # MLflow caches stores by their address, and would use the wrong file after a change of folder.
         return f"{scheme}{separator}{Path(path).absolute()}"
     return uri
 
 
 def without_password(text: str) -> str:
-    """Text without users and passwords in addresses."""
+    """Text with users and passwords removed from addresses."""
     return re.sub(r"//[^/\s@]*@", "//", text)
 
 
@@ -77,13 +77,13 @@ def connect(uri: str) -> Any:
     }
     for name, value in settings.items():
         os.environ.setdefault(name, value)
-    # MLflow's database models trip over SQLAlchemy 2.1. No context manager: it is not safe beside other threads.
+    # MLflow's database models cause this warning with SQLAlchemy 2.1. A context manager would not be thread-safe.
     warnings.filterwarnings("ignore", message="The ``noload`` loader strategy", category=DeprecationWarning)
     from mlflow import MlflowClient
 
     for chatty in ("mlflow", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    # MLflow prints the traceback of each database error and raises it, too.
+    # MLflow prints the traceback of each database error in addition to raising it.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     # Older releases reset Alembic's levels while they create the tables, but not its filters.
     logging.getLogger("alembic.runtime.migration").addFilter(_is_warning)
@@ -93,14 +93,14 @@ def connect(uri: str) -> Any:
 
 @contextmanager
 def _only_creator(uri: str) -> Iterator[None]:
-    """Let one process at a time create the tables of a SQLite file: MLflow's creation fails where two try at once."""
+    """Let only one process create the tables of a SQLite file: MLflow fails if two do so at the same time."""
     if not uri.startswith("sqlite"):
         yield
         return
-    # Not beside the file, where it would stay for good.
+    # Not next to the file, where it would never be removed.
     name = f"kdbench-mlflow-{hashlib.sha256(uri.encode()).hexdigest()[:16]}.lock"
     lock = FileLock(Path(tempfile.gettempdir()) / name)
-    with suppress(OSError, Timeout):  # without the lock, most often nobody else is there
+    with suppress(OSError, Timeout):  # without the lock, a conflict is still unlikely
         lock.acquire(timeout=CREATION_SECONDS)
     try:
         yield
@@ -115,7 +115,7 @@ def _is_warning(record: logging.LogRecord) -> bool:
 class MlflowStore:
     """An MLflow store as :class:`kdbench.observers.mirror.Store`.
 
-    ``answers`` counts the calls that returned, to distinguish a slow server from a dead one. Once ``given_up``
+    ``answers`` counts the calls that returned, to distinguish a slow server from a dead one. After ``given_up``
     is set, every call raises ``TrackingError``.
     """
 
@@ -136,13 +136,13 @@ class MlflowStore:
         return answer
 
     def experiment(self, name: str, tags: Mapping[str, str]) -> str:
-        """The id of an experiment, which is created where there is none, and gets those of ``tags`` that it lacks."""
+        """The id of an experiment, which is created if missing; missing ``tags`` are added."""
         found = self._ask("get_experiment_by_name", name)
         if found is None:
             try:
                 return self._identifier(self._ask("create_experiment", name, tags=dict(tags)))
             except Exception:
-                # Another process may have been faster, or this one has repeated a request whose answer was lost.
+                # Another process may have created it, or this one repeated a request after a lost response.
                 found = self._ask("get_experiment_by_name", name)
                 if found is None:
                     raise
@@ -158,14 +158,14 @@ class MlflowStore:
         return str(found.experiment_id)
 
     def runs(self, experiment: str) -> Iterator[Run]:
-        """All runs that were not deleted."""
+        """All runs except deleted ones."""
         token: str | None = None
         while True:
             page = self._ask("search_runs", [experiment], max_results=1000, page_token=token)
             for run in page:
                 info, data = run.info, run.data
                 self._artifacts[info.run_id] = info.artifact_uri
-                # The entities' own dictionary of metrics leaves out the steps.
+                # The metrics dictionary of MLflow's entities has no steps.
                 latest = {metric.key: (metric.step, metric.value) for metric in data.to_proto().metrics}
                 yield Run(info.run_id, info.start_time, info.status, dict(data.tags), set(data.params), latest)
             token = page.token
@@ -173,13 +173,13 @@ class MlflowStore:
                 return
 
     def create_run(self, experiment: str, started: int, tags: Mapping[str, str]) -> str:
-        """The id of a new run, which is running."""
+        """Create a run with status ``RUNNING``, and return its id."""
         info = self._ask("create_run", experiment, start_time=started, tags=tags).info
         self._artifacts[info.run_id] = info.artifact_uri
         return self._identifier(info.run_id)
 
     def log(self, run: str, values: Sequence[Value], parameters: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        """Store entries, in one request where they are few, and the last tags last."""
+        """Store entries, in one request if they are few; tags are sent in order."""
         from mlflow.entities import Metric, Param, RunTag
 
         metrics = [Metric(value.name, value.value, value.timestamp, value.step) for value in values]
@@ -194,10 +194,10 @@ class MlflowStore:
             del metrics[:METRICS_PER_REQUEST], params[:ENTRIES_PER_REQUEST], run_tags[: len(now)]
 
     def upload(self, run: str, files: Sequence[tuple[Path, str]]) -> None:
-        """Keep files, each in a folder within the run's artifacts, several at a time."""
+        """Upload files in parallel, each to a folder within the run's artifacts."""
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-        # Not by the client, which asks for the run each time, and whose older releases go to another server.
+        # Not with the client, which requests the run for each file; its older releases use another server.
         repository = get_artifact_repository(self._artifacts[run], tracking_uri=self._client.tracking_uri)
         with ThreadPoolExecutor(UPLOADS_AT_ONCE) as pool:
             sent = [pool.submit(self._answer, repository.log_artifact, str(f), place or None) for f, place in files]
@@ -205,7 +205,7 @@ class MlflowStore:
             try:
                 upload.result()
             except Exception:
-                # Another process may replace a report, or train a trial again, while its files are sent.
+                # Another process may replace a report, or retrain a trial, during the upload.
                 if os.path.lexists(path):
                     raise
 
@@ -216,20 +216,21 @@ class MlflowStore:
         return str(answer)
 
     def reopen(self, run: str) -> None:
-        """Make an ended run running."""
+        """Set the status of an ended run to ``RUNNING``."""
         self._ask("update_run", run, status="RUNNING")
 
     def end(self, run: str, status: str, ended: int | None = None) -> None:
-        """Make a run ``FINISHED``, ``FAILED`` or ``KILLED``."""
+        """Set a run's status to ``FINISHED``, ``FAILED`` or ``KILLED``."""
         self._ask("set_terminated", run, status=status, end_time=ended)
 
 
 class MlflowObserver:
     """Logs a run while it is in progress.
 
-    ``tracking_uri`` overrides the run's, that the environment's, that a local SQLite file. ``warn`` is called
-    at most twice: when MLflow fails, from another thread, and at the end. After a failure nothing more is sent,
-    and :func:`sync` replays what is missing. ``connect`` makes the client, in the thread that then uses it.
+    The store is ``tracking_uri``, otherwise that of the run, otherwise that of the environment, otherwise a local
+    SQLite file. ``warn`` is called at most twice: when MLflow fails (from another thread), and at the end. After a
+    failure nothing more is sent, and :func:`sync` sends the missing data. ``connect`` makes the client, in the thread
+    that uses it.
     """
 
     def __init__(
@@ -245,8 +246,8 @@ class MlflowObserver:
         self._run: RunInfo | None = None
         self._interrupted = True
         self._ended = False
-        # A trial is queued at most once, which bounds the queue: one that changes again before its turn is
-        # sent in one go, so nothing has to be dropped when the server is slow.
+        # A trial is in the queue at most once, which limits its size: several changes of a trial are sent
+        # together, so nothing is dropped if the server is slow.
         self._queue: SimpleQueue[Trial | None] = SimpleQueue()
         self._queued: set[str] = set()
         self._lock = threading.Lock()
@@ -257,44 +258,44 @@ class MlflowObserver:
 
     @hookimpl
     def kdbench_suite_started(self, plan: Plan, run: RunInfo) -> None:
-        """Remember what runs; nothing is sent before a trial begins."""
+        """Store the run's facts; nothing is sent before a trial begins."""
         self._plan, self._run = plan, run
 
     @hookimpl
     def kdbench_trial_started(self, trial: Trial) -> None:
-        """Note the change."""
+        """Queue the trial."""
         self._changed(trial)
 
     @hookimpl
     def kdbench_epoch_finished(self, trial: Trial) -> None:
-        """Note the change."""
+        """Queue the trial."""
         self._changed(trial)
 
     @hookimpl
     def kdbench_trial_finished(self, trial: Trial) -> None:
-        """Note the change."""
+        """Queue the trial."""
         self._changed(trial)
 
     @hookimpl
     def kdbench_trial_failed(self, trial: Trial) -> None:
-        """Note the change."""
+        """Queue the trial."""
         self._changed(trial)
 
     @hookimpl
     def kdbench_suite_finished(self, interrupted: bool) -> None:
-        """Send the rest, and the report."""
+        """Send the remaining data and the report."""
         self._interrupted, self._ended = interrupted, True
         self.close()
 
     def close(self) -> None:
-        """Wait until everything is sent, while MLflow responds, for a limited time. May be called again."""
+        """Wait for a limited time until everything is sent, while MLflow responds. May be called again."""
         if self._thread is None:
             return
         thread, self._thread = self._thread, None
         self._queue.put(None)
         limit = CLOSING_SECONDS if self._ended else HURRIED_SECONDS
         deadline = time.monotonic() + limit
-        # Importing MLflow, and opening a store, may take longer than an answer.
+        # The import of MLflow and the opening of a store may take longer than a response.
         self._connected.wait(limit)
         while thread.is_alive() and not self._failed.is_set():
             answers, left = self._answers, deadline - time.monotonic()
@@ -304,7 +305,7 @@ class MlflowObserver:
             elif thread.is_alive() and self._answers == answers:
                 self._fail(f"did not respond for {PATIENCE_SECONDS:g} seconds")
         if self._failed.is_set() and self._run is not None:
-            self._warn(f"MLflow lacks some data of this run; to send it: {sync_command(self._run, self._uri)}")
+            self._warn(f"MLflow does not have all data of this run; to send it: {sync_command(self._run, self._uri)}")
 
     def _changed(self, trial: Trial) -> None:
         if self._failed.is_set() or self._plan is None or self._run is None:
@@ -364,7 +365,7 @@ class MlflowObserver:
 def sync_command(run: RunInfo, uri: str) -> str:
     """The command line that sends a run's results to the store at ``uri``, quoted for a shell.
 
-    Paths are absolute, so that it may be run from anywhere. A password in ``uri`` is left out.
+    Paths are absolute, so that it works in any folder. A password in ``uri`` is left out.
     """
     folders = ["--output", str(run.output.parent.absolute()), "--report-dir", str(run.report.parent.absolute())]
     return shlex.join(["kdbench", "mlflow", "sync", run.output.name, *folders, "--tracking-uri", without_password(uri)])
@@ -373,10 +374,10 @@ def sync_command(run: RunInfo, uri: str) -> str:
 def sync(
     folder: SuiteFolder, suite_name: str, tracking_uri: str | None = None, report: Path | None = None
 ) -> SyncReport:
-    """Replay all finished trials of a results folder, as far as MLflow lacks them; twice changes nothing.
+    """Send the data of all finished trials of a results folder that MLflow does not have. Can be repeated.
 
-    Runs of failed trials are ended too, and so are invocations that died, which then get the ``report``
-    folder. Raises TrackingError if MLflow fails; what was sent until then is kept, and the next call sends the rest.
+    Also ends the runs of failed trials and of invocations that died; the latter get the ``report`` folder. Raises
+    TrackingError if MLflow fails; the data sent so far are kept, and the next call sends the rest.
     """
     uri = store_uri(tracking_uri)
     try:
@@ -387,7 +388,7 @@ def sync(
             trial = trial_folder.description
             if trial is None:
                 continue
-            # What the suite calls it now, not when it was trained.
+            # The suite's current names, not those at the time of training.
             if now := names.get(trial.id):
                 trial = trial.model_copy(update={"label": now.label, "teacher": now.teacher})
             if trial_folder.result is not None:

@@ -1,4 +1,4 @@
-"""Calls observers one by one; a failing observer affects neither trials nor other observers.
+"""Calls observers one by one; a failing observer does not affect trials or other observers.
 
 Each receives copies of its arguments. Changes to global state are undone.
 """
@@ -27,7 +27,7 @@ class Notifier:
         warn: Callable[[str], None],
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
-        """``stopping``: whether the user has asked to stop, so that a ``KeyboardInterrupt`` is theirs."""
+        """``stopping``: whether the user has requested a stop; a ``KeyboardInterrupt`` then comes from the user."""
         self._manager = manager
         self._warn = warn
         self._stopping = stopping
@@ -48,8 +48,8 @@ class Notifier:
                 self._warn(f"observer '{name}' {problem}{end}")
 
     def _problems(self, implementation: pluggy.HookImpl, given: list[Any], hook: str) -> list[str]:
-        """Call an observer; the problem as a message."""
-        # Our own may install signal handlers.
+        """Call an observer, and return problems as messages."""
+        # First-party observers may install signal handlers.
         own = type(implementation.plugin).__module__.startswith("kdbench.")
         before = isolation.state()
         problems = []

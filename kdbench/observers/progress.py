@@ -22,7 +22,7 @@ SECONDS_BETWEEN_LINES = 60.0
 
 
 def clock_time(seconds: float | None) -> str:
-    """``mm:ss``, from an hour on ``h:mm:ss``.
+    """``mm:ss``, or ``h:mm:ss`` for an hour or more.
 
     >>> clock_time(61), clock_time(3661), clock_time(None)
     ('01:01', '1:01:01', '--:--')
@@ -35,7 +35,7 @@ def clock_time(seconds: float | None) -> str:
 
 
 def in_columns(groups: Mapping[str, Sequence[str]], width: int) -> list[str]:
-    """Lines of at most ``width`` characters: each group's name, and its cells in columns that align."""
+    """Lines of at most ``width`` characters: each group's name, and its cells in aligned columns."""
     cells = [cell for group in groups.values() for cell in group]
     if not cells:
         return []
@@ -59,7 +59,7 @@ class _Row:
     stage: str = ""
     epoch: int = 0
     top1: float | None = None
-    """Percent, of the latest epoch, on :attr:`split`."""
+    """Accuracy of the latest epoch on :attr:`split`, in percent."""
     ended: Status | None = None
 
     def take(self, record: EpochRecord) -> None:
@@ -82,11 +82,11 @@ class _Row:
 
 @dataclass(frozen=True)
 class _View:
-    """The state of the live display; the drawing thread reads nothing else."""
+    """The state of the live display; the drawing thread reads only this."""
 
     head: str
     ends: tuple[float, ...]
-    """When cohort (or teacher) and run will end, by the clock; empty while unknown."""
+    """Expected end times of the cohort (or teacher) and of the run; empty if unknown."""
     groups: Mapping[str, Sequence[str]]
     clock: Callable[[], float]
 
@@ -98,7 +98,7 @@ class _View:
 
 
 def time_left(seconds: Sequence[float]) -> str:
-    """``00:41 left``, or ``00:41 left (02:03 in all)`` where the run's time is known and more."""
+    """``00:41 left``, or ``00:41 left (02:03 in all)`` if the run's remaining time is known and longer."""
     if not seconds:
         return "--:-- left"
     rest = f" ({clock_time(seconds[1])} in all)" if len(seconds) > 1 and seconds[1] > seconds[0] + 1 else ""
@@ -106,21 +106,20 @@ def time_left(seconds: Sequence[float]) -> str:
 
 
 def split_shown(selection: str | None) -> str:
-    """The split whose accuracy is shown while training, under a recipe's ``selection``."""
+    """The split of the accuracy shown during training, for a recipe's ``selection``."""
     return "validation" if selection == "validation" else "test"
 
 
 def top1_shown(record: EpochRecord | TeacherResult, split: str) -> float | None:
-    """The accuracy on a split in percent, where it was measured."""
+    """The accuracy on a split in percent; None if it was not measured."""
     return record.validation_top1 if split == "validation" else record.top1
 
 
 class ProgressObserver:
     """Shows teacher, cohort, stage, epoch, time left, and each method's accuracy after its latest epoch.
 
-    That is the accuracy on the test set, or, where the recipe selects by validation, on the validation split.
-
-    ``clock`` gives seconds.
+    This is the accuracy on the test set or, if the recipe selects by validation, on the validation split.
+    ``clock`` returns seconds.
     """
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
@@ -163,7 +162,7 @@ class ProgressObserver:
             self._open |= missing
             self._planned += bool(missing)
 
-    # First, for observers that take their time, or have something to print, with the live display gone.
+    # First: the live display must be closed before other observers print or take time.
     @hookimpl(tryfirst=True)
     def kdbench_suite_finished(self, plan: Plan, interrupted: bool) -> None:
         """Print a summary."""
@@ -262,7 +261,7 @@ class ProgressObserver:
         self._say([f"failed {trial.label} on {trial.pair}, seed {trial.seed}: {message}"])
         self._end(trial, Status.FAILED)
 
-    # ---- what is shown
+    # ---- display
 
     def _begin(self) -> None:
         if self._began is None:
@@ -290,7 +289,7 @@ class ProgressObserver:
             self._look()
 
     def _look(self) -> None:
-        """Redraw; a complete round may be printed as a line."""
+        """Redraw; after a complete round, a line may be printed."""
         if not self._complete and not any(map(self._is_awaited, self._rows.values())):
             self._end_round()
         self._draw()
@@ -302,7 +301,7 @@ class ProgressObserver:
             self._show(_View(which + self._head(), self._ends, self._groups(), self._clock))
 
     def _is_awaited(self, row: _Row) -> bool:
-        """Whether a trial has yet to report the epoch that others have reported."""
+        """Whether a trial has not reported an epoch that others have reported."""
         stage, epoch = self._place
         if row.ended:
             return False
@@ -351,14 +350,14 @@ class ProgressObserver:
         return groups
 
     def _block(self, head: str, left: str, groups: Mapping[str, Sequence[str]]) -> list[str]:
-        """One line where it fits, else a table."""
+        """One line if it fits, otherwise a table."""
         line = f"{head}  {left}  " + "  ".join(cell for group in groups.values() for cell in group)
         if len(groups) <= 1 and len(line) <= self._console.width:
             return [line.rstrip()]
         return [f"{head}  {left}", *in_columns(groups, self._console.width)]
 
     def _say_at_times(self, stage: str, epoch: int, last: int, lines: Callable[[], list[str]]) -> None:
-        """Print a round: ten a cohort, and where epochs are long one a minute; above a live table the last alone."""
+        """Print a round: ten per cohort, or one per minute if epochs are long; above a live table only the last."""
         at_end = epoch == last
         due = last and epoch % max(1, math.ceil(last / LINES_PER_COHORT)) == 0
         late = self._clock() - self._said_at >= SECONDS_BETWEEN_LINES
@@ -368,7 +367,7 @@ class ProgressObserver:
 
     def _say(self, lines: Iterable[str]) -> None:
         for line in lines:
-            # Text, since labels and messages may hold what rich would take for markup.
+            # As Text, because rich could interpret parts of labels and messages as markup.
             self._console.print(Text(line), soft_wrap=True)
 
     def _show(self, view: _View) -> None:

@@ -1,4 +1,4 @@
-"""The Python API, and one invocation from its plan to its report."""
+"""The Python API, and one invocation from plan to report."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Results:
     stopped_by: int | None = None
     """The number of the signal that interrupted the run."""
     record: PlanRecord | None = None
-    """What reports read of the plan; without it, that of the last run in the folder."""
+    """The plan's record for reports; by default that of the last run in the folder."""
 
     @property
     def failed(self) -> list[Trial]:
@@ -61,13 +61,13 @@ class Results:
 
     @property
     def missing(self) -> list[Trial]:
-        """Trials that were asked for and have no outcome."""
+        """Selected trials without an outcome."""
         asked = (trial for trial in self.plan.trials if self.filters.match(trial))
         return [trial for trial in asked if trial.status in UNFINISHED]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a trial of those asked for; accuracies in percent, times in seconds."""
-        # Imported here: pandas and scipy take a second, which a finished suite does not need.
+        """One row per selected trial; accuracies in percent, times in seconds."""
+        # Imported here: pandas and scipy take a second to import, and a finished suite does not need them.
         from kdbench.report import frame
 
         return frame.read_trials(self.folder, self.filters, self.record)
@@ -97,25 +97,25 @@ def run_suite(
     observers: Sequence[object] | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> Results:
-    """Train what is missing of a suite, and write its report.
+    """Train the missing trials of a suite, and write its report.
 
-    ``suite`` is a path, the name of a suite that ships with kdbench, or a mapping with the keys of a suite file, whose
+    ``suite`` is a path, the name of a built-in suite, or a mapping with the keys of a suite file, in which
     paths are relative to the working folder. ``plugins`` are paths of plugin files and ``Method`` classes, which may
-    be defined in a notebook; suites call a class by its attribute ``name``, or else by its own name in lower case.
+    be defined in a notebook; a class is registered under its attribute ``name``, or its class name in lower case.
     ``methods`` are globs on names or labels, ``pairs`` are ``teacher:student``, ``overrides`` are
-    ``key.path=value``. With any of these, a separate report of the selected trials is written, unless ``report_name``
-    names its folder. ``tracking_uri`` is MLflow's store, ``"none"`` for no tracking. ``observers`` replaces the
+    ``key.path=value``. With any of these, a separate report of the selected trials is written; ``report_name``
+    sets its folder. ``tracking_uri`` is MLflow's store, ``"none"`` for no tracking. ``observers`` replaces the
     progress display and MLflow.
     SIGINT, SIGTERM or SIGHUP ends the run after its epoch, or after ``grace`` seconds at the last checkpoint, and
-    ``Results.interrupted`` is then true; a second signal raises ``KeyboardInterrupt``. Called from another thread
-    than the main one, it receives no signals.
-    Raises ``KdbenchError`` for what cannot be run; trials that fail are in ``Results.failed``.
+    ``Results.interrupted`` is then true; a second signal raises ``KeyboardInterrupt``. Signals are handled only in the
+    main thread.
+    Raises ``KdbenchError`` if the suite cannot be run; failed trials are in ``Results.failed``.
     """
     if grace is not None and not grace >= 0:
         raise KdbenchError(f"grace: must be at least 0 seconds, got {grace:g}")
     console = Console(stderr=True, emoji=False)
     warn = warn or partial(_warn, console)
-    # Absolute at once: a plugin may change the working directory.
+    # Made absolute first: a plugin may change the working directory.
     output, report_dir = Path(output).absolute(), Path(report_dir).absolute()
     opened = open_suite(suite, overrides=overrides, plugins=plugins)
     filters = Filters(tuple(methods), tuple(pairs), tuple(seeds))
@@ -129,7 +129,7 @@ def run_suite(
     for remark in opened.remarks:
         warn(remark)
     if chosen_device.type == "cuda":
-        # Events and streams belong to the current device.
+        # Events and streams use the current device.
         torch.cuda.set_device(chosen_device)
     with outliving_terminals(), only_one_run(folder), stop_at_signals(grace, warn) as stop:
         folder.check_protocol()
@@ -172,7 +172,7 @@ class _Invocation:
                 self.context.notify("kdbench_trial_skipped", trial=trial, reason=trial.reason, run=self.context.info)
         try:
             self._train_all(plan, chosen, UNFINISHED)
-            # Results of earlier cohorts are stale where their teacher had to be trained again.
+            # Results of earlier cohorts are stale if their teacher was retrained.
             self._train_all(with_results(self.context.opened.plan, self.context.folder), chosen, [Status.PENDING])
         except Interrupted:
             return self._end(filters, interrupted=True)
@@ -233,7 +233,7 @@ def write_report(
     filters: Filters | None = None,
     registry: Registry | None = None,
 ) -> None:
-    """Render the report of the results so far, unless it is up to date; a failure to do so loses no result."""
+    """Render the report of the results so far, unless it is up to date. An error here does not affect the results."""
     filters = filters or Filters()
     try:
         parts = parts_of(plan or folder.plan or NO_PLAN, registry)
@@ -257,5 +257,5 @@ def write_report(
 
 
 def _warn(console: Console, message: str) -> None:
-    # On the console of the progress display, which moves down for it.
+    # On the console of the progress display, which is redrawn below the message.
     console.print(f"[yellow]kdbench:[/] {escape(message)}", highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Shared by all parts of one invocation: the suite, its data and folder, the device, and the observers."""
+"""The shared state of one invocation: the suite, its data and folder, the device, and the observers."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class Context:
 
     @property
     def resolver(self) -> Resolver:
-        """Builds what the suite names."""
+        """Builds the suite's models, methods and data set."""
         return self.opened.resolver
 
     @cached_property
     def arrays(self) -> Arrays:
-        """The data, loaded when first needed: a finished suite needs none."""
+        """The data, loaded at first use: a finished suite does not need it."""
         return limit(self.resolver.load(), **self.resolver.limits)
 
     @cached_property
@@ -55,7 +55,7 @@ class Context:
         return AddedMetrics(additions.metrics(self.opened.registry, self.opened.suite.metrics), self.warn)
 
     def network(self, name: str, recipe: Recipe | None = None, weights: str | None = None) -> TappedModel:
-        """A network that knows how this suite's images are normalised."""
+        """A network with the normalisation of this suite's images."""
         statistics = channel_statistics(self.resolver.facts, self.arrays)
         try:
             with contained(f"network {name}"):
@@ -64,12 +64,12 @@ class Context:
         except (ModelError, PluginError):
             raise
         except KdbenchError as error:
-            # A plugin's: these concern the whole run where kdbench itself raises them.
+            # Raised by a plugin. The same errors from kdbench would concern the whole run.
             raise ModelError(f"network {name}: {text_of(error)}") from error
         return network
 
     def feed(self, recipe: Recipe, seed: int) -> Feed:
-        """The batches that a recipe asks for, under a seed."""
+        """The data feed of a recipe, for a seed."""
         return open_feed(
             self.arrays,
             self.resolver.facts,
@@ -81,7 +81,7 @@ class Context:
 
     @cached_property
     def data(self) -> DataUsed:
-        """The images, as results name them."""
+        """The data's entry in the results."""
         arrays, sizes = self.arrays, self.resolver.facts
         mean, std = channel_statistics(sizes, arrays)
         return DataUsed(
@@ -97,6 +97,6 @@ class Context:
         )
 
     def environment(self, recipe: Recipe) -> Environment:
-        """Where a recipe's trainings are computed, as results name it."""
+        """The environment's entry in the results, for a recipe."""
         precision = Precision.choose(recipe.precision, self.device).name
         return Environment(**{**self.info.environment, "precision": precision})

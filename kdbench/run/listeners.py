@@ -1,4 +1,4 @@
-"""Pass what happens in the engine on to observers, as trials and teachers."""
+"""Forward the engine's events to observers, as events of trials and teachers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kdbench.suite.plan import TeacherPlan, Trial
 
 
 class TrialListener:
-    """Passes what happens to learners on to observers, as trials."""
+    """Forwards the events of learners to observers, as events of trials."""
 
     def __init__(self, trials: Mapping[str, Trial], notify: Notifier, info: RunInfo) -> None:
         self.trials, self.notify, self.info = trials, notify, info
@@ -22,7 +22,7 @@ class TrialListener:
         self.notify("kdbench_epoch_finished", trial=self.trials[identifier], record=record, run=self.info)
 
     def finished(self, identifier: str, result: TrialResult | TeacherResult) -> None:
-        """A trial is done, or diverged."""
+        """A trial finished or diverged."""
         trial = self.trials[identifier].with_status(result.status)
         self.notify("kdbench_trial_finished", trial=trial, result=result, run=self.info)
 
@@ -33,7 +33,7 @@ class TrialListener:
 
 
 class TeacherListener:
-    """The same for a teacher; the run itself reports its failure and end."""
+    """The same for a teacher; its failure and end are reported elsewhere."""
 
     def __init__(self, plan: TeacherPlan, notify: Notifier, info: RunInfo) -> None:
         self.described, self.notify, self.info = TeacherRecord.of(plan), notify, info
@@ -43,7 +43,7 @@ class TeacherListener:
         self.notify("kdbench_teacher_epoch_finished", teacher=self.described, record=record, run=self.info)
 
     def finished(self, identifier: str, result: TrialResult | TeacherResult) -> None:
-        """Reported by ``kdbench_teacher_finished``, after the weights are read back."""
+        """Not forwarded: ``kdbench_teacher_finished`` is called after the weights are read back."""
 
     def failed(self, identifier: str, error: Failure) -> None:
-        """Reported by the failure of the trials that need this teacher."""
+        """Not forwarded: the trials that need this teacher are reported as failed."""

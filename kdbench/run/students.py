@@ -1,4 +1,4 @@
-"""The students of one cohort: those whose results are missing are built, resumed and trained in lockstep."""
+"""Trains the students of a cohort without results: builds, resumes and trains them in lockstep."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Students:
         self._originals = Originals()
 
     def train(self, cohort: Cohort, trials: Sequence[Trial]) -> None:
-        """Train ``trials``, which are of ``cohort``, and those of it whose results are stale."""
+        """Train ``trials`` of ``cohort``, and its trials with stale results."""
         try:
             teacher = self.teachers(cohort.teacher)
         except (Interrupted, ResultsError, DataError, TeacherMismatchError):
-            raise  # these concern all
+            raise  # concerns all cohorts
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a model may come with a plugin
-            # Without its teacher none of these can be trained; other teachers' trials can.
+            # None of these trials can be trained without the teacher; those of other teachers can.
             self.context.warn(f"teacher {cohort.teacher.name}: {in_words(error)}")
             for trial in trials:
                 self._could_not_begin(trial, error)
@@ -74,9 +74,9 @@ class Students:
             if missing:
                 self.context.warn(
                     f"a plugin replaced {', '.join(lockstep.replaced)} during an epoch; kdbench restored it; "
-                    f"{len(missing)} trial(s) are trained again from their last checkpoints to identify the plugin"
+                    f"{len(missing)} trial(s) will be retrained from their last checkpoints to identify the plugin"
                 )
-            # Before the next ones are built: these hold memory on the device.
+            # Free their device memory before the next learners are built.
             del lockstep, learners
 
     def _stale(self, trial: Trial, teacher: FrozenTeacher) -> bool:
@@ -88,7 +88,7 @@ class Students:
         return made_with != (teacher.used.sha256, self.context.arrays.fingerprint)
 
     def _learner(self, trial: Trial, teacher: FrozenTeacher, feed: Feed) -> Learner | None:
-        """The trial's student and method, ready to train; None where that fails."""
+        """The trial's student and method, ready to train; None if that fails."""
         place = self.context.folder.trial(trial.id)
         learner = self._new_learner(trial, teacher, feed)
         if learner is None:
@@ -108,7 +108,7 @@ class Students:
         return learner
 
     def _new_learner(self, trial: Trial, teacher: FrozenTeacher, feed: Feed) -> Learner | None:
-        """The trial's student and method before their first step; None where a plugin fails to make them."""
+        """The trial's student and method before their first step; None if a plugin fails."""
         try:
             with contained("its method or its network", self._originals):
                 return self._make(trial, teacher, feed)
@@ -124,12 +124,12 @@ class Students:
         )
         student = signature(network, trial.student, self.context.resolver.facts.image_shape)
         labels = self.context.arrays.train.labels
-        # A copy: the training itself reads the original.
+        # A copy, because training reads the original.
         data = DataSignature(self.context.resolver.facts.classes, len(labels), torch.tensor(labels))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(trial.seed, "adapters", trial.method))
             method = self.context.resolver.method(trial)
-            # Copies: a method may write into the tensors, too.
+            # Copies, because a method may write into the tensors.
             set_up(method, copy.deepcopy(student), copy.deepcopy(teacher.signature), data)
         return Learner(
             identifier=trial.id,

@@ -1,4 +1,4 @@
-"""Teachers of one invocation: found, loaded or trained, each once."""
+"""The teachers of one invocation: each is loaded or trained once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kdbench.suite.plan import TeacherPlan
 
 
 class Teachers:
-    """Gives each teacher of the plan, and keeps it for the next cohort."""
+    """Provides each teacher of the plan, and keeps it for the next cohort."""
 
     def __init__(self, context: Context, allow_mismatch: bool) -> None:
         self.context = context
@@ -28,14 +28,14 @@ class Teachers:
         self._failed: dict[str, str] = {}
 
     def __call__(self, plan: TeacherPlan) -> FrozenTeacher:
-        """The teacher, trained now where there is none."""
+        """The teacher; it is trained first if it is missing."""
         if plan.key in self._failed:
             raise TrialError(self._failed[plan.key])
         if plan.key not in self._ready:
             try:
                 self._ready[plan.key] = self._make(plan)
             except TrialError as error:
-                # It would fail in the same way for every other cohort that needs it.
+                # It would fail in the same way for every other cohort.
                 self._failed[plan.key] = str(error)
                 raise
         return self._ready[plan.key]
@@ -56,7 +56,7 @@ class Teachers:
                 teacher = load()
             if teacher is None:
                 if damage := folder.damage(thorough=True):
-                    self.context.warn(f"{folder.path}: damaged: {damage}; the teacher is trained again")
+                    self.context.warn(f"{folder.path}: damaged: {damage}; the teacher will be retrained")
                 self._obtain(plan, build, folder, foreign)
                 with contained(who):
                     teacher = load()

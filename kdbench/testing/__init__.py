@@ -1,4 +1,4 @@
-"""Checks that authors run on their own loss or model.
+"""Checks for authors of losses and models.
 
 On the command line, ``kdbench check my-loss``. In a test file::
 
@@ -7,8 +7,8 @@ On the command line, ``kdbench check my-loss``. In a test file::
     test_my_loss = method_checks("my-loss")
     test_my_net = model_checks("my-net")
 
-Each check is a function with one question as its docstring (:mod:`kdbench.testing.checks`). A check passes,
-fails, is skipped with the reason, or fails as listed in the method's ``expected_failures``.
+Each check is a function with a question as its docstring (:mod:`kdbench.testing.checks`). A check passes,
+fails, is skipped with a reason, or fails as expected (see ``expected_failures`` of a method).
 """
 
 from __future__ import annotations

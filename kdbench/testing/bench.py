@@ -16,9 +16,9 @@ from kdbench.models.base import TappedModel, from_offer, signature
 from kdbench.seeding import derive
 
 PAIRS = ("resnet20:resnet8", "wrn_16_2:resnet8", "resnet20:deit_micro")
-"""Teacher and student of each pair: of equal widths; of different ones, with signed maps; with two heads."""
+"""Teacher and student of each pair: equal widths; different widths, with signed maps; two heads."""
 FURTHER_PAIRS = ("vgg13:vgg8", "resnet8x4:resnet8", "deit_micro:deit_micro")
-"""Tried where a method can read none of :data:`PAIRS`."""
+"""Used if a method supports none of :data:`PAIRS`."""
 CLASSES = 10
 IMAGE_SHAPE = (3, 16, 16)
 N_TRAIN = 64
@@ -26,19 +26,19 @@ BATCH_SIZE = 8
 LOGITS = frozenset({"logits", "dist_logits"})
 
 Change = Callable[[str, Tensor], Tensor]
-"""From a tap's name and values to other values."""
+"""Maps a tap's name and values to other values."""
 
 
 def unchanged(tap: str, values: Tensor) -> Tensor:
-    """Leave a tap as it is."""
+    """Return a tap unchanged."""
     return values
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a step of a method starts from: all taps of both networks, and the batch.
+    """The inputs for a step of a method: all taps of both networks, and the batch.
 
-    The student's record gradients without being leaves, as in training.
+    The student's taps require gradients but are not leaves, as in training.
     """
 
     student: Mapping[str, Tensor]
@@ -47,13 +47,13 @@ class Inputs:
 
 
 def output(taps: Mapping[str, Tensor], names: Sequence[str]) -> Output:
-    """What a method sees of a network: the taps it reads, no more."""
+    """The output of a network for a method: only the taps that it reads."""
     return Output(taps["logits"], {name: taps[name] for name in names})
 
 
 @dataclass
 class Bench:
-    """A pair of networks for images of 16 pixels in ten classes, and what they put out."""
+    """A pair of networks for images of 16 pixels in ten classes, and their outputs."""
 
     teacher_name: str
     student_name: str
@@ -90,12 +90,12 @@ class Bench:
 
     @cached_property
     def student(self) -> Signature:
-        """The student, as a method may know it."""
+        """The student's signature."""
         return signature(self.network(self.student_name), self.student_name, IMAGE_SHAPE)
 
     @cached_property
     def teacher(self) -> Signature:
-        """The teacher, as a method may know it."""
+        """The teacher's signature."""
         return signature(self.network(self.teacher_name), self.teacher_name, IMAGE_SHAPE)
 
     def images(self, size: int = BATCH_SIZE) -> Tensor:
@@ -122,9 +122,9 @@ class Bench:
         seed: int = 0,
         teacher_records: bool = False,
     ) -> Inputs:
-        """Outputs drawn from a normal distribution, without its negative half where a tap has none.
+        """Outputs drawn from a normal distribution; nonnegative taps have no negative values.
 
-        ``change`` is applied to each tap. ``teacher_records``: the teacher's taps record gradients, too.
+        ``change`` is applied to each tap. ``teacher_records``: the teacher's taps also require gradients.
         """
         student = self._drawn("student", size, seed)
         teacher = self._drawn("teacher", size, seed)
@@ -133,7 +133,7 @@ class Bench:
         )
 
     def real(self, dtype: torch.dtype = torch.float32) -> Inputs:
-        """The networks' own outputs, computed under autocast to ``dtype`` and handed out as the engine does."""
+        """The networks' outputs, computed under autocast to ``dtype`` and converted as in the engine."""
         student = self._outputs(self.student_name, dtype)
         teacher = self._outputs(self.teacher_name, dtype)
         return Inputs(_taps(student, unchanged, records=True), _taps(teacher, unchanged, records=False), self.batch())
@@ -179,7 +179,7 @@ def _draw(network: Signature, size: int, generator: torch.Generator) -> dict[str
 
 
 def _taps(taps: Mapping[str, Tensor], change: Change, records: bool) -> dict[str, Tensor]:
-    # The engine hands out float32 whatever the network's precision.
+    # The engine provides float32 for any precision of the network.
     changed = {name: change(name, values).float() for name, values in taps.items()}
-    # Copies: a method that writes to its inputs must not change those of the next.
+    # Copies: a method that writes to its inputs must not change those of later checks.
     return {name: (v.detach().requires_grad_() if records else v).clone() for name, v in changed.items()}

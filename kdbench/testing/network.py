@@ -1,4 +1,4 @@
-"""The network under examination: built at one image shape, as the engine builds it."""
+"""A network under test: built at one image shape, as in the engine."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Shape = tuple[int, int, int]
 """(channels, height, width)."""
 SHAPES: tuple[Shape, ...] = ((3, 32, 32), (3, 64, 64))
 FURTHER_SHAPES: tuple[Shape, ...] = ((3, 224, 224),)
-"""Tried where a model takes none of :data:`SHAPES`."""
+"""Used if a model supports none of :data:`SHAPES`."""
 
 
 @dataclass(frozen=True)
 class NetworkSubject:
-    """A model on offer, for images of one shape in ten classes."""
+    """A registered model, for images of one shape in ten classes."""
 
     offer: Offer[ModelSpec]
     image_shape: Shape
@@ -36,11 +36,11 @@ class NetworkSubject:
         return "x".join(map(str, self.image_shape))
 
     def build(self) -> TappedModel:
-        """What the builder returns."""
+        """The result of the builder."""
         return from_offer(self.offer, classes=CLASSES, image_shape=self.image_shape)
 
     def network(self, seed: int = 0, *, training: bool = False) -> TappedModel:
-        """A new network with the weights of a seed, in the memory format of the engine."""
+        """A new network with the weights of a seed, in the engine's memory format."""
         torch.manual_seed(derive(seed, "network"))
         network = self.build()
         return network.to(memory_format=torch.channels_last).train(training)
@@ -53,14 +53,14 @@ class NetworkSubject:
 
 
 def run(network: TappedModel, images: Tensor, reads: Collection[str] | None = None) -> dict[str, Tensor]:
-    """A forward pass that reads all taps, or those named; dropout and the like draw the same numbers each time."""
+    """A forward pass that reads all taps or ``reads``; random layers (dropout) draw the same numbers each time."""
     torch.manual_seed(0)
     return network(images, reads=tuple(network.taps) if reads is None else reads)  # type: ignore[no-any-return]
 
 
 @contextmanager
 def recorded() -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-    """Each tap that a :class:`Recorder` is given while the context is open, and a copy made at that moment."""
+    """Within the context, collect each tap that a :class:`Recorder` gets, and a copy made at that time."""
     copies: dict[str, tuple[Tensor, Tensor]] = {}
     usual = Recorder.__call__
 

@@ -1,4 +1,4 @@
-"""What belongs to the whole process: settings of torch, random streams, the working folder."""
+"""Process-wide state: settings of torch, random streams, the working folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kdbench.isolation import restored
 
 
 def state() -> dict[str, Any]:
-    """Each value by what it is called in a message."""
+    """Each value by its name in messages."""
     return {
         "the default dtype": torch.get_default_dtype(),
         "the default device": torch.get_default_device(),
@@ -34,7 +34,7 @@ def state() -> dict[str, Any]:
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Restore on leaving what :mod:`kdbench.isolation` guards, and the streams of ``random`` and ``numpy.random``."""
+    """On exit, restore the state that :mod:`kdbench.isolation` checks, and that of ``random`` and ``numpy.random``."""
     of_python, of_numpy = random.getstate(), np.random.get_state()
     try:
         with restored():

@@ -23,10 +23,10 @@ def method_checks(
     """A test for every check of a method; assign it to a name that begins with ``test``.
 
     Args:
-        target: a method's name, a plugin file, a distribution (all its methods), or the class itself.
-        settings: what differs from the method's own settings.
-        pairs: ``teacher:student`` names of the networks to try, where the usual ones do not suit.
-        plugins: further plugin files to load.
+        target: a method's name, a plugin file, a package (all its methods), or the class.
+        settings: settings that differ from the method's defaults.
+        pairs: ``teacher:student`` names of networks to use instead of the usual ones.
+        plugins: additional plugin files to load.
     """
     import pytest
 
@@ -39,7 +39,7 @@ def method_checks(
     for name, reason in found.not_checked.items():
         cases.append(pytest.param(None, None, id=name, marks=pytest.mark.skip(reason=reason)))
     if not cases:
-        raise PluginError(f"{target}: offers no method")
+        raise PluginError(f"{target}: contains no method")
     return _test(cases)
 
 
@@ -47,14 +47,14 @@ def model_checks(target: str | Path, *, plugins: Sequence[str | Path] = ()) -> C
     """A test for every check of a model; assign it to a name that begins with ``test``.
 
     Args:
-        target: a model's name, a plugin file, or a distribution (all its models).
-        plugins: further plugin files to load.
+        target: a model's name, a plugin file, or a package (all its models).
+        plugins: additional plugin files to load.
     """
     import pytest
 
     offers = find(target, plugins=plugins).models
     if not offers:
-        raise PluginError(f"{target}: offers no model")
+        raise PluginError(f"{target}: contains no model")
     cases = []
     for offer in offers:
         examination = ModelExamination(offer)

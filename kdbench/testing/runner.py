@@ -42,7 +42,7 @@ class Result:
     reason: str
 
     def to_json(self) -> dict[str, str]:
-        """For ``--json``."""
+        """The content for ``--json``."""
         return {"check": self.check, "question": self.question, "status": self.status.value, "reason": self.reason}
 
 
@@ -55,9 +55,9 @@ class Report:
     distribution: str
     version: str
     tried_on: Sequence[str]
-    """The pairs of networks that a method was tried on, or the image shapes that a model was."""
+    """The pairs of networks, or for a model the image shapes, that were used."""
     refused: Mapping[str, str]
-    """The pairs that the method cannot read, or the shapes that the model cannot take, with the reason."""
+    """The pairs that the method does not support, or the shapes that the model does not support, with the reason."""
     results: Sequence[Result]
 
     @property
@@ -66,11 +66,11 @@ class Report:
         return not self.having(Status.FAILED)
 
     def having(self, status: Status) -> list[Result]:
-        """The results of one status."""
+        """The results with one status."""
         return [result for result in self.results if result.status is status]
 
     def to_json(self) -> dict[str, Any]:
-        """For ``--json``."""
+        """The content for ``--json``."""
         tried_on, refused = ("pairs", "unread") if self.kind == "method" else ("image_shapes", "refused")
         return {
             self.kind: self.name,
@@ -112,26 +112,26 @@ S = TypeVar("S", bound=_Placed)
 
 
 class _Examination(ABC, Generic[S]):
-    """Something that is checked, in each place where it can be."""
+    """The checks of a method or model, for each pair of networks or image shape ("place")."""
 
     refused: dict[str, str]
 
     @property
     @abstractmethod
     def subjects(self) -> list[S]:
-        """It in each of these places."""
+        """The subject for each place."""
 
     @property
     @abstractmethod
     def nowhere(self) -> str:
-        """Why no check is possible where there is no such place."""
+        """The reason if there is no supported place."""
 
     @abstractmethod
     def results(self) -> Iterable[Result]:
-        """Every check's."""
+        """The results of all checks."""
 
     def _asked(self, check: Check[S]) -> tuple[Status, str]:
-        """One check in every place: failed if it fails in one, passed if it passes in one at least."""
+        """Run one check in every place: it fails if it fails in one, and passes if it passes in at least one."""
         if not self.subjects:
             return Status.FAILED, self.nowhere
         answers: dict[Status, dict[str, str]] = {}
@@ -144,7 +144,7 @@ class _Examination(ABC, Generic[S]):
         return Status.SKIPPED, self._joined(answers[Status.SKIPPED])
 
     def _joined(self, reasons: Mapping[str, str]) -> str:
-        """The reasons; with their places where they are not the same in all."""
+        """The reasons, with their places if they differ."""
         if len(set(reasons.values())) == 1 and len(reasons) == len(self.subjects):
             return next(iter(reasons.values()))
         return "; ".join(f"{place}: {reason}" for place, reason in reasons.items() if reason)
@@ -152,7 +152,7 @@ class _Examination(ABC, Generic[S]):
 
 @dataclass
 class Examination(_Examination[Subject]):
-    """A method, and the pairs it is tried on."""
+    """The checks of a method on pairs of networks."""
 
     examinee: Examinee
     registry: Registry
@@ -161,7 +161,7 @@ class Examination(_Examination[Subject]):
 
     @cached_property
     def subjects(self) -> list[Subject]:
-        """The method on each pair it can read; further pairs are tried where it can read none of the usual."""
+        """The method on each supported pair; other pairs are used if it supports none of the usual ones."""
         subjects = self._readable(self.pairs or PAIRS)
         return subjects if subjects or self.pairs else self._readable(FURTHER_PAIRS)[:1]
 
@@ -181,13 +181,13 @@ class Examination(_Examination[Subject]):
 
     @property
     def nowhere(self) -> str:
-        """Why no check is possible."""
+        """The reason why no check is possible."""
         why = "; ".join(f"{pair}: {reason}" for pair, reason in self.refused.items())
         return f"the method supports none of the pairs ({why}); name one with --pair"
 
     @cached_property
     def expected(self) -> Mapping[str, str]:
-        """The failures that the method declares after its setup."""
+        """The expected failures that the method declares after its setup."""
         try:
             method: Method | type[Method] = self.subjects[0].method() if self.subjects else self.examinee.method_class
         except Exception:  # noqa: BLE001 - each check reports it
@@ -195,7 +195,7 @@ class Examination(_Examination[Subject]):
         return method.expected_failures
 
     def results(self) -> Iterable[Result]:
-        """Every check's, and one more where ``expected_failures`` names no check."""
+        """The results of all checks, and a failure for each unknown name in ``expected_failures``."""
         for check in CHECKS:
             yield self.ask(check)
         names = [check.name for check in CHECKS]
@@ -204,7 +204,7 @@ class Examination(_Examination[Subject]):
             yield Result(unknown, "Does each expected failure name a check?", Status.FAILED, reason)
 
     def ask(self, check: Check[Subject]) -> Result:
-        """One check on every pair, compared with what the method announces."""
+        """Run one check on every pair, and compare it with the expected failures."""
         status, reason = self._asked(check)
         announced = self.expected.get(check.name)
         if announced is not None and status is Status.FAILED:
@@ -219,14 +219,14 @@ class Examination(_Examination[Subject]):
 
 @dataclass
 class ModelExamination(_Examination[NetworkSubject]):
-    """A model, and the image shapes it is tried at."""
+    """The checks of a model at image shapes."""
 
     offer: Offer[ModelSpec]
     refused: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def subjects(self) -> list[NetworkSubject]:
-        """The model at each shape that it does not refuse; a larger shape is tried where it refuses the usual ones."""
+        """The model at each supported shape; a larger shape is used if it supports none of the usual ones."""
         return self._taken(SHAPES) or self._taken(FURTHER_SHAPES)
 
     def _taken(self, shapes: Iterable[Shape]) -> list[NetworkSubject]:
@@ -246,12 +246,12 @@ class ModelExamination(_Examination[NetworkSubject]):
 
     @property
     def nowhere(self) -> str:
-        """Why no check is possible."""
+        """The reason why no check is possible."""
         why = "; ".join(f"{shape}: {reason}" for shape, reason in self.refused.items())
         return f"the model supports none of the image shapes ({why})"
 
     def results(self) -> Iterable[Result]:
-        """Every check's; only the first one's, the contract's, where that fails."""
+        """The results of all checks; if the first one (the contract) fails, only that."""
         kept = True
         for check in MODEL_CHECKS:
             if kept:
@@ -263,16 +263,16 @@ class ModelExamination(_Examination[NetworkSubject]):
             yield result
 
     def ask(self, check: Check[NetworkSubject]) -> Result:
-        """One check at every shape."""
+        """Run one check at every shape."""
         return Result(check.name, check.question, *self._asked(check))
 
 
 def _answer(ask: Callable[[S], str | None], subject: S) -> tuple[Status, str]:
-    # Tensors this small are slower on many threads than on one.
+    # For tensors this small, one thread is faster than many.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        # A warning is no answer, also where the caller turns warnings into errors.
+        # Warnings do not fail a check, also if the caller turns warnings into errors.
         with warnings.catch_warnings(action="ignore"), process.kept():
             return Status.PASSED, ask(subject) or ""
     except CheckFailed as failure:

@@ -1,4 +1,4 @@
-"""The method under examination, run through its stages as in the engine."""
+"""A method under test, run through its stages as in the engine."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from kdbench.testing.bench import Bench, Inputs, output
 
 
 class CheckFailed(KdbenchError):  # noqa: N818 - an outcome
-    """The method fails a check; the message says why."""
+    """The method fails a check; the message is the reason."""
 
 
 class CheckSkipped(KdbenchError):  # noqa: N818 - an outcome
-    """A check does not apply to the method; the message says why."""
+    """A check does not apply to the method; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class Examinee:
-    """A method on offer, with the settings it is examined under."""
+    """A registered method, with settings for the checks."""
 
     offer: Offer[MethodSpec]
     settings: Mapping[str, Any]
 
     @classmethod
     def of(cls, offer: Offer[MethodSpec], given: Mapping[str, Any]) -> Examinee:
-        """``given`` are settings that differ from the method's own.
+        """``given`` are settings that differ from the method's defaults.
 
         Raises:
             PluginError: a setting is unknown, out of range, or required and not given.
@@ -51,22 +51,22 @@ class Examinee:
 
     @property
     def name(self) -> str:
-        """The name it is registered under."""
+        """Its registered name."""
         return self.offer.spec.name
 
     @property
     def method_class(self) -> type[Method]:
-        """The class."""
+        """Its class."""
         return cast("type[Method]", self.offer.load())
 
     def build(self) -> Method:
-        """A new one, not yet set up."""
+        """A new instance, before ``setup``."""
         return self.method_class(**self.settings)
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a method answered in one of its stages."""
+    """The result of a method for one step of a stage."""
 
     stage: str
     terms: Terms
@@ -81,7 +81,7 @@ class Step:
         """The weighted sum of the terms.
 
         Raises:
-            CheckFailed: they are not named scalars with scalar weights.
+            CheckFailed: the terms are not named scalars with scalar weights.
         """
         if not isinstance(self.terms, Mapping) or not self.terms:
             raise CheckFailed(f"{self.stage}: must return named terms, got {type(self.terms).__name__}")
@@ -106,16 +106,16 @@ class Step:
 
     @property
     def leaves(self) -> dict[str, Tensor]:
-        """What the loss may have a gradient for: the student's taps that are read, and what is trained."""
+        """The tensors that may have a gradient: the student's taps that are read, and trained parameters."""
         taps = {"logits": self.student.logits, **self.student.taps} if self.student is not None else {}
         return {**{f"student's {name}": tap for name, tap in taps.items()}, **self.trained}
 
     def gradients(self, leaves: Mapping[str, Tensor] | None = None) -> dict[str, Tensor | None]:
-        """The loss's gradient by name of leaf; None where it does not depend on it."""
+        """The loss's gradient by name of leaf; None if the loss does not depend on it."""
         leaves = self.leaves if leaves is None else leaves
         loss = self.loss
         if not loss.requires_grad:
-            raise CheckFailed(f"{self.stage}: the loss depends on nothing that is trained")
+            raise CheckFailed(f"{self.stage}: the loss does not depend on anything that is trained")
         found = torch.autograd.grad(loss, list(leaves.values()), retain_graph=True, allow_unused=True)
         return dict(zip(leaves, found, strict=True))
 
@@ -133,7 +133,7 @@ class Subject:
         return self.bench.pair
 
     def method(self, seed: int = 0) -> Method:
-        """A new one, set up; its adapters initialised by ``seed``."""
+        """A new instance after ``setup``, with adapters initialised by ``seed``."""
         torch.manual_seed(seed)
         method = self.examinee.build()
         set_up(method, self.bench.student, self.bench.teacher, self.bench.data)
@@ -146,22 +146,22 @@ class Subject:
             yield _step(stages, inputs, with_teacher)
 
     def prepared(self, seed: int = 0) -> Method:
-        """A new one, set up, with the stages before the main one behind it (though nothing was trained)."""
+        """A new instance in the main stage: earlier stages are entered and left, but not trained."""
         method = self.method(seed)
         for _ in through(self._stages(method)):
             pass
         return method
 
     def main_step(self, method: Method, inputs: Inputs) -> Step:
-        """A step of the main stage alone."""
+        """A step of the main stage only."""
         return _step(self._stages(method, main_only=True), inputs)
 
     def _stages(self, method: Method, *, main_only: bool = False) -> Stages:
-        # Of the recipe, stages take no more than the rate.
+        # Stages use only the learning rate of the recipe.
         return Stages(method, Parts.of(Recipe(epochs=1)), self.bench.student, self.bench.teacher, main_only=main_only)
 
     def main_outputs(self, method: Method, inputs: Inputs) -> tuple[Output, Output]:
-        """What the main stage, ``after_step`` and ``predict`` see of student and teacher."""
+        """The outputs of student and teacher for the main stage, ``after_step`` and ``predict``."""
         student = method.reads if method.student_reads is None else method.student_reads
         teacher = method.reads if method.teacher_reads is None else method.teacher_reads
         return (
@@ -177,27 +177,27 @@ class Subject:
 
 
 def _step(stages: Stages, inputs: Inputs, with_teacher: bool = True) -> Step:
-    """A step of the stage that ``stages`` is in, but for the optimiser's."""
+    """A step of the current stage of ``stages``, without the optimiser."""
     phase = stages.phase
     stages.set_modes()
     student = output(inputs.student, phase.student_reads) if phase.uses_student else None
     teacher = output(inputs.teacher, phase.teacher_reads) if with_teacher else None
-    # The engine seeds each step: dropout and the like draw the same numbers here as there.
+    # As in the engine, which seeds each step, for example for dropout.
     torch.manual_seed(0)
-    # A stage without the student, or a method without a teacher, says so in its own signature.
+    # Losses of stages without the student, or of methods without a teacher, accept None.
     terms = phase.loss(student, teacher, inputs.batch)  # type: ignore[arg-type]
     trained = {name.removeprefix("method."): parameter for name, parameter in stages.trained.items()}
     return Step(phase.name, terms, student, teacher, trained, bool(STUDENT & {*phase.trains}))
 
 
 def rewound(inputs: Inputs, **changes: Any) -> Inputs:
-    """The same inputs with the method's generator back at its start, and other fields of the batch."""
+    """The same inputs with the method's generator reset, and changed fields of the batch."""
     batch = replace(inputs.batch, generator=torch.Generator().manual_seed(0), **changes)
     return replace(inputs, batch=batch)
 
 
 def relative_difference(a: Tensor, b: Tensor) -> float:
-    """Largest difference, relative to the largest value (0 where all are 0)."""
+    """Largest difference, relative to the largest value (0 if all are 0)."""
     scale = max(a.abs().max().item(), b.abs().max().item()) if a.numel() else 0.0
     difference = (a - b).abs().max().item() if a.numel() else 0.0
     if not math.isfinite(scale):

@@ -21,7 +21,7 @@ _ORDER = (Status.FAILED, Status.EXPECTED_FAILURE, Status.SKIPPED, Status.PASSED)
 
 
 def of_one(report: Report) -> Iterable[Table | str]:
-    """Every check of one method or model: question, outcome, reason."""
+    """All checks of one method or model: question, outcome, reason."""
     tried_on = _listed(report.tried_on) or ("no pair" if report.kind == "method" else "no image shape")
     title = f"{report.name}, {report.distribution} {report.version}, on {tried_on}"
     table = Table(title=escape(title), title_justify="left")
@@ -39,7 +39,7 @@ def of_one(report: Report) -> Iterable[Table | str]:
 
 
 def of_several(reports: Sequence[Report], not_checked: Mapping[str, str]) -> Iterable[Table | str]:
-    """One row for each, and below it the reasons of all that did not pass, with the names of those concerned."""
+    """One row for each method or model, and below the reasons of failed and skipped checks, with their names."""
     table = Table()
     table.add_column(" or ".join(dict.fromkeys(report.kind for report in reports)), no_wrap=True)
     table.add_column("tried on", justify="right")
@@ -70,7 +70,7 @@ def _cell(report: Report, status: Status) -> str:
 
 
 def summary(reports: Sequence[Report]) -> str:
-    """How many checks came out how."""
+    """The number of checks by outcome."""
     counts = {status: sum(len(report.having(status)) for report in reports) for status in Status}
     words = {Status.EXPECTED_FAILURE: "expected failures"}
     parts = (f"[{_STYLES[s]}]{n} {words.get(s, s.value)}[/]" for s, n in counts.items() if n)

@@ -1,4 +1,4 @@
-"""The targets of ``kdbench check``: the name of a method or model, a plugin file, a distribution, or a class."""
+"""The targets of ``kdbench check``: the name of a method or model, a plugin file, a package, or a class."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from kdbench.testing.subject import Examinee
 
 @dataclass(frozen=True)
 class Target:
-    """The methods and models that are meant."""
+    """The selected methods and models."""
 
     examinees: Sequence[Examinee]
     registry: Registry
     models: Sequence[Offer[ModelSpec]] = ()
     not_checked: Mapping[str, str] = field(default_factory=dict)
-    """Methods of a file or distribution that cannot be examined as they are, with the reason."""
+    """Methods of a file or package that cannot be checked with default settings, with the reason."""
 
 
 def find(
@@ -32,11 +32,11 @@ def find(
     settings: Mapping[str, Any] | None = None,
     plugins: Iterable[str | Path] = (),
 ) -> Target:
-    """The methods and models that ``target`` names; ``settings`` are those that differ from the methods' own.
+    """The methods and models that ``target`` names; ``settings`` are those that differ from the methods' defaults.
 
     Raises:
-        PluginError: nothing of that name is on offer, it does not load, or a setting is not as it should be.
-        KdbenchError: settings are given, and there is no method.
+        PluginError: there is no such target, it cannot be loaded, or a setting is invalid.
+        KdbenchError: settings are given, but the target has no method.
     """
     given = settings or {}
     if isinstance(target, type):
@@ -48,8 +48,8 @@ def find(
         models: Sequence[Offer[ModelSpec]] = [o for o in registry.models if _is_from(o.provider, path)]
         if not offers and not models:
             raise PluginError(
-                f"{path}: offers no method and no model; a class derived from kdbench.method.Method is a method, the "
-                "hook kdbench_models offers models"
+                f"{path}: contains no method and no model; a class derived from kdbench.method.Method is a method; the "
+                "hook kdbench_models adds models"
             )
     else:
         registry = discover(plugins)
@@ -90,7 +90,7 @@ def _named(target: str, registry: Registry) -> tuple[Sequence[Offer[MethodSpec]]
     everything: list[Offer[Any]] = [*registry.methods, *registry.models]
     known = {o.spec.name for o in everything} | {o.provider.distribution for o in everything}
     broken = "".join(f" ({item})" for item in registry.broken)
-    raise PluginError(f"no method, model or distribution is called '{target}'{did_you_mean(target, known)}{broken}")
+    raise PluginError(f"no method, model or package is called '{target}'{did_you_mean(target, known)}{broken}")
 
 
 def _is_offered(name: str, offers: Iterable[Offer[Any]]) -> bool:
@@ -98,12 +98,12 @@ def _is_offered(name: str, offers: Iterable[Offer[Any]]) -> bool:
 
 
 def _normalised(distribution: str) -> str:
-    """As package indexes compare names of distributions."""
+    """The normalised name of a package, as in package indexes."""
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
-    """``KEY=VALUE`` texts as settings; a value is TOML, or else the text itself."""
+    """Parse ``KEY=VALUE`` texts to settings; a value is TOML, otherwise the text."""
     settings: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")

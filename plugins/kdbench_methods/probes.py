@@ -33,7 +33,7 @@ LossName = Literal["mse", "xent", "kld"]
 def matched_layers(n_s: int, n_t: int) -> list[int]:
     """The teacher layer that each of n_s student layers is matched to: ceil(i * n_t / n_s).
 
-    At most n_t, the teacher's last layer.
+    At most n_t, the teacher's last layer (its logits); this value occurs only if the student has more layers.
 
     Args:
         n_s: layers of the student, without the last (its logits).

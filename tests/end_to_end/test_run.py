@@ -205,7 +205,7 @@ def test_a_damaged_teacher_is_trained_again(write_suite, run, watch, tmp_path, h
     warnings = []
     run(suite, methods=["none"], overrides=["seeds=[0, 1]"], warn=warnings.append)
     assert warnings == [
-        f"{weights.parent}: damaged: teacher.safetensors does not match its checksum; the teacher is trained again"
+        f"{weights.parent}: damaged: teacher.safetensors does not match its checksum; the teacher will be retrained"
     ]
     assert ("teacher started", "resnet8") in watch.heard
     # Trained to the same bits: the first seed's result still stands.

@@ -99,7 +99,7 @@ class Strange(Method):
         (lambda s: {"a": (s.logits, 1.0)}, "term 'a' must be a scalar, got shape (48, 10)"),
         (
             lambda s: {"a": (s["stage1"].mean(), 1.0)},
-            "tap 'stage1' is not there: add it to reads, if the network has it; taps read: logits",
+            "tap 'stage1' was not read: add it to reads, if the network has it; taps read: logits",
         ),
         (lambda s: {"a": ({}["no"], 1.0)}, "'no'"),
     ],

@@ -184,7 +184,8 @@ def test_changed_settings_of_a_method_are_reported(copied, tmp_path):
     with pytest.raises(PluginError) as error:
         export_trial(halves, "torch", tmp_path)
     assert str(error.value) == (
-        "method 'halves' has changed since: share: unknown setting; it has no settings; trained by (halves.py local)"
+        "method 'halves' has changed since the training: share: unknown setting; it has no settings; "
+        "trained by (halves.py local)"
     )
 
 
@@ -214,7 +215,7 @@ def test_missing_packages_are_named_with_what_to_install(trained, tmp_path, monk
     with pytest.raises(ExportError) as error:
         export_trial(trained.path("resnet8 vid"), "onnx", tmp_path)
     assert str(error.value) == (
-        "exporting to onnx needs onnx and onnxscript and onnxruntime: pip install 'kdbench[export]'"
+        "export to onnx needs onnx and onnxscript and onnxruntime: pip install 'kdbench[export]'"
     )
     assert export_trial(trained.path("resnet8 vid"), "safetensors", tmp_path).file.is_file()
 
@@ -255,7 +256,7 @@ def test_damaged_weights_are_refused(copied, trained, tmp_path):
             export_trial(place, "torch", tmp_path)
         assert str(error.value) == (
             f"{place}: damaged: student.safetensors does not match its checksum; remove the folder, and "
-            f"kdbench run {tmp_path / 'small.toml'} trains the student again"
+            f"kdbench run {tmp_path / 'small.toml'} retrains the student"
         )
 
 
@@ -264,9 +265,9 @@ def test_files_that_are_no_exported_student_are_refused(trained, tmp_path):
         tmp_path / "nowhere.pt": "no such file",
         tmp_path / "text.pt": "is truncated or not a checkpoint of weights only",
         tmp_path / "text.safetensors": "is truncated or not a safetensors file",
-        tmp_path / "other.pt": "lacks the description of a student; it was not written by kdbench export",
+        tmp_path / "other.pt": "has no description of a student; it was not written by kdbench export",
         trained.path("resnet8 vid") / "student.safetensors": (
-            "lacks the description of a student; it was not written by kdbench export"
+            "has no description of a student; it was not written by kdbench export"
         ),
         tmp_path / "program.onnx": "is an ONNX program; run it with onnxruntime, as its model card shows",
     }

@@ -132,7 +132,7 @@ def test_one_without_weights(refused, runs, trained):
     (path / "student.safetensors").unlink()
     assert refused(path.name) == (
         f"{path}: damaged: student.safetensors is missing; remove the folder, and "
-        f"kdbench run {trained.suite} trains the student again"
+        f"kdbench run {trained.suite} retrains the student"
     )
 
 
@@ -149,5 +149,5 @@ def test_one_whose_result_does_not_state_its_images(refused, runs, trained):
     rewrite(path / "result.json", data={"name": "digits", "fingerprint": "f", "corrupt": 0})
     assert refused(path.name) == (
         f"{path / 'result.json'}: data.classes is missing, written by an earlier kdbench; "
-        f"remove the folder, and kdbench run {trained.suite} trains the student again"
+        f"remove the folder, and kdbench run {trained.suite} retrains the student"
     )

@@ -169,7 +169,7 @@ def test_a_killed_server_loses_nothing_and_gets_nothing_twice(
     assert len(warned) == 2
     assert warned[0].startswith(f"MLflow at {server.uri} fails (")
     assert warned[0].endswith("this run continues without it")
-    assert warned[1] == f"MLflow lacks some data of this run; to send it: {sync_line(tmp_path, server.uri)}"
+    assert warned[1] == f"MLflow does not have all data of this run; to send it: {sync_line(tmp_path, server.uri)}"
     for one in (kd, rkd):
         (child,) = child_runs(server.database, one)
         assert [step for step, _ in metric(server.database, child, "train_loss")] == [1, 2, 3]
@@ -209,7 +209,7 @@ def test_the_command_that_completes_mlflow_is_whole_and_quoted(pretend: Any, tri
     run.start()
     run.begin(trial("kd", epochs=1))
     run.end()
-    command = warned[-1].removeprefix("MLflow lacks some data of this run; to send it: ")
+    command = warned[-1].removeprefix("MLflow does not have all data of this run; to send it: ")
     # As a shell takes it apart.
     parts = subprocess.run(
         ["bash", "-c", f'printf "%s\\0" {command}'], capture_output=True, text=True, check=True
@@ -231,7 +231,7 @@ def test_an_unreachable_server_is_named_with_the_reason(pretend: Any, trial: Any
         run.end()
     assert warned == [
         f"MLflow at {uri} fails (Connection refused); this run continues without it",
-        f"MLflow lacks some data of this run; to send it: {sync_line(tmp_path, uri)}",
+        f"MLflow does not have all data of this run; to send it: {sync_line(tmp_path, uri)}",
     ]
 
 
@@ -275,7 +275,7 @@ def test_hooks_return_while_the_server_hangs(pretend: Any, trial: Any, tmp_path:
     run.end()
     assert warned == [
         "MLflow at http://tracking.example fails (http://tracking.example refused); this run continues without it",
-        f"MLflow lacks some data of this run; to send it: {sync_line(tmp_path, 'http://tracking.example')}",
+        f"MLflow does not have all data of this run; to send it: {sync_line(tmp_path, 'http://tracking.example')}",
     ]
 
 

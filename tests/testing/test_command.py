@@ -91,7 +91,7 @@ def test_methods_that_need_settings_are_listed(check):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["vdi"], "no method, model or distribution is called 'vdi'; did you mean 'vid'?"),
+        (["vdi"], "no method, model or package is called 'vdi'; did you mean 'vid'?"),
         (["combine"], "combine: methods: is required"),
         (["kd", "--set", "temperature=0"], "kd: temperature: must be positive, got 0"),
         (["kd", "--pair", "resnet20"], "--pair resnet20: must be TEACHER:STUDENT"),

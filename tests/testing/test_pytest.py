@@ -64,7 +64,7 @@ def test_a_registered_method_with_settings(run):
 def test_an_unknown_method_is_reported_during_collection(run):
     result = run("test_kd = method_checks('kdd')")
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*no method, model or distribution is called 'kdd'; did you mean *"])
+    result.stdout.fnmatch_lines(["*no method, model or package is called 'kdd'; did you mean *"])
 
 
 def test_a_model(run):
@@ -75,4 +75,4 @@ def test_a_model(run):
 def test_a_method_is_no_model(run):
     result = run("from kdbench.testing import model_checks\n\ntest_net = model_checks('kd')")
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*kd: offers no model"])
+    result.stdout.fnmatch_lines(["*kd: contains no model"])

@@ -56,13 +56,13 @@ def test_a_distribution_is_all_its_methods_and_lists_those_that_need_settings():
 def test_nok_unknown():
     with pytest.raises(PluginError) as error:
         find("vdi")
-    assert str(error.value) == "no method, model or distribution is called 'vdi'; did you mean 'vid'?"
+    assert str(error.value) == "no method, model or package is called 'vdi'; did you mean 'vid'?"
 
 
 def test_nok_file_without_methods(tmp_path):
     path = tmp_path / "empty.py"
     path.write_text("")
-    with pytest.raises(PluginError, match=r"empty\.py: offers no method"):
+    with pytest.raises(PluginError, match=r"empty\.py: contains no method"):
         find(path)
 
 

@@ -1,9 +1,9 @@
-"""The checks, in the order in which they are shown.
+"""The checks, in display order.
 
 A check is a function of a :class:`~kdbench.testing.subject.Subject` (a method on a pair of networks) or of a
 :class:`~kdbench.testing.network.NetworkSubject` (a model at an image size). Its docstring is the question; it
-returns a remark (or nothing) where the answer is yes, and raises ``CheckFailed`` or ``CheckSkipped`` with the
-reason otherwise. Its name is the function's, with dashes.
+returns a remark (or None) if the answer is yes, otherwise it raises ``CheckFailed`` or ``CheckSkipped`` with the
+reason. Its name is that of the function, with dashes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ S = TypeVar("S")
 
 @dataclass(frozen=True)
 class Check(Generic[S]):
-    """A question to a method or a model."""
+    """A check of a method or a model."""
 
     name: str
     question: str
@@ -29,7 +29,7 @@ class Check(Generic[S]):
 
     @classmethod
     def of(cls, function: Callable[[S], str | None]) -> Check[S]:
-        """From a function with its question as docstring."""
+        """Make a check from a function with the question as docstring."""
         name = getattr(function, "__name__", "")
         return cls(name.replace("_", "-"), (function.__doc__ or "").strip().splitlines()[0], function)
 

@@ -1,4 +1,4 @@
-"""How does the value depend on the batch's order and size?"""
+"""Does the loss depend on the batch's order and size?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kdbench.testing.bench import BATCH_SIZE, Inputs
 from kdbench.testing.subject import CheckFailed, CheckSkipped, Step, Subject, relative_difference
 
 TOLERANCE = 1e-3
-"""Relative; float32 sums in another order differ by less, and any real dependence by more."""
+"""Relative tolerance; float32 sums in another order differ by less, any real dependence by more."""
 GROWS = 0.5
 """A mean over the batch has exponent 0 (or below), a sum has 1."""
 
@@ -61,7 +61,7 @@ def batch_growth(subject: Subject) -> str | None:
 
 def _exponent(small: Tensor, large: Tensor, sizes: tuple[int, int]) -> float:
     a, b = abs(small.item()), abs(large.item())
-    # Terms that vanish, or all but, have no growth to speak of.
+    # The growth of terms close to zero is not defined.
     if a < 1e-12 or b < 1e-12:
         return 0.0
     return math.log(b / a) / math.log(sizes[1] / sizes[0])

@@ -26,7 +26,7 @@ from kdbench.testing.subject import CheckFailed, CheckSkipped, Step, Subject, re
 
 
 def settings(subject: Subject) -> str | None:
-    """Are settings keyword-only, annotated and refused out of range, and do those accepted work?"""
+    """Are settings keyword-only and annotated, are values out of range rejected, and do accepted values work?"""
     cls = subject.examinee.method_class
     if cls.__init__ is Method.__init__:
         return "it has no settings"
@@ -38,7 +38,7 @@ def settings(subject: Subject) -> str | None:
         if name not in hints:
             raise CheckFailed(f"{name} has no annotation; Positive, Fraction .. of kdbench.method give it a range")
         if parameter.default is not parameter.empty and settings_of.resolve(cls, {name: parameter.default})[1]:
-            raise CheckFailed(f"{name}: its default {parameter.default!r} is out of its own range")
+            raise CheckFailed(f"{name}: its default {parameter.default!r} is out of its range")
         for value in _out_of_range(hints[name]):
             if not _is_refused(subject, name, value):
                 raise CheckFailed(f"{name} = {value!r} is accepted, though {hints[name]} excludes it")
@@ -51,7 +51,7 @@ def settings(subject: Subject) -> str | None:
 
 
 def _is_refused(subject: Subject, name: str, value: Any) -> bool:
-    """Whether the annotation or the constructor itself refuses a value."""
+    """Whether the annotation or the constructor rejects a value."""
     given = {**subject.examinee.settings, name: value}
     if settings_of.resolve(subject.examinee.method_class, given)[1]:
         return True
@@ -85,7 +85,7 @@ def _limits(annotation: Any) -> list[Any]:
 
 
 def _out_of_range(annotation: Any) -> Iterator[Any]:
-    """Values that the annotation excludes: beyond each bound, no choice of a Literal, a text for a number."""
+    """Values that the annotation excludes: outside each bound, not in a Literal, a text instead of a number."""
     for limit in _limits(annotation):
         if isinstance(limit, Gt):
             yield limit.gt
@@ -103,7 +103,7 @@ def _out_of_range(annotation: Any) -> Iterator[Any]:
 
 
 def _on_the_edge(annotation: Any) -> Iterator[Any]:
-    """Values at which losses break that the annotation allows: its bounds, or 0 and -1 where it has none."""
+    """Allowed values at which losses often fail: the bounds of the annotation, or 0 and -1 if it has none."""
     for limit in _limits(annotation):
         if isinstance(limit, Ge):
             yield limit.ge
@@ -127,12 +127,12 @@ def _with_and_without_teacher(subject: Subject) -> Iterator[Step]:
     inputs = subject.bench.real()
     yield from subject.steps(inputs)
     if not subject.method().needs_teacher:
-        # A suite of such methods alone runs no teacher; forward receives None for it.
+        # A suite with only such methods runs no teacher; forward then receives None for it.
         yield from subject.steps(rewound(inputs), with_teacher=False)
 
 
 def _finite_terms(step: Step) -> None:
-    assert step.loss.ndim == 0  # raises CheckFailed where the terms have no such sum
+    assert step.loss.ndim == 0  # raises CheckFailed if the terms have no scalar sum
     for name, (value, weight) in step.terms.items():
         if not value.isfinite():
             raise CheckFailed(f"{step.stage}: term '{name}' is {value.item()}")
@@ -156,14 +156,14 @@ def training(subject: Subject) -> str | None:
         method=method,
         recipe=Recipe(epochs=1, batch_size=BATCH_SIZE, lr=0.01),
         seed=0,
-        folder=TrialFolder(Path("nowhere")),  # nothing is written unless it is asked to save
+        folder=TrialFolder(Path("nowhere")),  # nothing is written without a call of save
         device=torch.device("cpu"),
         steps_per_epoch=1,
     )
     batch = bench.batch()
     minibatch = Minibatch(bench.images(), batch.labels, batch.indices)
     trainer = learner.trainer
-    # One step each, however many epochs it has.
+    # One step per stage, for any number of epochs.
     for phase in through(trainer):
         trainer.begin_epoch()
         with torch.no_grad():
@@ -174,7 +174,7 @@ def training(subject: Subject) -> str | None:
         if not all(p.isfinite().all() for p in trainer.modules.parameters()):
             raise CheckFailed(f"{phase.name}: parameters are not finite after one step")
         if unchanged and STUDENT & {*phase.trains}:
-            raise CheckFailed(f"{phase.name}: one step leaves the student as it was")
+            raise CheckFailed(f"{phase.name}: one step does not change the student")
     return "stages: " + ", ".join([*names, MAIN])
 
 
@@ -226,10 +226,10 @@ def predict(subject: Subject) -> str | None:
     own = {name: p for name, p in method.named_parameters() if not name.startswith(tuple(method.part_of_student))}
     strangers = _used(logits, own)
     if strangers:
-        raise CheckFailed(f"predict uses {', '.join(strangers)}, which part_of_student does not name")
+        raise CheckFailed(f"predict uses {', '.join(strangers)}, which is not in part_of_student")
     later = replace(inputs, student={k: v.flip(0) for k, v in inputs.student.items()})
     if not torch.allclose(method.predict(subject.main_outputs(method, later)[0]).flip(0), logits, rtol=1e-4, atol=1e-4):
-        raise CheckFailed("what predict returns for an image depends on the images beside it")
+        raise CheckFailed("the prediction for an image depends on the other images of the batch")
     return f"part of the student: {', '.join(method.part_of_student)}" if method.part_of_student else None
 
 

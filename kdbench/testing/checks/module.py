@@ -1,4 +1,4 @@
-"""Is the method's state registered, and does it survive saving, loading and pickling?"""
+"""Is the method's state registered, and restored after saving, loading and pickling?"""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def _hidden(root: nn.Module) -> Iterator[str]:
 
 def _held(value: Any, where: str, known: set[int]) -> Iterator[str]:
     if isinstance(value, Tensor):
-        yield f"{where} holds a tensor of shape {tuple(value.shape)}"
+        yield f"{where} contains a tensor of shape {tuple(value.shape)}"
     elif isinstance(value, nn.Module):
         if id(value) not in known and any(True for _ in (*value.parameters(), *value.buffers())):
-            yield f"{where} holds a {type(value).__name__} with parameters"
+            yield f"{where} contains a {type(value).__name__} with parameters"
     elif not isinstance(value, Signature | DataSignature):  # facts, kept for their shapes
         for key, item in _items(value):
             yield from _held(item, f"{where}[{key!r}]", known)
@@ -67,7 +67,7 @@ def round_trip(subject: Subject) -> str | None:
         other.load_state_dict(method.state_dict())
     except RuntimeError as error:
         problem = " ".join(str(error).split())
-        raise CheckFailed(f"a new method does not take the state dictionary: {problem}") from error
+        raise CheckFailed(f"a new method cannot load the state dictionary: {problem}") from error
     inputs = subject.bench.made_up()
     _assert_same(_main(subject, method, inputs), _main(subject, other, inputs), "with its state loaded into a new one")
     return f"{len(method.state_dict())} tensors" if method.state_dict() else "it has no state"
@@ -107,14 +107,14 @@ def state(subject: Subject) -> str | None:
 
 
 def _one_step(subject: Subject, method: Method, number: int) -> None:
-    """What a step of the main stage does to a method, but for the optimiser."""
+    """A step of the main stage, without the optimiser."""
     inputs = subject.bench.made_up(seed=number)
     subject.main_step(method, inputs)
     subject.after_step(method, inputs)
 
 
 def _main(subject: Subject, method: Method, inputs: Inputs) -> dict[str, Tensor]:
-    """The main stage's terms and gradients, and what is predicted."""
+    """The main stage's terms and gradients, and the prediction."""
     found = _found(subject.main_step(method, rewound(inputs)))
     method.eval()
     return {**found, "what it predicts": method.predict(subject.main_outputs(method, inputs)[0]).detach()}

@@ -17,7 +17,7 @@ from kdbench.testing.network import NetworkSubject, recorded, run
 from kdbench.testing.subject import CheckFailed, CheckSkipped, relative_difference
 
 TOLERANCE = 1e-3
-"""Relative; float32 sums in another order differ by less, and any real dependence by more."""
+"""Relative tolerance; float32 sums in another order differ by less, any real dependence by more."""
 MODES = {"train": True, "eval": False}
 
 
@@ -31,7 +31,7 @@ def contract(subject: NetworkSubject) -> str | None:
     except ModelError as error:
         raise CheckFailed(str(error)) from error
     if found.classes != CLASSES:
-        raise CheckFailed(f"gives {found.classes} logits for {CLASSES} classes")
+        raise CheckFailed(f"returns {found.classes} logits for {CLASSES} classes")
     return f"{sum(p.numel() for p in network.parameters()):,} parameters; taps: {', '.join(found.taps)}"
 
 
@@ -55,9 +55,9 @@ def reads(subject: NetworkSubject) -> str | None:
         for tap in network.taps:
             alone = run(network, images, (tap,))
             if alone.keys() != {tap, "logits"}:
-                raise CheckFailed(f"reading {tap} alone returns {', '.join(alone)}; return {tap} and logits")
+                raise CheckFailed(f"reading only {tap} returns {', '.join(alone)}; return {tap} and logits")
             if not alone[tap].equal(together[tap]):
-                raise CheckFailed(f"{tap} has other values when it is read alone")
+                raise CheckFailed(f"{tap} has other values if no other tap is read")
     return None
 
 
@@ -103,7 +103,7 @@ def signs(subject: NetworkSubject) -> str | None:
     if negative:
         problems.append(f"declared nonnegative, with negative values: {', '.join(negative)}")
     if positive:
-        why = "unless an activation works in place, declare them NONNEGATIVE"
+        why = "unless an activation is in place, declare them NONNEGATIVE"
         problems.append(f"declared signed, without negative values: {', '.join(positive)}; {why}")
     if problems:
         raise CheckFailed("; ".join(problems))
@@ -111,7 +111,7 @@ def signs(subject: NetworkSubject) -> str | None:
 
 
 def _move_parameters(network: nn.Module) -> None:
-    """Move all parameters a little: layers that begin at zero hide the signs of what they add."""
+    """Change all parameters slightly: layers initialised to zero hide the signs of their outputs."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -133,7 +133,7 @@ def in_place(subject: NetworkSubject) -> str | None:
         for position, (tap, value) in enumerate(taps):
             for other, same in taps[position + 1 :]:
                 if value is same and network.taps[tap] != network.taps[other]:
-                    raise CheckFailed(f"{tap} and {other} are one tensor; the activation between them works in place")
+                    raise CheckFailed(f"{tap} and {other} are one tensor; the activation between them is in place")
     return None
 
 
@@ -255,7 +255,7 @@ def seed(subject: NetworkSubject) -> str | None:
 
 
 def global_state(subject: NetworkSubject) -> str | None:
-    """Do building and running it leave global state unchanged: torch's settings, random streams, the working folder?"""
+    """Is global state (torch's settings, random streams, working folder) unchanged after building and running it?"""
     before = process.state()
     network = _seeded_apart("building it", subject.build)
     assert isinstance(network, TappedModel)
@@ -269,7 +269,7 @@ def global_state(subject: NetworkSubject) -> str | None:
 
 
 def _seeded_apart(what: str, act: Any) -> Any:
-    """Do something under two seeds; refuse it where torch's stream is afterwards the same, as it was seeded inside."""
+    """Run ``act`` under two seeds. If torch's random state is the same afterwards, it was seeded inside: fail."""
     states = []
     for number in (1, 2):
         torch.manual_seed(number)

@@ -1,4 +1,4 @@
-"""Are the loss and its gradients finite where published losses are not?"""
+"""Are the loss and its gradients finite for inputs at which published losses fail?"""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from kdbench.testing.bench import LOGITS, Change, Inputs, unchanged
 from kdbench.testing.subject import CheckFailed, Subject
 
 SANE = 1e5
-"""A gradient this many times the largest on ordinary outputs counts as infinite."""
+"""A gradient larger than this multiple of the largest on ordinary outputs counts as infinite."""
 
 
 def zero_rows(subject: Subject) -> str | None:
-    """Are loss and gradients finite and sane where an image's features are all zero (dead ReLUs)?"""
+    """Are loss and gradients finite and of usual size if an image's features are all zero (dead ReLUs)?"""
     finite(subject, subject.bench.made_up(change=_one_zero_row), _ordinary(subject))
     finite(subject, subject.bench.made_up(change=_all_zero))
     return None
 
 
 def duplicate_rows(subject: Subject) -> str | None:
-    """Are loss and gradients finite and sane where two images have the same features?"""
+    """Are loss and gradients finite and of usual size if two images have the same features?"""
     finite(subject, subject.bench.made_up(change=_duplicate_row), _ordinary(subject))
     finite(subject, subject.bench.made_up(change=_identical_rows))
     return None
@@ -107,7 +107,7 @@ def _ordinary(subject: Subject) -> dict[str, float]:
 def finite(subject: Subject, inputs: Inputs, ordinary: dict[str, float] | None = None) -> None:
     """Raise ``CheckFailed`` unless every stage's loss and gradients are finite.
 
-    ``ordinary``: the largest gradient of each stage that is usual; gradients far above it fail as well.
+    ``ordinary``: the largest gradient of each stage on ordinary outputs; much larger gradients also fail.
     """
     for step in subject.steps(inputs):
         loss = step.loss
@@ -116,7 +116,7 @@ def finite(subject: Subject, inputs: Inputs, ordinary: dict[str, float] | None =
             what = ", ".join(f"term '{name}' is {value}" for name, value in bad.items()) or f"the loss is {loss.item()}"
             raise CheckFailed(f"{step.stage}: {what}")
         if not loss.requires_grad:
-            continue  # as where the only term vanishes; that a gradient reaches the student is another check's question
+            continue  # for example if the only term is zero; another check tests that a gradient reaches the student
         for name, gradient in step.gradients().items():
             if gradient is None:
                 continue

@@ -1,7 +1,7 @@
 """Does the method run on the device of its inputs, without synchronisation?
 
-Both are asked without a GPU: the method and its inputs are moved to the meta device and dressed as fake
-tensors, which know shape and device but hold no values, and which refuse to be mixed with others.
+Neither check needs a GPU: the method and its inputs are converted to fake tensors, which have a shape and a
+device but no values, and raise an error if they are mixed with other tensors.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ DECOMPOSITIONS = frozenset(
         "linalg_pinv",
     }
 )
-"""Operations whose status torch reads on the host: a CUDA graph cannot hold them."""
+"""Operations whose status torch reads on the host: a CUDA graph cannot contain them."""
 
 
 def device(subject: Subject) -> str | None:
@@ -73,7 +73,7 @@ class _DeviceMixError(CheckFailed):
 
 
 class _RefuseDecompositions(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Refuses what fake tensors let pass, though a device would be waited for."""
+    """Raises an error for operations that wait for the device but that fake tensors accept."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -90,8 +90,8 @@ def _run_elsewhere(subject: Subject, watch: AbstractContextManager[Any] | None =
     """Run forward, backward, ``after_step`` and ``predict`` on fake tensors of another device.
 
     Raises:
-        _HostSyncError: a value was asked for, or a shape depended on values.
-        _DeviceMixError: tensors of two devices met.
+        _HostSyncError: a value was read, or a shape depended on values.
+        _DeviceMixError: an operation had tensors of two devices.
     """
     fake = FakeTensorMode()
     method = _moved(subject.method(), fake)
