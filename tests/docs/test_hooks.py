@@ -76,7 +76,7 @@ def examples(blocks, tmp_path):
 
 def test_the_examples_offer_what_they_say(examples):
     registry = discover(examples)
-    assert registry.method("warm-kd").facts.settings["temperature"].default == 8.0
+    assert registry.method("warm-kd").declared.settings["temperature"].default == 8.0
     network = registry.model("resnet26")
     assert network.load()(classes=3, image_shape=(3, 8, 8), **network.spec.presets).classifier
     data = registry.dataset("scans")

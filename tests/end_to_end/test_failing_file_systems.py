@@ -83,7 +83,7 @@ def test_what_is_no_lock_in_the_place_of_one_is_named_with_the_remedy(write_suit
         lock.mkdir()
     else:
         lock.symlink_to("nowhere")
-    with pytest.raises(ResultsError, match=rf"{re.escape(str(lock))}: cannot be opened for writing: .*; .*remove it"):
+    with pytest.raises(ResultsError, match=rf"{re.escape(str(lock))}: cannot be opened for writing: .*; .*remove this empty file"):
         run(write_suite("none"))
 
 

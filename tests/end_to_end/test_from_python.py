@@ -74,7 +74,7 @@ def test_a_dictionary_and_a_class_are_trained_once(run, watch, cell, loss, tmp_p
     exported = export_trial(trial.id, "safetensors", tmp_path, output=tmp_path / "runs", plugins=[loss])
     assert exported.file.is_file()
     weights.unlink()
-    with pytest.raises(KdbenchError, match=r"is missing; .* the same call of kdbench\.run_suite trains the student"):
+    with pytest.raises(KdbenchError, match=r"is missing; .* the same call of kdbench\.run_suite retrains the student"):
         export_trial(trial.id, "safetensors", output=tmp_path / "runs")
 
 
