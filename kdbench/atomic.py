@@ -18,10 +18,11 @@ _TEMPORARY = re.compile(r"\..+?(?:\.(?P<host>[A-Za-z0-9_-]+))?\.(?P<pid>[0-9]{1,
 _being_written: set[str] = set()
 
 
-def write(path: Path, fill: Callable[[Path], object]) -> None:
+def write(path: Path, fill: Callable[[Path], object], check: Callable[[], None] | None = None) -> None:
     """Let ``fill`` write a temporary file, then rename it to ``path``. The file's mode follows the umask.
 
-    Raises ``OSError``, and what ``fill`` raises.
+    ``check`` is called right before the renaming; an error that it raises keeps the old file. Raises ``OSError``, and
+    what ``fill`` and ``check`` raise.
     """
     # Cut: the temporary name must not be too long where the name itself is not.
     temporary = path.with_name(f".{path.name[:40]}.{_HOST}.{os.getpid()}.tmp")
@@ -37,6 +38,8 @@ def write(path: Path, fill: Callable[[Path], object]) -> None:
             if os.fstat(file.fileno()).st_mode != mode:
                 temporary.chmod(mode)
             os.fsync(file.fileno())
+        if check is not None:
+            check()
         temporary.replace(path)
     finally:
         _discard(temporary)

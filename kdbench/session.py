@@ -1,8 +1,7 @@
-"""Locks on the folders of a run, signals that stop it, and registered observers."""
+"""Signals that stop a run, and registered observers."""
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 import signal
@@ -11,88 +10,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from types import FrameType
 
-from filelock import FileLock, Timeout
 from rich.console import Console
 
 from kdbench.discovery import Registry
-from kdbench.engine.cohort import Interrupted
-from kdbench.errors import ResultsError
-from kdbench.results import SuiteFolder, TeacherFolder
-from kdbench.results.folder import LOCK
 from kdbench.terminal import leave_closed_terminal
-
-POLL = 1.0
-"""Seconds between two attempts to acquire a lock."""
-
-
-@contextmanager
-def only_one_run(folder: SuiteFolder) -> Iterator[None]:
-    """Lock the folder, or raise if another run uses it; create it if missing."""
-
-    def refuse() -> None:
-        raise ResultsError(f"{folder.path}: another kdbench run uses this folder; wait for it or stop it") from None
-
-    with _locked(folder.path, refuse, patience=0):
-        folder.remove_leftovers()
-        yield
-
-
-@contextmanager
-def alone_with(folder: TeacherFolder, stop: Stop, warn: Callable[[str], None]) -> Iterator[None]:
-    """Lock a teacher, which several suites may share: a second run waits until the first has trained it."""
-    warned = False
-
-    def wait() -> None:
-        nonlocal warned
-        if not warned:
-            warn(f"{folder.path}: another run is training this teacher; waiting for it")
-        warned = True
-        if stop.asked():
-            raise Interrupted("interrupted") from None
-
-    with _locked(folder.path, wait, patience=POLL):
-        yield
-
-
-@contextmanager
-def _locked(folder: Path, busy: Callable[[], None], *, patience: float) -> Iterator[None]:
-    """Lock a folder; create it if missing.
-
-    If another process has the lock, ``busy`` is called every ``patience`` seconds; an error that it raises ends the
-    waiting. Raises :class:`~kdbench.errors.ResultsError` if the folder cannot be locked or written.
-    """
-    lock = FileLock(folder / LOCK)
-    while not lock.is_locked:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=patience)
-        except Timeout:
-            busy()
-        except OSError as error:
-            raise _explained(folder, error) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _explained(folder: Path, error: OSError) -> ResultsError:
-    """The error message for a folder that cannot be locked."""
-    if error.errno in {errno.ENOLCK, errno.EOPNOTSUPP}:
-        return ResultsError(
-            f"{folder}: cannot be locked ({error.strerror}); choose an --output on a file system with flock"
-        )
-    lock = folder / LOCK
-    # If the folder cannot be written, the lock file cannot be removed.
-    if error.filename == str(lock) and os.path.lexists(lock) and os.access(folder, os.W_OK):
-        return ResultsError(
-            f"{lock}: cannot be opened for writing: {error.strerror}; if no other run uses "
-            "this folder, remove this empty file and run again"
-        )
-    return ResultsError(f"{folder}: cannot be written: {error.strerror or error}")
 
 
 class LeftAtOnceError(KeyboardInterrupt):

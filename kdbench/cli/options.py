@@ -33,6 +33,12 @@ ReportName = Annotated[
         help="Name of the report's folder; default: the suite's name, with the values of --set, -m, --pair and --seed.",
     ),
 ]
+Parts = Annotated[
+    int,
+    typer.Option(
+        "--parts", metavar="N", min=1, help="Divide each cohort into N parts, each with its own pass of the teacher."
+    ),
+]
 TrackingUri = Annotated[
     str | None,
     typer.Option(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from kdbench.claims import LEASE_SECONDS, Holder, listed, living, trials_of
 from kdbench.cli.application import OK, SOME_TRIAL_FAILED, app, exit_code_of
 from kdbench.cli.options import (
     REPORTS,
@@ -20,6 +21,7 @@ from kdbench.cli.options import (
     Output,
     Overrides,
     Pairs,
+    Parts,
     Plugins,
     ReportDir,
     ReportName,
@@ -32,7 +34,7 @@ from kdbench.errors import ResultsError, SuiteError
 from kdbench.words import plural, time_span
 
 if TYPE_CHECKING:
-    from kdbench.suite.plan import Plan, Trial
+    from kdbench.suite.plan import Cohort, Plan, Trial
 
 
 @app.command()
@@ -63,9 +65,25 @@ def run(
             help="After a signal, wait at most this long for the end of the epoch; default: no limit.",
         ),
     ] = None,
+    parts: Parts = 1,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Stay until no other process is training, to take over what dies.")
+    ] = False,
+    lease: Annotated[
+        float,
+        typer.Option(
+            "--lease",
+            metavar="SECONDS",
+            help="Others take over what this process trains after so long without a sign of life.",
+        ),
+    ] = LEASE_SECONDS,
     debug: Debug = False,
 ) -> None:
-    """Train the missing trials of a suite, log them, and write the report."""
+    """Train the missing trials of a suite, log them, and write the report.
+
+    Any number of processes may run the same suite in the same folder, on one machine or on several: each takes the
+    next free cohort, and the last one writes the report.
+    """
     try:
         from kdbench.run import run_suite
 
@@ -84,6 +102,9 @@ def run(
             fresh=fresh,
             allow_teacher_mismatch=allow_teacher_mismatch,
             grace=grace,
+            parts=parts,
+            wait=wait,
+            lease=lease,
         )
     except KeyboardInterrupt as error:
         # Here, since Typer makes an exit of it that has lost its signal.
@@ -99,8 +120,12 @@ def run(
         show_error(
             f"{plural(len(failed), 'trial')} failed; see error.json in {results.folder.path}; run again to retry"
         )
-    leaderboard = results.report / "leaderboard.md"
-    if leaderboard.is_file():
+    if results.elsewhere:
+        show(
+            f"{plural(len(results.elsewhere), 'trial')} in training by {listed(results.elsewhere)}; the last process "
+            "writes the report"
+        )
+    elif (results.report / "leaderboard.md").is_file():
         show(escape(f"report: {results.report / 'index.html'}"))
         if methods or pairs or seeds:
             show("it shows the selected trials; `kdbench report` without -m, --pair and --seed writes the full report")
@@ -116,6 +141,7 @@ def plan(
     overrides: Overrides = None,
     plugins: Plugins = None,
     output: Output = RUNS,
+    parts: Parts = 1,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -131,7 +157,8 @@ def plan(
     filters.check(opened.suite)
     folder = SuiteFolder(output, opened.suite.name)
     folder.check_protocol()
-    everything = explain(with_results(opened.plan, folder), folder)
+    held = living(output, trials_of(opened.suite.name))
+    everything = _with_holders(explain(with_results(opened.plan, folder), folder), held)
     for remark in opened.remarks:
         show_warning(remark)
     chosen = everything.with_trials(trial for trial in everything.trials if filters.match(trial))
@@ -139,8 +166,20 @@ def plan(
         show_json(chosen.describe())
         return
     show(_plan_table(chosen))
-    for line in _plan_summary(chosen, everything, folder, opened.resolver.facts.n_train):
+    for line in _plan_summary(chosen, everything, folder, opened.resolver.facts.n_train, parts):
         show(escape(line))
+
+
+def _with_holders(plan: Plan, held: Mapping[str, Holder]) -> Plan:
+    """The plan, with the process that trains a trial as its reason."""
+    from kdbench.status import UNFINISHED
+
+    return plan.with_trials(
+        trial.with_status(trial.status, f"in training by {held[trial.id]}")
+        if trial.id in held and trial.status in UNFINISHED
+        else trial
+        for trial in plan.trials
+    )
 
 
 def _plan_table(plan: Plan) -> Table:
@@ -164,8 +203,8 @@ def _states(trials: Sequence[Trial]) -> str:
     return f"{text}: {'; '.join(reasons)}" if reasons else text
 
 
-def _plan_summary(chosen: Plan, everything: Plan, folder: Any, n_train: int) -> Iterable[str]:
-    from kdbench.results.cost import hours, steps
+def _plan_summary(chosen: Plan, everything: Plan, folder: Any, n_train: int, parts: int) -> Iterable[str]:
+    from kdbench.results.cost import hours, repeated_passes, steps
     from kdbench.status import UNFINISHED
     from kdbench.suite.plan import count
 
@@ -183,6 +222,15 @@ def _plan_summary(chosen: Plan, everything: Plan, folder: Any, n_train: int) -> 
         estimate = hours(waiting, everything.trials, folder)
         known = f"about {time_span(estimate[0] * 3600)} by the results on {estimate[1]}" if estimate else "time unknown"
         yield f"to do: {plural(steps(waiting, n_train), 'step')} of students, {known}"
+        if parts > 1:
+            cohorts = [cohort for cohort in everything.cohorts if {trial.id for trial in waiting} & _ids(cohort)]
+            passes, seconds = repeated_passes(cohorts, parts, n_train, folder)
+            known = "time unknown" if seconds is None else f"about {time_span(seconds)} by earlier results"
+            yield f"--parts {parts}: {plural(passes, 'step')} of teachers are repeated, {known}"
+
+
+def _ids(cohort: Cohort) -> set[str]:
+    return {trial.id for trial in cohort.trials}
 
 
 @app.command()

@@ -10,18 +10,18 @@ from typing import Any
 import torch
 
 from kdbench.errors import TrialError, text_of
-from kdbench.results import write_atomically
+from kdbench.results import Check, write_atomically
 from kdbench.suite.plan import PROTOCOL
 
 
-def save(path: Path, identifier: str, state: dict[str, Any]) -> None:
-    """Write a checkpoint atomically.
+def save(path: Path, identifier: str, state: dict[str, Any], check: Check = None) -> None:
+    """Write a checkpoint atomically; ``check`` is called right before the old one is replaced.
 
     Raises ``TrialError`` for a state that cannot be saved or read back (a plugin's ``get_extra_state`` may return
     anything), ``ResultsError`` if the file cannot be written.
     """
     packed = _pack({"protocol": PROTOCOL, "id": identifier, **state})
-    write_atomically(path, lambda temporary: _write(temporary, packed))
+    write_atomically(path, lambda temporary: _write(temporary, packed), check)
 
 
 def _write(path: Path, packed: memoryview) -> None:

@@ -166,7 +166,7 @@ class Learner:
         """Write ``student.safetensors``."""
         weights = self.progress.best[2] if self.progress.best is not None else self._weights()
         with self.writing():
-            write_weights(self.folder.weights, weights)
+            write_weights(self.folder.weights, weights, self.folder.check)
 
     def _stateful(self) -> dict[str, Any]:
         """The objects whose states a checkpoint contains, by entry; None if not in use."""
@@ -181,7 +181,7 @@ class Learner:
         states = {name: part.state_dict() if part is not None else None for name, part in self._stateful().items()}
         state = {**self.progress.state_dict(), **states, "made_with": self.made_with}
         with self.writing():
-            checkpoint.save(self.folder.checkpoint, self.id, state)
+            checkpoint.save(self.folder.checkpoint, self.id, state, self.folder.check)
 
     def resume(self) -> bool:
         """Resume from the checkpoint if it is valid and was made with the same teacher and data."""

@@ -132,7 +132,7 @@ def measure_given(
         metrics = measure(*collect(lambda images: network(images)["logits"], feed.evaluate("test")))
     folder.begin(TeacherRecord.of(plan))
     state = {key: value.cpu().contiguous() for key, value in network.state_dict().items()}
-    write_weights(folder.weights, state)
+    write_weights(folder.weights, state, folder.check)
     folder.finish(
         id=plan.key,
         status=Status.DONE,

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 from kdbench.errors import ModelError
 from kdbench.models.base import TappedModel
-from kdbench.results import write_atomically
+from kdbench.results import Check, write_atomically
 from kdbench.words import listed
 
 _CONTAINERS = ("model", "state_dict", "net", "model_state_dict")
@@ -149,8 +149,10 @@ def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "a scalar"
 
 
-def write_weights(path: Path, state: Mapping[str, Tensor]) -> None:
+def write_weights(path: Path, state: Mapping[str, Tensor], check: Check = None) -> None:
     """Write a state dictionary of contiguous CPU tensors as a safetensors file, atomically.
+
+    ``check`` is called right before an old file is replaced.
 
     Raises:
         ResultsError: the file cannot be written.
@@ -158,7 +160,7 @@ def write_weights(path: Path, state: Mapping[str, Tensor]) -> None:
     # Not save_file: its temporary file stays after a kill, and only its owner can read the result.
     # Serialised first: an error here comes from the state, not from the disk.
     content = save(dict(state))
-    write_atomically(path, lambda temporary: _fill(temporary, content))
+    write_atomically(path, lambda temporary: _fill(temporary, content), check)
 
 
 def _fill(path: Path, content: bytes) -> None:

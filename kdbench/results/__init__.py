@@ -15,7 +15,7 @@ Every file is written under a temporary name and renamed, so a reader never sees
 
 from kdbench.atomic import remove_leftovers
 from kdbench.results.code import store_code, stored_code
-from kdbench.results.files import parse_json, write_atomically, write_json, write_text
+from kdbench.results.files import Check, parse_json, write_atomically, write_json, write_text
 from kdbench.results.find import again, find_folder
 from kdbench.results.folder import TEACHERS, AnyFolder, SuiteFolder, TeacherFolder, TrialFolder
 from kdbench.results.planned import NO_PLAN, PlannedTeacher, PlannedTrial, PlanRecord
@@ -41,6 +41,7 @@ __all__ = [
     "TEACHERS",
     "AnyFolder",
     "Best",
+    "Check",
     "Cost",
     "DataUsed",
     "Environment",

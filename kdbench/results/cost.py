@@ -7,12 +7,33 @@ from statistics import mean
 
 from kdbench.recipe import batch_sizes
 from kdbench.results.folder import SuiteFolder
-from kdbench.suite.plan import Trial
+from kdbench.suite.plan import Cohort, Trial
 
 
 def steps(trials: Iterable[Trial], n_train: int) -> int:
     """Optimiser steps of the main stages."""
     return sum(len(batch_sizes(n_train, trial.recipe.batch_size)) * trial.recipe.epochs for trial in trials)
+
+
+def repeated_passes(
+    cohorts: Iterable[Cohort], parts: int, n_train: int, folder: SuiteFolder
+) -> tuple[int, float | None]:
+    """What it costs to divide each cohort: steps of teachers that are repeated, and seconds by earlier results.
+
+    The seconds are None if a cohort has no result. A part has at least one trial.
+    """
+    repeated, seconds = 0, 0.0
+    known = True
+    for cohort in cohorts:
+        more = min(parts, len(cohort.trials)) - 1
+        repeated += more * steps(cohort.trials[:1], n_train)
+        results = [result for trial in cohort.trials if (result := folder.trial(trial.id).result) and result.done]
+        if results:
+            # Each result has its share of the time that the cohort's teacher took.
+            share = mean(result.cost.teacher_seconds for result in results)
+            seconds += more * share * len(cohort.trials)
+        known = known and bool(results)
+    return repeated, seconds if known else None
 
 
 def hours(trials: Iterable[Trial], earlier: Iterable[Trial], folder: SuiteFolder) -> tuple[float, str] | None:

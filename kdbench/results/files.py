@@ -18,14 +18,18 @@ LARGEST_RECORD_BYTES = 256 * 2**20
 CHECKSUM = "checksum"
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+Check = Callable[[], None] | None
+"""Called right before a file is replaced; an error that it raises keeps the old file."""
+
+
+def write_atomically(path: Path, write: Callable[[Path], None], check: Check = None) -> None:
     """:func:`kdbench.atomic.write`, with errors that name the file.
 
     Raises:
         ResultsError: the file cannot be written, or the disk is full.
     """
     try:
-        atomic.write(path, write)
+        atomic.write(path, write, check)
     except OSError as error:
         raise ResultsError(f"{path}: cannot be written: {error.strerror or error}") from error
     except RuntimeError as error:
@@ -33,16 +37,16 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         raise ResultsError(f"{path}: cannot be written; is the disk full? ({error})") from error
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, check: Check = None) -> None:
     """Write UTF-8 text atomically."""
-    write_atomically(path, lambda temporary: _fill(temporary, text))
+    write_atomically(path, lambda temporary: _fill(temporary, text), check)
 
 
 def _fill(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any], check: Check = None) -> None:
     """Write a JSON object atomically, with a checksum of its content as its last entry."""
     # As it will be read: tuples become lists, and keys text.
     content = json.loads(json.dumps(content))
@@ -50,7 +54,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     text = json.dumps(sealed, indent=2, ensure_ascii=False)
     if any("\ud800" <= letter <= "\udfff" for letter in text):
         text = json.dumps(sealed, indent=2)  # bytes of a file's name that are no UTF-8
-    write_text(path, text + "\n")
+    write_text(path, text + "\n", check)
 
 
 def checksum(content: Mapping[str, Any]) -> str:

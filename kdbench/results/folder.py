@@ -15,6 +15,7 @@ from kdbench.errors import ResultsError, TrialError
 from kdbench.results import record
 from kdbench.results.files import (
     CHECKSUM,
+    Check,
     inspect_json,
     mismatch,
     parse_json,
@@ -42,7 +43,6 @@ R = TypeVar("R", TrialResult, TeacherResult)
 K = TypeVar("K", bound=Record)
 
 TEACHERS = "_teachers"
-LOCK = ".lock"
 
 
 def _line(epoch: EpochRecord) -> str:
@@ -70,6 +70,7 @@ def _with_numbers(value: Any) -> Any:
 class Folder(Generic[D, R]):
     """The folder of a training. A result that is not of ``identifier`` is damaged, where that is given.
 
+    ``check`` is called right before each write, and raises where this process must not write any more.
     :class:`TrialFolder` and :class:`TeacherFolder` say which records it holds.
     """
 
@@ -78,14 +79,16 @@ class Folder(Generic[D, R]):
     description_type: type[D]
     result_type: type[R]
 
-    def __init__(self, path: Path, identifier: str | None = None) -> None:
+    def __init__(self, path: Path, identifier: str | None = None, check: Check = None) -> None:
         self.path = path
+        self.check = check
         self.identifier = identifier
         self.weights = path / self.weights_name
         self.checkpoint = path / "checkpoint.pt"
 
     def begin(self, description: D) -> None:
         """Write what is trained. The last attempt's result and error are removed, its checkpoint is kept."""
+        self._checked()
         for own in ("result.json", "error.json"):
             remove(self.path / own)
         place = self.path / self.description_name
@@ -93,16 +96,20 @@ class Folder(Generic[D, R]):
         for old in (place, self.path / "epochs.jsonl", self.weights, self.checkpoint):
             if not old.is_file():
                 remove(old)
-        write_json(place, description.to_json())
+        write_json(place, description.to_json(), self.check)
+
+    def _checked(self) -> None:
+        if self.check is not None:
+            self.check()
 
     def clear(self) -> None:
-        """Remove everything but the lock, which this process may hold."""
+        """Remove everything."""
+        self._checked()
         # The result first, so that it never exists without the files that it names.
         remove(self.path / "result.json")
         if self.path.is_dir():
             for path in self.path.iterdir():
-                if path.name != LOCK:
-                    remove(path)
+                remove(path)
 
     @property
     def description(self) -> D | None:
@@ -183,10 +190,11 @@ class Folder(Generic[D, R]):
 
     def write_epochs(self, epochs: Sequence[EpochRecord]) -> None:
         """Replace ``epochs.jsonl``."""
-        write_text(self.path / "epochs.jsonl", "".join(map(_line, epochs)))
+        write_text(self.path / "epochs.jsonl", "".join(map(_line, epochs)), self.check)
 
     def append_epoch(self, epoch: EpochRecord) -> None:
         """Add one line to ``epochs.jsonl``."""
+        self._checked()
         try:
             with (self.path / "epochs.jsonl").open("a", encoding="utf-8") as file:
                 file.write(_line(epoch))
@@ -212,13 +220,13 @@ class Folder(Generic[D, R]):
             result = self.result_type(**{**fields, "files": files})
         except ValidationError as error:
             raise TrialError(f"{place}: cannot be written: {record.first_problem(error)}") from error
-        write_json(place, result.to_json())
+        write_json(place, result.to_json(), self.check)
         self.checkpoint.unlink(missing_ok=True)
         return result
 
     def fail(self, failure: Failure) -> None:
         """Write the reason of a failure; the training is not finished."""
-        write_json(self.path / "error.json", failure.to_json())
+        write_json(self.path / "error.json", failure.to_json(), self.check)
 
 
 class TrialFolder(Folder[TrialRecord, TrialResult]):
@@ -238,8 +246,20 @@ class TeacherFolder(Folder[TeacherRecord, TeacherResult]):
     description_type = TeacherRecord
     result_type = TeacherResult
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether its weights were read back after the training, so that it can be used without writing anything."""
+        result = self.result
+        return result is not None and result.sha256 is not None
+
 
 AnyFolder = TrialFolder | TeacherFolder
+
+
+def suites_in(output: Path) -> list[str]:
+    """The names of the suites with a folder in ``output``."""
+    names = (path.name for path in output.iterdir() if path.is_dir())
+    return sorted(name for name in names if name != TEACHERS and not name.startswith("."))
 
 
 class SuiteFolder:
@@ -249,13 +269,20 @@ class SuiteFolder:
         self.path = output / suite
         self.output = output
 
-    def trial(self, identifier: str) -> TrialFolder:
+    def trial(self, identifier: str, check: Check = None) -> TrialFolder:
         """One trial's folder."""
-        return TrialFolder(self.path / identifier, identifier)
+        return TrialFolder(self.path / identifier, identifier, check)
 
-    def teacher(self, key: str) -> TeacherFolder:
+    def teacher(self, key: str, check: Check = None) -> TeacherFolder:
         """One teacher's folder, shared by all suites of the same output folder."""
-        return TeacherFolder(self.output / TEACHERS / key, key)
+        return TeacherFolder(self.output / TEACHERS / key, key, check)
+
+    def create(self) -> None:
+        """Create the folder. Raises :class:`~kdbench.errors.ResultsError`."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ResultsError(f"{self.path}: cannot be written: {error.strerror or error}") from error
 
     def remove_leftovers(self) -> list[Path]:
         """Remove unfinished files of dead processes, here and in the teachers' folders; return their paths."""

@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 
 from kdbench import additions
+from kdbench.claims import Claims
 from kdbench.data.base import Arrays
 from kdbench.data.feed import Feed
 from kdbench.data.open import channel_statistics, open_feed
@@ -38,6 +39,7 @@ class Context:
     notify: Notifier
     warn: Callable[[str], None]
     stop: Stop
+    claims: Claims
 
     @property
     def resolver(self) -> Resolver:

@@ -1,9 +1,9 @@
-"""Trains the students of a cohort without results: builds, resumes and trains them in lockstep."""
+"""Trains the claimed students of a cohort: builds, resumes and trains them in lockstep."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import torch
 
@@ -18,35 +18,44 @@ from kdbench.errors import DataError, ResultsError, TeacherMismatchError, in_wor
 from kdbench.isolation import Originals, contained
 from kdbench.method import DataSignature, set_up
 from kdbench.models.base import signature
-from kdbench.results import TrialRecord, store_code
+from kdbench.results import TrialFolder, TrialRecord, store_code
 from kdbench.run.context import Context
 from kdbench.run.listeners import TrialListener
 from kdbench.run.teachers import Teachers
+from kdbench.run.work import Part
 from kdbench.seeding import derive
-from kdbench.suite.plan import Cohort, Trial, content_hash
+from kdbench.suite.plan import Trial, content_hash
+
+CONCERNS_ALL = (Interrupted, ResultsError, DataError, TeacherMismatchError)
+"""Errors that concern all cohorts."""
 
 
 class Students:
-    """Trains the missing students of one cohort after another."""
+    """Trains the claimed students of one cohort after another."""
 
     def __init__(self, context: Context, teachers: Teachers) -> None:
         self.context = context
         self.teachers = teachers
         self._originals = Originals()
+        self._part: Part
 
-    def train(self, cohort: Cohort, trials: Sequence[Trial]) -> None:
-        """Train ``trials`` of ``cohort``, and its trials with stale results."""
+    def train(self, part: Part, add: Callable[[Part, Trial], bool]) -> None:
+        """Train the trials of ``part``, and those of its cohort with stale results that can be claimed with ``add``."""
+        self._part = part
+        cohort = part.cohort
         try:
             teacher = self.teachers(cohort.teacher)
-        except (Interrupted, ResultsError, DataError, TeacherMismatchError):
-            raise  # concerns all cohorts
+        except CONCERNS_ALL:
+            raise
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a model may come with a plugin
             # None of these trials can be trained without the teacher; those of other teachers can.
             self.context.warn(f"teacher {cohort.teacher.name}: {in_words(error)}")
-            for trial in trials:
-                self._could_not_begin(trial, error)
+            self.fail(part, error)
             return
-        missing = [trial for trial in cohort.trials if trial in trials or self._stale(trial, teacher)]
+        stale = {trial.id for trial in cohort.trials if trial.id not in part.claims and self._stale(trial, teacher)}
+        missing = [
+            trial for trial in cohort.trials if trial.id in part.claims or (trial.id in stale and add(part, trial))
+        ]
         recipe = cohort.trials[0].recipe
         feed = self.context.feed(recipe, cohort.seed)
         watchful = False
@@ -89,7 +98,7 @@ class Students:
 
     def _learner(self, trial: Trial, teacher: FrozenTeacher, feed: Feed) -> Learner | None:
         """The trial's student and method, ready to train; None if that fails."""
-        place = self.context.folder.trial(trial.id)
+        place = self._folder(trial)
         learner = self._new_learner(trial, teacher, feed)
         if learner is None:
             return None
@@ -139,7 +148,7 @@ class Students:
             method=method,
             recipe=trial.recipe,
             seed=trial.seed,
-            folder=self.context.folder.trial(trial.id),
+            folder=self._folder(trial),
             device=self.context.device,
             steps_per_epoch=feed.steps_per_epoch,
             settings=trial.settings,
@@ -153,9 +162,18 @@ class Students:
             parts=self.context.resolver.parts(trial.recipe),
         )
 
+    def fail(self, part: Part, error: BaseException) -> None:
+        """Record that the trials of ``part`` cannot be trained."""
+        self._part = part
+        for trial in part.trials:
+            self._could_not_begin(trial, error)
+
+    def _folder(self, trial: Trial) -> TrialFolder:
+        return self.context.folder.trial(trial.id, self._part.claims[trial.id].check)
+
     def _could_not_begin(self, trial: Trial, error: BaseException) -> None:
         record = failure(trial.id, error, "setup", 0)
-        place = self.context.folder.trial(trial.id)
+        place = self._folder(trial)
         place.begin(TrialRecord.of(trial))
         store_code(place.path, self.context.resolver.code(trial))
         place.fail(record)

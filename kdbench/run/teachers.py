@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from kdbench.engine import teacher as teachers
 from kdbench.engine.device import Precision
@@ -11,10 +11,10 @@ from kdbench.engine.frozen import FrozenTeacher
 from kdbench.errors import TeacherMismatchError, TrialError
 from kdbench.isolation import contained
 from kdbench.models.base import TappedModel
-from kdbench.results import TeacherFolder, TeacherRecord
+from kdbench.results import TEACHERS, TeacherFolder, TeacherRecord
 from kdbench.run.context import Context
 from kdbench.run.listeners import TeacherListener
-from kdbench.session import alone_with
+from kdbench.run.work import MOST_DEATHS, died
 from kdbench.suite.plan import TeacherPlan
 
 
@@ -28,7 +28,10 @@ class Teachers:
         self._failed: dict[str, str] = {}
 
     def __call__(self, plan: TeacherPlan) -> FrozenTeacher:
-        """The teacher; it is trained first if it is missing."""
+        """The teacher; it is trained first if it is missing.
+
+        Raises :class:`~kdbench.claims.HeldError` if another process trains it.
+        """
         if plan.key in self._failed:
             raise TrialError(self._failed[plan.key])
         if plan.key not in self._ready:
@@ -49,23 +52,39 @@ class Teachers:
         def build() -> TappedModel:
             return self.context.network(plan.model, plan.recipe)
 
-        with alone_with(folder, self.context.stop, self.context.warn):
-            fingerprint = self.context.arrays.fingerprint
-            load = partial(teachers.load, plan, build, shape, folder, self.context.device, fingerprint, foreign=foreign)
+        def load(place: TeacherFolder) -> FrozenTeacher | None:
+            device, fingerprint = self.context.device, self.context.arrays.fingerprint
             with contained(who):
-                teacher = load()
-            if teacher is None:
-                if damage := folder.damage(thorough=True):
-                    self.context.warn(f"{folder.path}: damaged: {damage}; the teacher will be retrained")
-                self._obtain(plan, build, folder, foreign)
-                with contained(who):
-                    teacher = load()
+                return teachers.load(plan, build, shape, place, device, fingerprint, foreign=foreign)
+
+        teacher = load(folder) if folder.is_complete else None
+        if teacher is None:
+            with self._claimed(plan) as folder:
+                # Another process may have trained it meanwhile.
+                teacher = load(folder)
+                if teacher is None:
+                    if damage := folder.damage(thorough=True):
+                        self.context.warn(f"{folder.path}: damaged: {damage}; the teacher will be retrained")
+                    self._obtain(plan, build, folder, foreign)
+                    teacher = load(folder)
         if teacher is None:
             raise TrialError(f"{folder.path} cannot be read back; remove it and run again")
         self._compare(plan, teacher)
         record, result = TeacherRecord.of(plan), folder.result
         self.context.notify("kdbench_teacher_finished", teacher=record, result=result, run=self.context.info)
         return teacher
+
+    @contextmanager
+    def _claimed(self, plan: TeacherPlan) -> Iterator[TeacherFolder]:
+        """The teacher's folder, which no other process writes within the context."""
+        folder = self.context.folder.teacher(plan.key)
+        claim = self.context.claims.claim(TEACHERS, plan.key, len(folder.epochs))
+        try:
+            if claim.entry.deaths >= MOST_DEATHS:
+                raise TrialError(f"teacher {plan.name}: {died(claim.entry.deaths)}")
+            yield self.context.folder.teacher(plan.key, claim.check)
+        finally:
+            claim.release()
 
     def _obtain(
         self, plan: TeacherPlan, build: Callable[[], TappedModel], folder: TeacherFolder, foreign: bool

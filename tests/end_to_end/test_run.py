@@ -289,17 +289,6 @@ def test_a_folder_of_another_protocol_is_refused(write_suite, run, tmp_path):
             run(suite)
 
 
-def test_two_runs_at_once_are_refused(write_suite, run, tmp_path):
-    from filelock import FileLock
-
-    (tmp_path / "runs/tiny").mkdir(parents=True)
-    with (
-        FileLock(tmp_path / "runs/tiny/.lock"),
-        pytest.raises(ResultsError, match="another kdbench run uses"),
-    ):
-        run(write_suite("none"))
-
-
 def test_an_observer_that_raises_is_reported_disabled_and_costs_nothing(write_suite, run, watch):
     from kdbench.hookspecs import hookimpl
 
@@ -392,7 +381,7 @@ def test_a_checkpoint_names_the_teacher_the_data_and_the_precision(write_suite, 
     from kdbench.engine import checkpoint
 
     saved = {}
-    monkeypatch.setattr(checkpoint, "save", lambda path, name, state: saved.update({name: state["made_with"]}))
+    monkeypatch.setattr(checkpoint, "save", lambda path, name, state, check: saved.update({name: state["made_with"]}))
     run(write_suite("kd"), overrides=[f"recipe.precision={precision}"])
     made_of, teacher = watch.results["kd"].data.fingerprint, watch.results["kd"].teacher
     (trial,) = (name for name in saved if name != teacher.key)

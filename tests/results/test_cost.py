@@ -9,9 +9,9 @@ import pytest
 
 from kdbench.recipe import Recipe
 from kdbench.results import Cost, DataUsed, Environment, SuiteFolder, TrialRecord
-from kdbench.results.cost import hours, steps
+from kdbench.results.cost import hours, repeated_passes, steps
 from kdbench.status import Status
-from kdbench.suite.plan import Origin, TeacherPlan, Trial
+from kdbench.suite.plan import Cohort, Origin, TeacherPlan, Trial
 
 RECIPE = Recipe(epochs=10, batch_size=64)
 TEACHER = TeacherPlan("big", "resnet20", {"name": "digits"}, RECIPE, None, None, 0)
@@ -100,3 +100,16 @@ def test_other_devices_results_tell_nothing(folder: SuiteFolder) -> None:
     finish(folder, earlier[1], seconds=3600.0, device="NVIDIA H200", day=3)
     finish(folder, earlier[2], seconds=36000.0, device="cpu", day=2)
     assert hours([replace(TRIAL, seed=3)], earlier, folder) == (pytest.approx(1.0), "NVIDIA H200")
+
+
+def test_parts_repeat_the_pass_of_the_teacher(folder: SuiteFolder) -> None:
+    trials = tuple(replace(TRIAL, method=f"m{number}") for number in range(4))
+    cohort = Cohort(TEACHER, 0, 10, 64, trials)
+    assert repeated_passes([cohort], 1, 1280, folder) == (0, None)
+    assert repeated_passes([cohort, cohort], 3, 1280, folder) == (2 * 2 * 20 * 10, None)
+    # Four parts have one trial each, and more parts have none.
+    assert repeated_passes([cohort], 9, 1280, folder) == (3 * 20 * 10, None)
+    finish(folder, trials[0], seconds=100.0, teacher_seconds=2.0)
+    finish(folder, trials[1], seconds=100.0, teacher_seconds=4.0)
+    # A pass takes four shares of three seconds.
+    assert repeated_passes([cohort], 3, 1280, folder) == (2 * 20 * 10, 2 * 12.0)

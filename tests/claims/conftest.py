@@ -1,0 +1,20 @@
+"""A clock for signs of life."""
+
+from __future__ import annotations
+
+import pytest
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
