@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -186,6 +186,26 @@ def claiming(output: Path, lease: float = LEASE_SECONDS) -> Iterator[Claims]:
         yield Claims(output, heartbeat, Watch(folder))
     finally:
         heartbeat.stop()
+
+
+@contextmanager
+def claiming_all(output: Path, wanted: Iterable[tuple[str, str]]) -> Iterator[None]:
+    """Claim names, each given with its kind, within the context.
+
+    Raises :class:`ResultsError` if a living process holds one of them.
+    """
+    with claiming(output) as claims, ExitStack() as held:
+        known: dict[str, dict[str, Standing]] = {}
+        for kind, name in sorted(set(wanted)):
+            if kind not in known:
+                known[kind] = claims.standings(kind)
+            standing = known[kind].get(name, NEVER_HELD)
+            claim = claims.take(kind, name, standing)
+            if claim is None:
+                holder = standing.holder or "another process"
+                raise ResultsError(f"{output}: {name} is in use by {holder}; wait for it or stop it")
+            held.callback(claim.release)
+        yield
 
 
 @contextmanager

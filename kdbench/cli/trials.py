@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -13,6 +13,10 @@ from rich.table import Table
 from kdbench.cli.application import app
 from kdbench.cli.options import RUNS, AsJson, Debug, Output, Plugins
 from kdbench.cli.output import show, show_json
+
+if TYPE_CHECKING:
+    from kdbench.discovery import Registry
+    from kdbench.results.listing import Defaults
 
 TrialArgument = Annotated[
     str, typer.Argument(metavar="TRIAL", help="A trial's id, a unique prefix of it, or its folder.")
@@ -47,14 +51,7 @@ def runs(
         planned = {trial.id for trial in opened.plan.trials}
     else:
         registry = discover(plugins or ())
-    offers = {offer.spec.name: offer for offer in registry.methods}
-
-    def defaults(method: str) -> Mapping[str, Any]:
-        if method not in offers:
-            return {}
-        return {key: setting.default for key, setting in offers[method].declared.settings.items()}
-
-    rows = list_trials(output, suites, defaults, planned)
+    rows = list_trials(output, suites, default_settings(registry), planned)
     if as_json:
         show_json(rows)
         return
@@ -69,6 +66,18 @@ def runs(
         short = source if "==" in source else source[:8]
         table.add_row(*map(escape, (*cells, short, size, "yes" if row["planned"] else "no")))
     show(table)
+
+
+def default_settings(registry: Registry) -> Defaults:
+    """The default settings of a method; none for a method that is not installed."""
+    offers = {offer.spec.name: offer for offer in registry.methods}
+
+    def defaults(method: str) -> Mapping[str, Any]:
+        if method not in offers:
+            return {}
+        return {key: setting.default for key, setting in offers[method].declared.settings.items()}
+
+    return defaults
 
 
 @app.command()

@@ -9,6 +9,7 @@
     runs/<suite>/<trial id>/source/             the code behind it: of its method, networks and data set
     runs/<suite>/<trial id>/checkpoint.pt       while it is being trained
     runs/_teachers/<key>/                       teacher.json, epochs.jsonl, result.json, teacher.safetensors
+    runs/_conflicts/<source>/                   what a merge keeps apart: a results folder
 
 Every file is written under a temporary name and renamed, so a reader never sees half of one.
 """

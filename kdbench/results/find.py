@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kdbench.errors import ResultsError
-from kdbench.results.folder import SuiteFolder, TrialFolder, suites_in
+from kdbench.results.folder import SuiteFolder, TrialFolder, suite_names
 from kdbench.results.planned import PlannedTrial, PlanRecord
 from kdbench.results.reproduction import run_command
 from kdbench.status import Status
@@ -33,7 +33,7 @@ def _search(name: str, output: Path) -> Path:
         raise ResultsError(f"{output}: no such results folder; name it with --output, or the trial by its folder")
     places: dict[str, list[Path]] = {}
     planned: dict[str, str] = {}
-    for suite in suites_in(output):
+    for suite in suite_names(output):
         results = SuiteFolder(output, suite)
         plan = results.plan
         planned |= {row.id: _why_missing(row, plan) for row in plan.trials} if plan else {}

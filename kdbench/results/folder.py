@@ -45,6 +45,14 @@ K = TypeVar("K", bound=Record)
 TEACHERS = "_teachers"
 
 
+def suite_names(output: Path) -> list[str]:
+    """The names of the suites' folders in an output folder, sorted.
+
+    Names that begin with ``_`` or ``.`` are reserved: for teachers, conflicts of a merge, and temporary files.
+    """
+    return sorted(path.name for path in output.iterdir() if path.name[0] not in "_." and path.is_dir())
+
+
 def _line(epoch: EpochRecord) -> str:
     return json.dumps(_without_numbers(epoch.to_json()), allow_nan=False) + "\n"
 
@@ -115,6 +123,10 @@ class Folder(Generic[D, R]):
     def description(self) -> D | None:
         """What is trained; None if missing or damaged."""
         return self._sound(self.description_type, self.description_name)[0]
+
+    def description_problem(self) -> str:
+        """What is wrong with the description; empty if nothing is, or if it is missing."""
+        return self._sound(self.description_type, self.description_name)[1]
 
     @property
     def recorded(self) -> R | None:
@@ -256,12 +268,6 @@ class TeacherFolder(Folder[TeacherRecord, TeacherResult]):
 AnyFolder = TrialFolder | TeacherFolder
 
 
-def suites_in(output: Path) -> list[str]:
-    """The names of the suites with a folder in ``output``."""
-    names = (path.name for path in output.iterdir() if path.is_dir())
-    return sorted(name for name in names if name != TEACHERS and not name.startswith("."))
-
-
 class SuiteFolder:
     """``runs/<suite>``."""
 
@@ -306,7 +312,7 @@ class SuiteFolder:
             remove(path)
         write_json(path, plan.to_json())
 
-    def check_protocol(self) -> None:
+    def check_protocol(self, remedy: str = "choose another --output or move the folder away") -> None:
         """Refuse a folder that another protocol version wrote."""
         path = self.path / "plan.json"
         content, _ = inspect_json(path)
@@ -318,13 +324,14 @@ class SuiteFolder:
         if content.get("protocol") != PROTOCOL:
             raise ResultsError(
                 f"{self.path}: written under protocol {content.get('protocol')}, this kdbench has protocol "
-                f"{PROTOCOL}: the numbers must not be mixed; choose another --output or move the folder away"
+                f"{PROTOCOL}: the numbers must not be mixed; {remedy}"
             )
 
     def __iter__(self) -> Iterator[TrialFolder]:
         try:
             places = sorted(self.path.iterdir()) if self.path.is_dir() else []
-            found = [path for path in places if (path / "trial.json").exists()]
+            # Other names are reserved, for temporary files.
+            found = [path for path in places if path.name[0] not in "_." and (path / "trial.json").exists()]
         except OSError as error:
             raise ResultsError(f"{error.filename}: cannot be read: {error.strerror or error}") from error
         yield from (self.trial(path.name) for path in found)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.errors import ResultsError
-from kdbench.results.folder import SuiteFolder, TrialFolder, suites_in
+from kdbench.results.folder import SuiteFolder, TrialFolder, suite_names
 from kdbench.results.record import TrialRecord, TrialResult
 from kdbench.status import Status
 
@@ -30,7 +30,7 @@ def list_trials(
     """
     if not output.is_dir():
         raise ResultsError(f"{output}: no such results folder; name it with --output")
-    known = suites_in(output)
+    known = suite_names(output)
     if missing := sorted(set(suites) - set(known)):
         raise ResultsError(f"{output}: contains no results of suite {missing[0]}; suites: {', '.join(known) or 'none'}")
     rows = []

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from kdbench.errors import ResultsError
 from kdbench.metrics import HEADLINE, METRICS, problems
 from kdbench.status import FINISHED, Status
-from kdbench.suite.plan import TeacherPlan, Trial
+from kdbench.suite.plan import PROTOCOL, TeacherPlan, Trial, content_hash, part_sources, trial_id
 
 FORMAT = 2
 MAIN = "main"
@@ -320,6 +320,13 @@ class TrialRecord(Record):
         """``teacher:student``."""
         return f"{self.teacher}:{self.student}"
 
+    @property
+    def computed_id(self) -> str:
+        """The id that the content gives. It differs from :attr:`id` if the content was changed."""
+        names = {"id", "suite", "teacher", "teacher_key", "teacher_model", "label", "plugin"}
+        identity = self.model_dump(exclude={*names, "part_sources"})
+        return trial_id(identity | {"teacher": self.teacher_key} | part_sources(self.part_sources), self.teacher_model)
+
 
 class TeacherRecord(Record):
     """``teacher.json``: how a teacher came about."""
@@ -333,6 +340,14 @@ class TeacherRecord(Record):
     epochs: Count = 0
     weights: str | None = None
     seed: Count = 0
+    protocol: int = 0
+    """0 in a record that has not all that identifies the teacher; kdbench wrote such records before 0.1.0."""
+    weights_sha256: str | None = None
+    """Of the file of given weights."""
+    model_source: str = ""
+    """Fingerprint of the code of a model that a plugin brings."""
+    part_sources: dict[str, str] = {}
+    """Fingerprints of third parties' parts of the recipe."""
 
     @classmethod
     def of(cls, plan: TeacherPlan) -> TeacherRecord:
@@ -346,7 +361,21 @@ class TeacherRecord(Record):
             epochs=plan.recipe.epochs if plan.recipe else 0,
             weights=plan.weights,
             seed=plan.seed,
+            protocol=PROTOCOL,
+            weights_sha256=plan.weights_sha256,
+            model_source=plan.model_source,
+            part_sources=dict(plan.part_sources),
         )
+
+    @property
+    def computed_key(self) -> str:
+        """The key that the content gives. It differs from :attr:`key` if the content was changed.
+
+        It may also differ in a record of protocol 0, for a teacher with given weights or parts of plugins.
+        """
+        identity = self.model_dump(include={"model", "data", "recipe", "model_source", "seed"})
+        identity |= {"protocol": self.protocol or PROTOCOL, "weights": self.weights_sha256 or self.weights}
+        return content_hash(identity | part_sources(self.part_sources))
 
     @property
     def selection(self) -> str:

@@ -39,6 +39,15 @@ def content_hash(content: Mapping[str, Any], length: int = 16) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
+def trial_id(identity: Mapping[str, Any], teacher_model: str) -> str:
+    """A trial's id, from its :attr:`Trial.identity`: readable, and unique by its hash."""
+    words = [teacher_model, identity["student"], identity["method"], f"seed{identity['seed']}"]
+    slug = "-".join("".join(c if c.isalnum() or c in "_." else "_" for c in word) for word in words)
+    # File systems take names of 255 bytes.
+    slug = slug.encode()[:200].decode(errors="ignore")
+    return f"{slug}-{content_hash(identity, 10)}"
+
+
 @dataclass(frozen=True)
 class TeacherPlan:
     """A teacher to be trained or loaded: ``key`` is the hash of all that decides its weights."""
@@ -63,20 +72,23 @@ class TeacherPlan:
         return unexpected(self.name, top1, self.expected_top1, self.tolerance)
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """All that decides its weights, and nothing else (no name)."""
+        return {
+            "protocol": PROTOCOL,
+            "model": self.model,
+            "data": dict(self.data),
+            "recipe": self.recipe.model_dump(mode="json") if self.recipe else None,
+            "model_source": self.model_source,
+            "weights": self.weights_sha256 or self.weights,
+            "seed": self.seed,
+            **part_sources(self.part_sources),
+        }
+
+    @property
     def key(self) -> str:
         """Names the teacher's folder; equal for equal content."""
-        return content_hash(
-            {
-                "protocol": PROTOCOL,
-                "model": self.model,
-                "data": dict(self.data),
-                "recipe": self.recipe.model_dump(mode="json") if self.recipe else None,
-                "model_source": self.model_source,
-                "weights": self.weights_sha256 or self.weights,
-                "seed": self.seed,
-                **_part_sources(self.part_sources),
-            }
-        )
+        return content_hash(self.identity)
 
 
 @dataclass(frozen=True)
@@ -120,17 +132,13 @@ class Trial:
             "seed": self.seed,
             "recipe": self.recipe.model_dump(mode="json"),
             "fingerprint": self.origin.fingerprint,
-            **_part_sources(self.part_sources),
+            **part_sources(self.part_sources),
         }
 
     @cached_property
     def id(self) -> str:
         """Readable, and unique by the hash of :attr:`identity`; without names that a suite may change."""
-        words = [self.teacher.model, self.student, self.method, f"seed{self.seed}"]
-        slug = "-".join("".join(c if c.isalnum() or c in "_." else "_" for c in word) for word in words)
-        # File systems take names of 255 bytes.
-        slug = slug.encode()[:200].decode(errors="ignore")
-        return f"{slug}-{content_hash(self.identity, 10)}"
+        return trial_id(self.identity, self.teacher.model)
 
     def with_status(self, status: Status, reason: str = "") -> Trial:
         """The same trial in another state."""
@@ -189,12 +197,12 @@ def feed_key(trial: Trial) -> str:
             # Lockstep shares one teacher pass, which runs in one precision.
             "precision": recipe.precision,
             "seed": trial.seed,
-            **_part_sources({k: v for k, v in trial.part_sources.items() if k.startswith("augmentation.")}),
+            **part_sources({k: v for k, v in trial.part_sources.items() if k.startswith("augmentation.")}),
         }
     )
 
 
-def _part_sources(sources: Mapping[str, str]) -> dict[str, dict[str, str]]:
+def part_sources(sources: Mapping[str, str]) -> dict[str, dict[str, str]]:
     """Left out where it is empty, as for every recipe of built-in parts: these are identified by their names."""
     return {"part_sources": dict(sources)} if sources else {}
 

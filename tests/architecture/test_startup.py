@@ -94,6 +94,22 @@ def test_listing_and_comparing_trials_load_nothing_heavy(
     assert modules & HEAVY == set()
 
 
+def test_merging_loads_nothing_heavy(tmp_path: Path) -> None:
+    trial = {
+        "id": "one",
+        "teacher": "t",
+        "student": "s",
+        "method": "kd",
+        "label": "kd",
+        "seed": 0,
+        "protocol": PROTOCOL,
+    }
+    write_json(tmp_path / "lab/digits/one/trial.json", trial)
+    found, modules, printed = run(["merge", "lab", "--into", "all"], tmp_path)
+    assert (found, "not copied: 1 unfinished trial" in printed) == (0, True), printed
+    assert modules & HEAVY == set()
+
+
 def test_importing_the_package_loads_nothing_heavy(tmp_path: Path) -> None:
     program = "import sys, kdbench; print('loaded', 0, *sorted(name for name in sys.modules if '.' not in name))"
     _, modules, _ = run([], tmp_path, program)

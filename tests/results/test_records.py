@@ -10,10 +10,11 @@ import pytest
 from pydantic import ValidationError
 
 from kdbench.errors import ResultsError, TrialError
-from kdbench.results import EpochRecord, PlanRecord, SuiteFolder, TrialFolder, TrialRecord, write_json
+from kdbench.recipe import Recipe
+from kdbench.results import EpochRecord, PlanRecord, SuiteFolder, TeacherRecord, TrialFolder, TrialRecord, write_json
 from kdbench.results.files import read_json
 from kdbench.status import Status
-from kdbench.suite.plan import PROTOCOL
+from kdbench.suite.plan import PROTOCOL, Origin, TeacherPlan, Trial
 
 RESULT: dict[str, Any] = {
     "id": "a", "status": "done", "epoch": 3, "metrics": {"top1": 90.0, "nll": 0.3},
@@ -199,6 +200,36 @@ def test_a_file_of_a_later_format_is_refused_by_name_and_not_taken_for_damaged(f
     with pytest.raises(ResultsError) as error:
         reads[name]()
     assert str(error.value) == f"{path}: has format 3; this kdbench reads formats up to 2; update kdbench"
+
+
+PLUGIN = {"optimizer": "0" * 64}
+DATA = {"name": "digits", "größe": 1.5, "limits": (1, 2)}
+TEACHERS = [
+    TeacherPlan("big", "resnet20", DATA, Recipe(epochs=3), None, None, 0),
+    TeacherPlan("big", "resnet20", DATA, Recipe(epochs=3, lr=0.1), None, None, 7, "code", PLUGIN),
+    TeacherPlan("given", "resnet20", DATA, None, "resnet20.pth", "1" * 64, 0),
+    TeacherPlan("library", "torchvision:resnet18", DATA, None, "DEFAULT", None, 0),
+]
+
+
+@pytest.mark.parametrize("teacher", TEACHERS, ids=lambda teacher: teacher.weights or str(teacher.seed))
+def test_ids_and_keys_follow_from_what_the_files_hold(tmp_path, teacher):
+    trial = Trial(
+        suite="small", data=DATA, teacher=teacher, student="timm:vit", method="kd", label="KD (ours)", seed=3,
+        settings={"temperature": 4.0, "layers": (1, 2), "none": None}, recipe=Recipe(epochs=7, drops=(5,)),
+        origin=Origin("other", "1.0", "abc"), student_source="def", part_sources=PLUGIN if teacher.seed else {},
+    )  # fmt: skip
+    suite = SuiteFolder(tmp_path, "small")
+    suite.trial(trial.id).begin(TrialRecord.of(trial))
+    suite.teacher(teacher.key).begin(TeacherRecord.of(teacher))
+    stored, stored_teacher = suite.trial(trial.id).description, suite.teacher(teacher.key).description
+    assert (stored.computed_id, stored_teacher.computed_key) == (trial.id, teacher.key)
+    for name, value in {"seed": 4, "settings": {}, "fingerprint": "x", "teacher_key": "x", "protocol": 1}.items():
+        assert stored.model_copy(update={name: value}).computed_id != trial.id, name
+    for name, value in {"label": "x", "suite": "x", "teacher": "x"}.items():
+        assert stored.model_copy(update={name: value}).computed_id == trial.id, name
+    for name, value in {"seed": 4, "model": "x", "data": {}, "model_source": "x", "part_sources": {"a": "b"}}.items():
+        assert stored_teacher.model_copy(update={name: value}).computed_key != teacher.key, name
 
 
 def test_records_cannot_be_changed():
