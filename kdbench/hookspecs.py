@@ -173,6 +173,8 @@ class RunInfo:
     environment: Mapping[str, Any] = field(default_factory=dict)
     chosen: frozenset[str] | None = None
     """Ids of the selected trials of this invocation; None for all."""
+    worker: int = 0
+    """The number of the process that trains, from 1; 0 if the run has only one."""
 
 
 @hookspec

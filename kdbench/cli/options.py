@@ -34,7 +34,7 @@ ReportName = Annotated[
     ),
 ]
 Parts = Annotated[
-    int,
+    int | None,
     typer.Option(
         "--parts", metavar="N", min=1, help="Divide each cohort into N parts, each with its own pass of the teacher."
     ),

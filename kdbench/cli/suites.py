@@ -43,7 +43,16 @@ def run(
     methods: Methods = None,
     pairs: Pairs = None,
     seeds: Seeds = None,
-    device: Annotated[str, typer.Option("--device", metavar="D", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[
+        str,
+        typer.Option(
+            "--device", metavar="D", help="auto, cpu, cuda or cuda:N; several, separated by commas, get a worker each."
+        ),
+    ] = "auto",
+    jobs: Annotated[
+        int,
+        typer.Option("--jobs", "--jobs-per-device", metavar="N", min=1, help="Worker processes for each device."),
+    ] = 1,
     overrides: Overrides = None,
     plugins: Plugins = None,
     output: Output = RUNS,
@@ -65,7 +74,7 @@ def run(
             help="After a signal, wait at most this long for the end of the epoch; default: no limit.",
         ),
     ] = None,
-    parts: Parts = 1,
+    parts: Parts = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Stay until no other process is training, to take over what dies.")
     ] = False,
@@ -102,6 +111,7 @@ def run(
             fresh=fresh,
             allow_teacher_mismatch=allow_teacher_mismatch,
             grace=grace,
+            jobs=jobs,
             parts=parts,
             wait=wait,
             lease=lease,
@@ -141,7 +151,7 @@ def plan(
     overrides: Overrides = None,
     plugins: Plugins = None,
     output: Output = RUNS,
-    parts: Parts = 1,
+    parts: Parts = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -203,7 +213,7 @@ def _states(trials: Sequence[Trial]) -> str:
     return f"{text}: {'; '.join(reasons)}" if reasons else text
 
 
-def _plan_summary(chosen: Plan, everything: Plan, folder: Any, n_train: int, parts: int) -> Iterable[str]:
+def _plan_summary(chosen: Plan, everything: Plan, folder: Any, n_train: int, parts: int | None) -> Iterable[str]:
     from kdbench.results.cost import hours, repeated_passes, steps
     from kdbench.status import UNFINISHED
     from kdbench.suite.plan import count
@@ -222,7 +232,7 @@ def _plan_summary(chosen: Plan, everything: Plan, folder: Any, n_train: int, par
         estimate = hours(waiting, everything.trials, folder)
         known = f"about {time_span(estimate[0] * 3600)} by the results on {estimate[1]}" if estimate else "time unknown"
         yield f"to do: {plural(steps(waiting, n_train), 'step')} of students, {known}"
-        if parts > 1:
+        if parts is not None and parts > 1:
             cohorts = [cohort for cohort in everything.cohorts if {trial.id for trial in waiting} & _ids(cohort)]
             passes, seconds = repeated_passes(cohorts, parts, n_train, folder)
             known = "time unknown" if seconds is None else f"about {time_span(seconds)} by earlier results"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import pluggy
 
@@ -16,6 +16,13 @@ from kdbench import isolation
 from kdbench.errors import text_of
 
 DISABLED_AFTER = 3
+
+
+class Notify(Protocol):
+    """Calls a hook of observers, here or in another process."""
+
+    def __call__(self, hook: str, /, **arguments: Any) -> None:
+        """Never raises what an observer raises."""
 
 
 class Notifier:
@@ -34,7 +41,7 @@ class Notifier:
         self._failures: Counter[str] = Counter()
         self._originals = isolation.Originals()
 
-    def __call__(self, hook: str, **arguments: Any) -> None:
+    def __call__(self, hook: str, /, **arguments: Any) -> None:
         """Call ``hook`` on every plugin that is not disabled."""
         for implementation in reversed(getattr(self._manager.hook, hook).get_hookimpls()):
             name = implementation.plugin_name

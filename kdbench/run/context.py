@@ -20,7 +20,7 @@ from kdbench.errors import KdbenchError, ModelError, PluginError, text_of
 from kdbench.hookspecs import RunInfo
 from kdbench.isolation import contained
 from kdbench.models.base import TappedModel
-from kdbench.observers.notify import Notifier
+from kdbench.observers.notify import Notify
 from kdbench.opening import Opened
 from kdbench.recipe import Recipe
 from kdbench.resolve import Resolver
@@ -36,7 +36,7 @@ class Context:
     folder: SuiteFolder
     info: RunInfo
     device: torch.device
-    notify: Notifier
+    notify: Notify
     warn: Callable[[str], None]
     stop: Stop
     claims: Claims

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kdbench.hookspecs import RunInfo
-from kdbench.observers.notify import Notifier
+from kdbench.observers.notify import Notify
 from kdbench.results import EpochRecord, Failure, TeacherRecord, TeacherResult, TrialResult
 from kdbench.status import Status
 from kdbench.suite.plan import TeacherPlan, Trial
@@ -14,7 +14,7 @@ from kdbench.suite.plan import TeacherPlan, Trial
 class TrialListener:
     """Forwards the events of learners to observers, as events of trials."""
 
-    def __init__(self, trials: Mapping[str, Trial], notify: Notifier, info: RunInfo) -> None:
+    def __init__(self, trials: Mapping[str, Trial], notify: Notify, info: RunInfo) -> None:
         self.trials, self.notify, self.info = trials, notify, info
 
     def epoch(self, identifier: str, record: EpochRecord) -> None:
@@ -35,7 +35,7 @@ class TrialListener:
 class TeacherListener:
     """The same for a teacher; its failure and end are reported elsewhere."""
 
-    def __init__(self, plan: TeacherPlan, notify: Notifier, info: RunInfo) -> None:
+    def __init__(self, plan: TeacherPlan, notify: Notify, info: RunInfo) -> None:
         self.described, self.notify, self.info = TeacherRecord.of(plan), notify, info
 
     def epoch(self, identifier: str, record: EpochRecord) -> None:

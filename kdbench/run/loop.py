@@ -1,0 +1,82 @@
+"""Trains what a process can claim, one part of a cohort after another."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+
+from kdbench.claims import ClaimLostError, HeldError, listed
+from kdbench.engine.cohort import Interrupted
+from kdbench.errors import TrialError
+from kdbench.results import Failure
+from kdbench.results.state import with_results
+from kdbench.run.context import Context
+from kdbench.run.students import CONCERNS_ALL, Students
+from kdbench.run.teachers import Teachers
+from kdbench.run.work import Work, died
+from kdbench.suite.plan import TeacherPlan
+from kdbench.words import plural
+
+POLL_SECONDS = 2.0
+"""Between two looks for free trials."""
+
+
+class Loop:
+    """The training loop of one process."""
+
+    def __init__(self, context: Context, *, allow_teacher_mismatch: bool, parts: int, wait: bool) -> None:
+        """``wait``: stay until no other process trains chosen trials."""
+        self.context = context
+        self.teachers = Teachers(context, allow_teacher_mismatch)
+        self.students = Students(context, self.teachers)
+        self.parts = parts
+        self.wait = wait
+
+    def __call__(self, chosen: Collection[str], failures: Mapping[str, Failure | None]) -> None:
+        """Train the ``chosen`` trials until nothing is left to claim. ``failures``: see :class:`Work`.
+
+        Raises :class:`Interrupted` if the user requests a stop while trials are left.
+        """
+        work = Work(self.context.claims, self.context.folder, chosen, failures, self._prepare, self.parts)
+        said = False
+        while True:
+            plan = with_results(self.context.opened.plan, self.context.folder)
+            if self.context.stop.asked() and work.open(plan):
+                raise Interrupted("interrupted")
+            if part := work.take(plan):
+                said = False
+                try:
+                    if part.deaths:
+                        self.students.fail(part, TrialError(died(part.deaths)))
+                    else:
+                        self.students.train(part, work.add)
+                except ClaimLostError as error:
+                    self.context.warn(f"{error}; this process leaves the cohort {part.cohort.name}")
+                except HeldError:
+                    pass  # its teacher is being retrained
+                finally:
+                    part.release()
+            elif work.awaited or (self.wait and work.elsewhere):
+                if not said:
+                    self.context.warn(_waits_for(work))
+                said = True
+                time.sleep(POLL_SECONDS)
+            elif work.contested:
+                time.sleep(POLL_SECONDS / 4)
+            else:
+                return
+
+    def _prepare(self, teacher: TeacherPlan) -> None:
+        """Make a teacher available, unless another process trains it; its failure is told by the trials."""
+        try:
+            self.teachers(teacher)
+        except (HeldError, *CONCERNS_ALL):
+            raise
+        except (Exception, SystemExit):  # noqa: BLE001, S110 - raised again where the trials are trained
+            pass
+
+
+def _waits_for(work: Work) -> str:
+    if work.awaited:
+        return f"{listed(work.awaited)} trains teacher {' and '.join(work.awaited)}; waiting for it"
+    return f"{plural(len(work.elsewhere), 'trial')} in training by {listed(work.elsewhere)}; waiting"
