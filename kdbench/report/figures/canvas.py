@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.legend import Legend
@@ -153,12 +152,19 @@ def marker(study: Study, label: str, linestyle: Literal["none", "-"] = "none") -
     return Line2D([], [], color=style.colour, marker=style.marker, linestyle=linestyle, markersize=5.5, label=label)
 
 
+def layout(figure: Figure) -> None:
+    """Give the panels their final sizes, without drawing them."""
+    if (engine := figure.get_layout_engine()) is not None:
+        engine.execute(figure)
+
+
 def save(figure: Figure, stem: Path) -> None:
     """Write ``stem.svg`` and ``stem.png``."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     # Compute the layout once for both formats: with many panels, it takes most of the time.
-    FigureCanvasAgg(figure).draw()  # type: ignore[no-untyped-call] # not annotated in matplotlib
-    figure.set_layout_engine("none")
+    layout(figure)
+    # Not "none", with which matplotlib draws the figure twice for each format.
+    figure.set_layout_engine(None)
     saves: Iterable[tuple[str, dict[str, object]]] = (
         ("svg", {"metadata": {"Date": None}}),
         ("png", {"dpi": 200}),

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from kdbench.report import wording
-from kdbench.report.figures.canvas import NARROW, PAPER, SOFT, WIDTH, axis_labels, legend, marker, panels
+from kdbench.report.figures.canvas import NARROW, PAPER, SOFT, WIDTH, axis_labels, layout, legend, marker, panels
 from kdbench.report.figures.labels import place_labels
 from kdbench.report.strip import limits
 from kdbench.report.study import Study
@@ -42,8 +42,8 @@ def cost(study: Study) -> tuple[Figure, str] | None:
     axis_labels(drawn, columns, f"training time of one student, {unit}", height)
     shown = [s.label for s in study.overall.standings if s.label in set(cells["label"])]
     legend(figure, [marker(study, label) for label in shown])
+    layout(figure)
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # type: ignore[no-untyped-call] # not annotated in matplotlib
     outside = []
     for axes, pair in zip(drawn, pairs, strict=True):
         mine = cells[cells["pair"] == pair]

@@ -24,7 +24,7 @@ def place_labels(
     Points with an empty label are only kept uncovered.
 
     A label that would cover a point or another label, or leave the panel, is omitted: the legend has it too.
-    The canvas must have been drawn once, for the panel's final size.
+    The layout must have been computed, for the panel's final size.
     """
     renderer = canvas.get_renderer()  # type: ignore[no-untyped-call] # not annotated in matplotlib
     panel = axes.get_window_extent(renderer)
