@@ -1,4 +1,4 @@
-"""A suite of seconds on real digits, run in this process or through the command line."""
+"""A suite of seconds on real digits, run through the API or the command line."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from kdbench.cli import main
 from kdbench.hookspecs import hookimpl
 from kdbench.run import Results, run_suite
 
@@ -33,6 +34,9 @@ epochs = 3
 teacher = "resnet8"
 student = "resnet8"
 """
+
+SHOWN = {"COLUMNS": "200", "NO_COLOR": "1"}
+"""As wide as its messages need, whatever the terminal of the tests."""
 
 
 class Watch:
@@ -132,14 +136,26 @@ def command(tmp_path) -> Callable[..., list[str]]:
 
 
 @pytest.fixture
-def kdbench(tmp_path, command) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """``kdbench("run", suite, ...)`` in ``tmp_path``, to its end."""
+def kdbench(tmp_path, monkeypatch, capfd) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """``kdbench("run", suite, ...)`` in ``tmp_path``, to its end; in this process, which has imported torch already.
+
+    Where a process of its own is needed, to be killed or to import anew, ``command`` gives its arguments.
+    """
 
     def go(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command(*arguments), cwd=tmp_path, capture_output=True, text=True, env=environment())
+        line = ["kdbench", *map(str, arguments)]
+        capfd.readouterr()
+        with monkeypatch.context() as patch:
+            patch.chdir(tmp_path)
+            patch.setattr(sys, "argv", line)
+            for name, value in SHOWN.items():
+                patch.setenv(name, value)
+            with pytest.raises(SystemExit) as ended:
+                main()
+        return subprocess.CompletedProcess(line, int(ended.value.code or 0), *capfd.readouterr())
 
     return go
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "NO_COLOR": "1"}
+    return {**os.environ, "OMP_NUM_THREADS": "1", **SHOWN}

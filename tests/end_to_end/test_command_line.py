@@ -1,4 +1,4 @@
-"""The command line as users and their scripts meet it, in processes of its own."""
+"""The command line as users and their scripts meet it; in a process of its own where that is what matters."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def test_files_follow_the_umask_and_a_run_removes_what_dead_ones_left(write_suit
     left.write_bytes(b"half")
     kept = trial / f".student.safetensors.{host}.{os.getpid()}.tmp"
     kept.write_bytes(b"half")
-    arguments = command("run", write_suite("none"), "--set", "recipe.epochs=1", "--device", "cpu")
+    arguments = command("run", write_suite("none"), "--set", "recipe.epochs=1", "--device", "cpu", "--tracking-uri", "none")
     subprocess.run(arguments, cwd=tmp_path, env=environment(), check=True, capture_output=True, umask=0o022)
     assert not left.exists()
     assert kept.exists()
