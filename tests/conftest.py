@@ -17,6 +17,8 @@ from typing import Any
 # Tests run side by side: threads of one would wait for those of another. Before torch is imported, and for the
 # processes that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Where a test asks for two threads, one that waits leaves its core to other tests.
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 import pytest
 import torch

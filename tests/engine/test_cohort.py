@@ -96,21 +96,22 @@ def test_different_methods_end_with_different_bits(learner, train, tmp_path):
 
 
 @pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("epochs_before", [1, 2, 3, 4])
-def test_stopped_after_any_epoch_and_resumed_it_ends_with_the_same_bits(learner, train, tmp_path, epochs_before):
+def test_stopped_after_any_epoch_and_resumed_it_ends_with_the_same_bits(learner, train, tmp_path):
     """Two epochs of the first stage, three of the main one."""
     train(learner(Hints(), "a", "whole", epochs=3))
-    count = iter(range(1, 99))
-    with pytest.raises(Interrupted):
-        train(learner(Hints(), "a", "halved", epochs=3), stop=lambda: next(count) >= epochs_before)
-    again = learner(Hints(), "a", "halved", epochs=3)
-    assert again.resume()
-    assert len(again.progress.records) == epochs_before
-    train(again)
-    assert equal(weights(tmp_path, "whole"), weights(tmp_path, "halved"))
-    assert [(r.stage, r.epoch) for r in again.progress.records] == [
-        ("hints", 1), ("hints", 2), ("main", 1), ("main", 2), ("main", 3)
-    ]  # fmt: skip
+    for epochs_before in (1, 2, 3, 4):
+        folder = f"after-{epochs_before}"
+        stops = iter([False] * (epochs_before - 1) + [True])
+        with pytest.raises(Interrupted):
+            train(learner(Hints(), "a", folder, epochs=3), stop=stops.__next__)
+        again = learner(Hints(), "a", folder, epochs=3)
+        assert again.resume()
+        assert len(again.progress.records) == epochs_before
+        train(again)
+        assert equal(weights(tmp_path, "whole"), weights(tmp_path, folder)), epochs_before
+        assert [(r.stage, r.epoch) for r in again.progress.records] == [
+            ("hints", 1), ("hints", 2), ("main", 1), ("main", 2), ("main", 3)
+        ]  # fmt: skip
 
 
 def test_one_that_a_checkpoint_puts_ahead_waits_for_the_others(learner, train, heard):

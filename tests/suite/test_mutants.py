@@ -292,6 +292,9 @@ def written() -> Iterator[Mutant]:
         yield Mutant(f"a plugin {what}", changed(plugins=["bad.py"]), {"bad.py": code}, accepted=False)
 
 
+WRITTEN = {mutant.name: mutant for mutant in written()}
+
+
 class Hang(BaseException):
     """A mutant took longer than the watchdog allows."""
 
@@ -347,7 +350,7 @@ def wrong_with(mutant: Mutant, code: int, out: str, err: str) -> str:
     return "" if code == 0 or err else "refused without a word"
 
 
-@pytest.mark.parametrize("mutant", list(written()), ids=lambda mutant: mutant.name)
+@pytest.mark.parametrize("mutant", WRITTEN.values(), ids=lambda mutant: mutant.name)
 def test_a_written_mutant_is_planned_or_refused_by_name(plan: Callable[..., Any], mutant: Mutant) -> None:
     assert wrong_with(mutant, *plan(mutant)) == ""
 
@@ -367,7 +370,7 @@ def test_drawn_mutants_are_planned_or_refused_by_name(plan: Callable[..., Any]) 
 
 @pytest.mark.parametrize("name", ["unchanged", "question [/bold]", "5000 lists deep", "a plugin raises GeneratorExit"])
 def test_the_same_in_a_process_of_its_own(tmp_path: Path, name: str) -> None:
-    [mutant] = (mutant for mutant in written() if mutant.name == name)
+    mutant = WRITTEN[name]
     for file, content in {"mutant.toml": mutant.content, **mutant.beside}.items():
         (tmp_path / file).write_bytes(content)
     done = subprocess.run(
