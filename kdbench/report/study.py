@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -19,6 +19,9 @@ from kdbench.results import NO_PLAN, PlanRecord, SuiteFolder
 from kdbench.status import FINISHED, Status
 from kdbench.suite.filters import Filters
 from kdbench.suite.schema import BASELINES
+
+if TYPE_CHECKING:
+    from kdbench.report.verdict import Standings
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ class Study:
     """The baselines for gains; the first is the reference of verdicts and relative times."""
     metrics: Mapping[str, MetricSpec]
     """All metrics by name."""
+    standings: dict[str, Standings] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """By pair, kept by :func:`kdbench.report.verdict.standings` for all sections."""
 
     @cached_property
     def curves(self) -> pd.DataFrame:

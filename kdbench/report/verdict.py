@@ -66,7 +66,13 @@ def verdicts(study: Study) -> list[Verdict]:
 
 
 def standings(study: Study, pair: str) -> Standings:
-    """Group the methods of a pair by what their intervals support."""
+    """Group the methods of a pair by what their intervals support; computed once per study."""
+    if pair not in study.standings:
+        study.standings[pair] = _standings(study, pair)
+    return study.standings[pair]
+
+
+def _standings(study: Study, pair: str) -> Standings:
     cells = study.pair(pair)
     ranked = cells[cells["rank"].notna()]
     contenders = ranked[(ranked["n"] > 0) & (ranked["diverged"] == 0)]
