@@ -126,6 +126,12 @@ def run(tmp_path, watch) -> Callable[..., Results]:
 
 
 @pytest.fixture
+def without_figures(monkeypatch) -> None:
+    """Reports have no figures: drawing them takes longer than the training here, where nothing looks at them."""
+    monkeypatch.setattr("kdbench.report.figures.draw.draw", lambda *_: ({}, {}))
+
+
+@pytest.fixture
 def command(tmp_path) -> Callable[..., list[str]]:
     """The command line of ``kdbench ...``, to be run in ``tmp_path`` by this Python."""
 

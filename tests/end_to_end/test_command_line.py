@@ -52,6 +52,7 @@ def weights(tmp_path, output):
     return {p.parent.name: load_file(p) for p in (tmp_path / output / "tiny").glob("*/student.safetensors")}
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_killed_in_the_middle_and_started_again_it_ends_with_the_same_bits(write_suite, kdbench, begin, tmp_path):
     suite = write_suite("none", "kd", "vid")
     options = ("--set", "recipe.epochs=12", *TEACHER, "--tracking-uri", "none", "--device", "cpu")
@@ -196,7 +197,9 @@ def test_files_follow_the_umask_and_a_run_removes_what_dead_ones_left(write_suit
     left.write_bytes(b"half")
     kept = trial / f".student.safetensors.{host}.{os.getpid()}.tmp"
     kept.write_bytes(b"half")
-    arguments = command("run", write_suite("none"), "--set", "recipe.epochs=1", "--device", "cpu", "--tracking-uri", "none")
+    arguments = command(
+        "run", write_suite("none"), "--set", "recipe.epochs=1", "--device", "cpu", "--tracking-uri", "none"
+    )
     subprocess.run(arguments, cwd=tmp_path, env=environment(), check=True, capture_output=True, umask=0o022)
     assert not left.exists()
     assert kept.exists()

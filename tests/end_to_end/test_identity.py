@@ -97,12 +97,12 @@ class Mine(Method):
 
 @pytest.fixture
 def plan(tmp_path, command):
-    """``plan("tiny.toml")``: the planned trials, with ``site`` on the path."""
+    """``plan("tiny.toml")``: the planned trials, with ``site`` on the path; a new process imports what is there now."""
 
-    def go(suite, *arguments):
+    def go(suite):
         path = os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])
         done = subprocess.run(
-            command("plan", suite, "--json", *arguments),
+            command("plan", suite, "--json"),
             cwd=tmp_path,
             capture_output=True,
             text=True,
@@ -156,15 +156,18 @@ def test_a_reinstalled_loss_network_or_data_set_is_a_new_one(tmp_path, plan, rei
     assert changed(data, ids("data.toml")) == set(data)
 
 
-def test_a_comment_a_docstring_a_label_and_a_teachers_nickname_change_no_trial(tmp_path, plan):
+def test_a_comment_a_docstring_a_label_and_a_teachers_nickname_change_no_trial(tmp_path, kdbench):
+    def planned():
+        return json.loads(kdbench("plan", suite, "--json").stdout)["trials"]
+
     loss, suite = tmp_path / "loss.py", tmp_path / "tiny.toml"
     loss.write_text(LOCAL)
     text = SUITE.replace("seeds", 'plugins = ["loss.py"]\nseeds') + '[[methods]]\nname = "mine"\n'
     suite.write_text(text)
-    (before,) = plan(suite)
+    (before,) = planned()
     loss.write_text(LOCAL.replace("A loss", "A fine loss").replace("    def", "    # Equation 3.\n    def"))
     text = text.replace('teacher = "resnet8"', 'teacher = "big"') + '[teachers.big]\nmodel = "resnet8"\n'
     suite.write_text(text.replace('name = "mine"', 'name = "mine"\nlabel = "cross-entropy"'))
-    (renamed,) = plan(suite)
+    (renamed,) = planned()
     assert (renamed["id"], renamed["label"], renamed["teacher"]) == (before["id"], "cross-entropy", "big")
     assert renamed["id"].startswith("resnet8-resnet8-mine-seed0-")

@@ -12,6 +12,8 @@ from kdbench.cli.suites import report as report_command
 from kdbench.errors import KdbenchError
 from kdbench.run import run_suite
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 EXTENDS = """
 extends = "tiny.toml"
 [[add_methods]]

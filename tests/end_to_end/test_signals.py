@@ -151,6 +151,7 @@ def statuses(database: Path) -> set[str]:
         return {status for (status,) in connection.execute("SELECT status FROM runs")}
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_sigterm_finishes_the_epoch_and_the_run_resumes_with_the_same_bits(suite, at_the_gate, kdbench, tmp_path):
     process = at_the_gate(suite)
     process.send_signal(signal.SIGTERM)
@@ -168,6 +169,7 @@ def test_sigterm_finishes_the_epoch_and_the_run_resumes_with_the_same_bits(suite
     assert resumed_equals_undisturbed(kdbench, suite, tmp_path)
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_with_a_grace_the_run_stops_within_the_epoch_at_the_last_checkpoint(suite, at_the_gate, kdbench, tmp_path):
     process = at_the_gate(suite, "--grace", "0.2", "--tracking-uri", "none")
     process.send_signal(signal.SIGTERM)
@@ -195,6 +197,7 @@ def test_a_second_signal_stops_at_once(suite, at_the_gate, tmp_path, number, cod
     assert steps(tmp_path) == GATE_AT
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_closed_terminal_finishes_the_epoch(suite, command, kdbench, tmp_path):
     run = command("run", suite, *OPTIONS)
     line = [sys.executable, "-c", CLOSES_TERMINAL, str(tmp_path / "steps"), *run]
