@@ -134,7 +134,7 @@ class Subject:
 
     def method(self, seed: int = 0) -> Method:
         """A new instance after ``setup``, with adapters initialised by ``seed``."""
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         method = self.examinee.build()
         set_up(method, self.bench.student, self.bench.teacher, self.bench.data)
         return method
@@ -182,8 +182,9 @@ def _step(stages: Stages, inputs: Inputs, with_teacher: bool = True) -> Step:
     stages.set_modes()
     student = output(inputs.student, phase.student_reads) if phase.uses_student else None
     teacher = output(inputs.teacher, phase.teacher_reads) if with_teacher else None
-    # As in the engine, which seeds each step, for example for dropout.
-    torch.manual_seed(0)
+    # As in the engine, which seeds each step, for example for dropout. Not torch.manual_seed, which seeds every kind of
+    # device, and for each of them formats the stack.
+    torch.default_generator.manual_seed(0)
     # Losses of stages without the student, or of methods without a teacher, accept None.
     terms = phase.loss(student, teacher, inputs.batch)  # type: ignore[arg-type]
     trained = {name.removeprefix("method."): parameter for name, parameter in stages.trained.items()}
