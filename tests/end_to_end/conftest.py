@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -106,29 +107,53 @@ def write_suite(tmp_path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def run(tmp_path, watch) -> Callable[..., Results]:
-    """``run(suite, output="runs", **options)`` with a fresh watch as the only observer."""
+def run(tmp_path, watch, empty_figures) -> Callable[..., Results]:
+    """``run(suite, output="runs", **options)`` with a fresh watch as the only observer; the figures are empty."""
 
     def go(suite: Path, output: str = "runs", **options: Any) -> Results:
         watch.__init__()
-        return run_suite(
-            suite,
-            **{
-                "output": tmp_path / output,
-                "report_dir": tmp_path / "reports",
-                "device": "cpu",
-                "observers": [watch],
-                **options,
-            },
-        )
+        with empty_figures():
+            return run_suite(
+                suite,
+                **{
+                    "output": tmp_path / output,
+                    "report_dir": tmp_path / "reports",
+                    "device": "cpu",
+                    "observers": [watch],
+                    **options,
+                },
+            )
 
     return go
 
 
+def _save_empty(figure: Any, stem: Path) -> None:
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    stem.with_name(f"{stem.name}.svg").write_text("<svg></svg>")
+    stem.with_name(f"{stem.name}.png").write_bytes(b"")
+
+
 @pytest.fixture
-def without_figures(monkeypatch) -> None:
-    """Reports have no figures: drawing them takes longer than the training here, where nothing looks at them."""
-    monkeypatch.setattr("kdbench.report.figures.draw.draw", lambda *_: ({}, {}))
+def empty_figures() -> Callable[[], AbstractContextManager[None]]:
+    """``with empty_figures():`` figures are made, but their files are empty.
+
+    Drawing them takes longer than the training here, and most tests do not look at them.
+    """
+
+    @contextmanager
+    def patched() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("kdbench.report.figures.draw.save", _save_empty)
+            yield
+
+    return patched
+
+
+@pytest.fixture
+def without_figures(empty_figures) -> Iterator[None]:
+    """The same for all reports that a test writes in this process."""
+    with empty_figures():
+        yield
 
 
 @pytest.fixture

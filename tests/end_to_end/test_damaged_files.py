@@ -12,7 +12,7 @@ import shutil
 import sqlite3
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,28 +187,38 @@ def report(copy: Path, kdbench: Callable[..., tuple[int, str]]) -> dict[str, dic
     return numbers(copy)
 
 
-def check_run(finished: Finished, copy: Path, kdbench: Callable[..., tuple[int, str]]) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        # What is repaired is drawn as it was at first.
-        patch.setattr("kdbench.report.figures.draw.draw", lambda *_: ({}, {}))
-        code, printed = kdbench("run", "tiny.toml", "--device", "cpu", "--tracking-uri", "none")
-    assert code == 0, printed
-    assert numbers(copy) == numbers(finished.path)
-    for weights in (finished.path / "runs").rglob("*.safetensors"):
-        assert (copy / weights.relative_to(finished.path)).read_bytes() == weights.read_bytes()
-    assert not [path for name in ("checkpoint.pt", "error.json") for path in (copy / "runs").rglob(name)]
+@pytest.fixture
+def check_run(
+    finished: Finished,
+    copy: Path,
+    kdbench: Callable[..., tuple[int, str]],
+    empty_figures: Callable[[], AbstractContextManager[None]],
+) -> Callable[[], None]:
+    """A run repairs the copy."""
+
+    def check() -> None:
+        # What is repaired would be drawn as it was at first.
+        with empty_figures():
+            code, printed = kdbench("run", "tiny.toml", "--device", "cpu", "--tracking-uri", "none")
+        assert code == 0, printed
+        assert numbers(copy) == numbers(finished.path)
+        for weights in (finished.path / "runs").rglob("*.safetensors"):
+            assert (copy / weights.relative_to(finished.path)).read_bytes() == weights.read_bytes()
+        assert not [path for name in ("checkpoint.pt", "error.json") for path in (copy / "runs").rglob(name)]
+
+    return check
 
 
-def test_the_undamaged_suite_is_repeated_bit_for_bit(finished, copy, kdbench):
+def test_the_undamaged_suite_is_repeated_bit_for_bit(copy, check_run):
     """Else the other tests would prove nothing."""
     shutil.rmtree(copy / "runs")
     shutil.rmtree(copy / "reports")
-    check_run(finished, copy, kdbench)
+    check_run()
     assert len({row["nll"] for row in numbers(copy).values()}) == len(DAMAGES)
 
 
 @pytest.mark.parametrize("name", OF_A_STUDENT)
-def test_of_finished_students(finished, copy, kdbench, name):
+def test_of_finished_students(finished, copy, kdbench, check_run, name):
     for damage, place in finished.students.items():
         DAMAGES[damage](copy / place / name)
     code, printed = kdbench("plan", "tiny.toml")
@@ -217,11 +227,11 @@ def test_of_finished_students(finished, copy, kdbench, name):
     for place in finished.students.values():
         code, printed = kdbench("export", place.name, "--to", "torch", "--out", "kd.pt")
         assert (code, Path("kd.pt").exists()) == (2, False), (place, printed)
-    check_run(finished, copy, kdbench)
+    check_run()
 
 
 @pytest.mark.parametrize("name", OF_A_TEACHER)
-def test_of_teachers(finished, copy, kdbench, name):
+def test_of_teachers(finished, copy, kdbench, check_run, name):
     for damage, place in finished.teachers.items():
         DAMAGES[damage](copy / place / name)
     assert kdbench("plan", "tiny.toml")[0] == 0
@@ -229,20 +239,20 @@ def test_of_teachers(finished, copy, kdbench, name):
     # Without its student no teacher is needed.
     for place in finished.students.values():
         shutil.rmtree(copy / place)
-    check_run(finished, copy, kdbench)
+    check_run()
 
 
 @pytest.mark.parametrize("damage", OF_THE_PLAN)
-def test_of_the_plan(finished, copy, kdbench, damage):
+def test_of_the_plan(finished, copy, kdbench, check_run, damage):
     DAMAGES[damage](copy / "runs/tiny/plan.json")
     assert kdbench("plan", "tiny.toml")[0] == 0
     assert kdbench("runs", "tiny")[0] == 0
-    check_run(finished, copy, kdbench)
+    check_run()
     assert (copy / "runs/tiny/plan.json").is_file()
 
 
 @pytest.mark.parametrize("name", INTERRUPTED)
-def test_of_interrupted_students(finished, copy, kdbench, name):
+def test_of_interrupted_students(finished, copy, kdbench, check_run, name):
     for damage, place in finished.students.items():
         shutil.rmtree(copy / place)
         shutil.copytree(finished.midway / place.name, copy / place)
@@ -250,10 +260,10 @@ def test_of_interrupted_students(finished, copy, kdbench, name):
         DAMAGES[damage](copy / place / name)
     assert kdbench("plan", "tiny.toml")[0] == 0
     assert report(copy, kdbench) == {}
-    check_run(finished, copy, kdbench)
+    check_run()
 
 
-def test_of_failed_students(finished, copy, kdbench):
+def test_of_failed_students(finished, copy, kdbench, check_run):
     for damage, place in finished.students.items():
         (copy / place / "result.json").unlink()
         failure = Failure(id=place.name, stage="main", epoch=1, type="MemoryError", message="no memory left")
@@ -261,7 +271,7 @@ def test_of_failed_students(finished, copy, kdbench):
         DAMAGES[damage](copy / place / "error.json")
     assert kdbench("plan", "tiny.toml")[0] == 0
     assert report(copy, kdbench) == {}
-    check_run(finished, copy, kdbench)
+    check_run()
 
 
 def test_no_wrong_number_gets_to_mlflow(finished, copy, kdbench):
