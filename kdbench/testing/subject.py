@@ -16,6 +16,7 @@ from kdbench.engine.outputs import detached
 from kdbench.engine.stages import STUDENT, Stages, through
 from kdbench.errors import KdbenchError, PluginError
 from kdbench.hookspecs import MethodSpec
+from kdbench.isolation import seed_globally
 from kdbench.method import Method, Output, Terms, set_up
 from kdbench.parts import Parts
 from kdbench.recipe import Recipe
@@ -134,6 +135,7 @@ class Subject:
 
     def method(self, seed: int = 0) -> Method:
         """A new instance after ``setup``, with adapters initialised by ``seed``."""
+        # Not torch.manual_seed, which seeds every kind of device and formats the stack for each.
         torch.default_generator.manual_seed(seed)
         method = self.examinee.build()
         set_up(method, self.bench.student, self.bench.teacher, self.bench.data)
@@ -182,9 +184,8 @@ def _step(stages: Stages, inputs: Inputs, with_teacher: bool = True) -> Step:
     stages.set_modes()
     student = output(inputs.student, phase.student_reads) if phase.uses_student else None
     teacher = output(inputs.teacher, phase.teacher_reads) if with_teacher else None
-    # As in the engine, which seeds each step, for example for dropout. Not torch.manual_seed, which seeds every kind of
-    # device, and for each of them formats the stack.
-    torch.default_generator.manual_seed(0)
+    # As in the engine, which seeds each step, for example for dropout.
+    seed_globally(0, inputs.batch.labels.device, foreign=True)
     # Losses of stages without the student, or of methods without a teacher, accept None.
     terms = phase.loss(student, teacher, inputs.batch)  # type: ignore[arg-type]
     trained = {name.removeprefix("method."): parameter for name, parameter in stages.trained.items()}
