@@ -185,7 +185,7 @@ def _step(stages: Stages, inputs: Inputs, with_teacher: bool = True) -> Step:
     student = output(inputs.student, phase.student_reads) if phase.uses_student else None
     teacher = output(inputs.teacher, phase.teacher_reads) if with_teacher else None
     # As in the engine, which seeds each step, for example for dropout.
-    seed_globally(0, inputs.batch.labels.device, foreign=True)
+    seed_globally(0, inputs.batch.labels.device, foreign=False)
     # Losses of stages without the student, or of methods without a teacher, accept None.
     terms = phase.loss(student, teacher, inputs.batch)  # type: ignore[arg-type]
     trained = {name.removeprefix("method."): parameter for name, parameter in stages.trained.items()}
