@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from kdbench.hookspecs import hookimpl
-from kdbench.observers.progress import ProgressObserver, clock_time, in_columns, time_left
+from kdbench.observers.progress import ProgressObserver
+from kdbench.observers.progress.text import clock_time, in_columns, time_left
 from kdbench.results import Cost, DataUsed, Environment, EpochRecord, TeacherRecord, TeacherResult
 from kdbench.status import Status
 

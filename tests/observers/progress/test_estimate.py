@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from kdbench.observers.estimate import TimeLeft
+from kdbench.observers.progress.estimate import TimeLeft
 from kdbench.results import EpochRecord
 
 

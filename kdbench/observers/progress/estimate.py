@@ -30,37 +30,38 @@ class TimeLeft:
 
     The expected time of an epoch is that of the same student with the same method; if unknown, with other methods; if
     unknown, that of any student. These are the students' own times. In wall-clock time, a round of a cohort also
-    includes the teacher and the evaluation: ``pause`` and ``end_round`` measure the ratio.
+    includes the teacher and the evaluation: ``pause`` and ``end_round`` measure the ratio, for each worker.
     Callers pass the ids of trials, because computing an id is slow.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._since = clock()
+        self._began = clock()
+        self._since: dict[int, float] = {}
         self._wall = 0.0
         self._own = 0.0
-        self._round_own = 0.0
+        self._round_own: dict[int, float] = {}
         self._means: dict[tuple[str, ...], _Mean] = {}
         self._done: dict[str, dict[str, int]] = {}
         self._stages: dict[tuple[str, str], dict[str, int]] = {}
 
-    def pause(self) -> None:
-        """Exclude the time since the last call: no students were trained in it."""
-        self._since = self._clock()
-        self._round_own = 0.0
+    def pause(self, worker: int = 0) -> None:
+        """Exclude the time since the last call: the worker trained no students in it."""
+        self._since[worker] = self._clock()
+        self._round_own[worker] = 0.0
 
     def resume(self, identifier: str, trial: Trial, records: Iterable[EpochRecord]) -> None:
         """Count the epochs of a trial from earlier invocations; their times are not used."""
         for record in records:
             self._count(identifier, trial, record)
 
-    def epoch(self, identifier: str, trial: Trial, record: EpochRecord) -> None:
+    def epoch(self, identifier: str, trial: Trial, record: EpochRecord, worker: int = 0) -> None:
         """A trial finished an epoch."""
         self._count(identifier, trial, record)
         stage = record.stage
         for key in ((trial.student, trial.label, stage), (trial.student, stage), (stage,)):
             self._means.setdefault(key, _Mean()).add(record.seconds)
-        self._round_own += record.seconds
+        self._round_own[worker] = self._round_own.get(worker, 0.0) + record.seconds
 
     def _count(self, identifier: str, trial: Trial, record: EpochRecord) -> None:
         stage = record.stage
@@ -71,12 +72,11 @@ class TimeLeft:
             before = {name: count for name, count in done.items() if name != MAIN}
             self._stages[trial.student, trial.label] = before
 
-    def end_round(self) -> None:
-        """All trials of a cohort finished the epoch they were in."""
-        now = self._clock()
-        self._wall += now - self._since
-        self._own += self._round_own
-        self.pause()
+    def end_round(self, worker: int = 0) -> None:
+        """All trials of a worker's cohort finished the epoch they were in."""
+        self._wall += self._clock() - self._since.get(worker, self._began)
+        self._own += self._round_own.get(worker, 0.0)
+        self.pause(worker)
 
     def of(self, trials: Mapping[str, Trial]) -> float | None:
         """Remaining wall-clock seconds of these trials (by id); None if unknown."""
