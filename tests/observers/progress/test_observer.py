@@ -409,3 +409,31 @@ def test_the_live_table_is_gone_when_others_end(clock: Any, pretend: Any, trial:
     assert observer._live is not None
     run.end()
     assert seen == [None, None]
+
+
+def test_each_worker_has_a_lane(clock: Any, pretend: Any, trial: Any) -> None:
+    console = terminal()
+    first, second = trial("kd", epochs=10), trial("kd", seed=1, epochs=10)
+    observer = ProgressObserver(console, clock)
+    run = pretend([first, second], observer)
+    run.start()
+    workers = [dataclasses.replace(run.info, worker=number, device=f"cuda:{number - 1}") for number in (1, 2)]
+    for one, run.info in zip((first, second), workers, strict=True):
+        run.begin(one)
+    clock.advance(10.0)
+    for one, epoch, run.info in zip((first, second), (1, 1), workers, strict=True):
+        run.epoch(one, epoch, seconds=10.0)
+    clock.advance(10.0)
+    run.info = workers[1]
+    run.epoch(second, 2, seconds=10.0)
+    assert observer._live is not None
+    shown = Console(file=io.StringIO(), width=80)
+    shown.print(observer._live.renderable)
+    observer.close()
+    # 80 and 90 seconds of work are left, for two workers at the same time.
+    assert output(shown) == [
+        "cohort 1 of 2: worker 1 (cuda:0)  resnet20:resnet8, seed 0  main 1/10  01:20 le…",
+        "  resnet8  kd 91.0",
+        "cohort 2 of 2: worker 2 (cuda:1)  resnet20:resnet8, seed 1  main 2/10  01:20 le…",
+        "  resnet8  kd 92.0",
+    ]
