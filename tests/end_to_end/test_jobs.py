@@ -104,7 +104,7 @@ def test_workers_of_a_run_share_its_cohorts(suite, command, kdbench, tmp_path):
     assert "tiny: 4 done in " in said
     assert said.count("teacher resnet8: ") == 1  # each worker has loaded it
     assert re.search(r"^worker [12] \(cpu\)  resnet8:resnet8, seed [01]  main 3/3", said, re.MULTILINE)
-    assert (tmp_path / "reports" / "tiny--seeds=[0, 1]" / "index.html").exists()
+    assert len(list((tmp_path / "reports").glob("tiny*/index.html"))) == 1
     assert kdbench("run", file, *more, "--output", "one", *OPTIONS).returncode == 0
     assert_equal_bits(tmp_path / "runs", tmp_path / "one")
 
