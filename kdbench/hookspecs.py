@@ -158,6 +158,14 @@ class GoldenSpec:
 
 
 @dataclass(frozen=True)
+class ExecutorSpec(Spec):
+    """Starts the workers of a run: ``target(**settings)`` returns a ``kdbench.run.executor.Executor``."""
+
+    per_cohort: bool = False
+    """Whether it gets a job for each cohort, instead of one for each worker."""
+
+
+@dataclass(frozen=True)
 class RunInfo:
     """One invocation of ``kdbench run``."""
 
@@ -220,6 +228,11 @@ def kdbench_report_sections() -> Sequence[SectionSpec]:  # type: ignore[empty-bo
 @hookspec
 def kdbench_figures() -> Sequence[FigureSpec]:  # type: ignore[empty-body]
     """Add figures of the report, as entries of a suite's ``figures``."""
+
+
+@hookspec
+def kdbench_executors() -> Sequence[ExecutorSpec]:  # type: ignore[empty-body]
+    """Add executors, for ``kdbench run --executor NAME``."""
 
 
 @hookspec
@@ -299,5 +312,6 @@ KINDS = (
     Kind("metric", "metrics", MetricSpec, "kdbench_metrics"),
     Kind("section", "sections", SectionSpec, "kdbench_report_sections"),
     Kind("figure", "figures", FigureSpec, "kdbench_figures"),
+    Kind("executor", "executors", ExecutorSpec, "kdbench_executors"),
 )
 """All kinds. A new kind needs a spec, a hook and a row here."""

@@ -179,11 +179,12 @@ def claiming(output: Path, lease: float = LEASE_SECONDS) -> Iterator[Claims]:
     Raises :class:`ResultsError` if the output folder cannot be written.
     """
     folder = output / CLAIMS / WORKERS
-    heartbeat = Heartbeat(folder, lease)
+    heartbeat, watch = Heartbeat(folder, lease), Watch(folder)
     with explained(output):
         heartbeat.start()
+        watch.forget_dead()
     try:
-        yield Claims(output, heartbeat, Watch(folder))
+        yield Claims(output, heartbeat, watch)
     finally:
         heartbeat.stop()
 

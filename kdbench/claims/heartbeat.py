@@ -21,6 +21,8 @@ from typing import Any
 LEASE_SECONDS = 60.0
 """After this time without a sign of life, others take over what a process holds."""
 BEATS_PER_LEASE = 6
+OLD_SECONDS = 24 * 3600.0
+"""A file without a sign of life for so long is removed, which ends its process's claims."""
 _SAFE = 0.5
 """Within this share of its lease after a sign of life, a process may rely on what it holds."""
 _LENGTH = 512
@@ -158,6 +160,15 @@ class Watch:
         if holder.machine == self._machine and not _is_alive(holder.pid):
             return None
         return None if self.is_unchanged(owner, holder.beat, holder.lease) else holder
+
+    def forget_dead(self) -> None:
+        """Remove the files of dead processes of this machine, and old ones of others."""
+        for path in self._folder.iterdir() if self._folder.is_dir() else ():
+            holder, _ = self._read(path.name)
+            with suppress(OSError):
+                dead = holder is not None and holder.machine == self._machine and not _is_alive(holder.pid)
+                if dead or time.time() - path.stat().st_mtime > OLD_SECONDS:
+                    path.unlink()
 
     def is_unchanged(self, key: object, value: object, seconds: float) -> bool:
         """Whether ``key`` has had this value for so long, at each look of this process."""

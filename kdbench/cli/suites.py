@@ -53,6 +53,17 @@ def run(
         int,
         typer.Option("--jobs", "--jobs-per-device", metavar="N", min=1, help="Worker processes for each device."),
     ] = 1,
+    executor: Annotated[
+        str | None, typer.Option("--executor", metavar="NAME", help="Where workers are; see kdbench list executors.")
+    ] = None,
+    executor_settings: Annotated[
+        list[str] | None,
+        typer.Option("--executor-set", metavar="KEY=VALUE", help="A setting of the executor; may be repeated."),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option("--ray", metavar="ADDRESS", help="Train on a Ray cluster: auto, local, or HOST:PORT."),
+    ] = None,
     overrides: Overrides = None,
     plugins: Plugins = None,
     output: Output = RUNS,
@@ -112,6 +123,7 @@ def run(
             allow_teacher_mismatch=allow_teacher_mismatch,
             grace=grace,
             jobs=jobs,
+            executor=_executor(executor, executor_settings or (), ray),
             parts=parts,
             wait=wait,
             lease=lease,
@@ -129,6 +141,8 @@ def run(
     if failed:
         show_error(
             f"{plural(len(failed), 'trial')} failed; see error.json in {results.folder.path}; run again to retry"
+            if len(results.failed) == len(failed)
+            else f"{plural(len(failed), 'trial')} without a result; run again"
         )
     if results.elsewhere:
         show(
@@ -140,6 +154,22 @@ def run(
         if methods or pairs or seeds:
             show("it shows the selected trials; `kdbench report` without -m, --pair and --seed writes the full report")
     raise typer.Exit(SOME_TRIAL_FAILED if failed else OK)
+
+
+def _executor(name: str | None, settings: Sequence[str], ray: str | None) -> dict[str, Any] | None:
+    """The executor, with its settings; None for the usual one."""
+    from kdbench.suite.tables import setting
+
+    if name is None and ray is None:
+        if settings:
+            raise SuiteError(["--executor-set: needs --executor or --ray"])
+        return None
+    if name is not None and ray is not None and name != "ray":
+        raise SuiteError([f"--ray and --executor {name}: choose one"])
+    chosen: dict[str, Any] = {"name": "ray" if ray is not None else name}
+    if ray is not None:
+        chosen["address"] = ray
+    return chosen | dict(setting(given, "--executor-set") for given in settings)
 
 
 @app.command()

@@ -26,7 +26,13 @@ from kdbench.errors import PluginError
 from kdbench.words import shown
 
 GROUP = "kdbench"
-BUILT_IN = ("kdbench.models.builtin", "kdbench.data.builtin", "kdbench.engine.builtin", "kdbench.report.builtin")
+BUILT_IN = (
+    "kdbench.models.builtin",
+    "kdbench.data.builtin",
+    "kdbench.engine.builtin",
+    "kdbench.report.builtin",
+    "kdbench.executors.builtin",
+)
 LOCAL_MODULE = "kdbench_local_"
 """Begins the names under which local files are imported."""
 

@@ -24,8 +24,7 @@ from kdbench.opening import open_suite
 from kdbench.report import naming
 from kdbench.results import SuiteFolder
 from kdbench.run.context import Context
-from kdbench.run.driver import Driver, files_only, jobs_for
-from kdbench.run.executors.processes import Processes
+from kdbench.run.driver import Driver, files_only, find_executor, jobs_for
 from kdbench.run.invocation import Invocation
 from kdbench.run.loop import Loop
 from kdbench.run.outcome import Results
@@ -57,6 +56,7 @@ def run_suite(
     allow_teacher_mismatch: bool = False,
     grace: float | None = None,
     jobs: int = 1,
+    executor: str | Mapping[str, Any] | None = None,
     parts: int | None = None,
     wait: bool = False,
     lease: float = LEASE_SECONDS,
@@ -67,6 +67,7 @@ def run_suite(
 
     ``device`` is ``auto``, ``cpu``, ``cuda``, ``cuda:N``, or several separated by commas; ``jobs`` workers are started
     for each, as processes of their own if they are more than one (scripts then need ``if __name__ == "__main__"``).
+    ``executor`` names another place for workers, such as ``"ray"``, or is a mapping with its name and settings.
     Several runs, also of several machines, may train a suite in the same ``output`` folder: each worker claims the next
     free cohort, or 1/``parts`` of it, and a run returns when nothing is left to claim; with ``wait``, when nothing is
     left that another one trains. The last one writes the report. A worker without a sign of life for ``lease`` seconds
@@ -98,11 +99,15 @@ def run_suite(
     opened = open_suite(suite, overrides=overrides, plugins=plugins)
     filters = Filters(tuple(methods), tuple(pairs), tuple(seeds))
     filters.check(opened.suite)
-    devices = [choose_device(name) for name in device.split(",")]
-    chosen_device = devices[0]
-    alone = len(devices) * jobs == 1
+    names = device.split(",")
+    alone = executor is None and len(names) * jobs == 1
+    if executor is None:
+        # Of another executor's machines, nothing is known here.
+        names = [str(choose_device(name)) for name in names]
     if not alone:
         files = files_only(opened)
+        starter, per_cohort = find_executor(opened.registry, executor or "processes")
+    chosen_device = torch.device(names[0] if alone else "cpu")
     folder = SuiteFolder(output, opened.suite.name)
     chosen_name = None if report_name is None else naming.one_folder(report_name)
     report = report_dir / (chosen_name or naming.report_name(opened.report_name, (), filters))
@@ -118,14 +123,14 @@ def run_suite(
         folder.remove_leftovers()
         folder.check_protocol()
         # The first of several processes must not open a GPU, which may belong to one process only.
-        described = device_name(chosen_device) if alone else ", ".join(map(str, devices))
+        described = device_name(chosen_device) if alone else ", ".join(names)
         environment = {**describe_environment(), "device": described}
         info = RunInfo(
             invocation=f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}",
             output=folder.path,
             report=report,
             tracking_uri=tracking_uri,
-            device=", ".join(map(str, devices)),
+            device=", ".join(names),
             environment=environment,
             chosen=frozenset(trial.id for trial in opened.plan.trials if filters.match(trial)),
         )
@@ -146,7 +151,7 @@ def run_suite(
                 parts=parts,
                 lease=lease,
             )
-            driver = Driver(Processes(), jobs_for(job, [str(one) for one in devices], jobs), context)
+            driver = Driver(starter, jobs_for(job, names, jobs), context, per_cohort=per_cohort)
             return Invocation(context, driver)(filters, fresh=fresh)
 
 

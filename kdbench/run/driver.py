@@ -10,13 +10,16 @@ from typing import Any
 
 import torch
 
+from kdbench.discovery import Registry
+from kdbench.discovery import settings as settings_of
 from kdbench.engine.cohort import Interrupted
-from kdbench.errors import KdbenchError
+from kdbench.errors import KdbenchError, SuiteError
+from kdbench.hookspecs import ExecutorSpec
 from kdbench.opening import Opened
 from kdbench.results import Failure
 from kdbench.results.state import with_results
 from kdbench.run.context import Context
-from kdbench.run.executors.base import Executor, Session
+from kdbench.run.executor import Executor, Session
 from kdbench.run.worker import ERROR, WARNING, Job
 from kdbench.session import Stop
 from kdbench.status import UNFINISHED
@@ -48,13 +51,30 @@ def files_only(opened: Opened) -> tuple[str, ...]:
     return tuple(str(Path(plugin).absolute()) for plugin in opened.plugins if isinstance(plugin, str | Path))
 
 
+def find_executor(registry: Registry, given: str | Mapping[str, Any]) -> tuple[Executor, bool]:
+    """An executor by its name, or by a mapping with its name and settings; and whether it gets a job for each cohort.
+
+    Raises:
+        PluginError: there is none of this name.
+        SuiteError: a setting is wrong.
+    """
+    settings = {"name": given} if isinstance(given, str) else dict(given)
+    offer = registry.find(ExecutorSpec, str(settings.pop("name", "")))
+    target = offer.load()
+    resolved, problems = settings_of.resolve(target, {**offer.spec.presets, **settings}, frozenset())
+    if problems:
+        raise SuiteError([f"executor.{key}: {what}" for key, what in problems])
+    return target(**resolved), offer.spec.per_cohort
+
+
 class Driver:
     """Runs workers by an executor."""
 
-    def __init__(self, executor: Executor, jobs: Sequence[Job], context: Context) -> None:
-        """``jobs`` do not know yet what is to be trained."""
+    def __init__(self, executor: Executor, jobs: Sequence[Job], context: Context, *, per_cohort: bool = False) -> None:
+        """``jobs`` do not know yet what is to be trained. With ``per_cohort``, each cohort gets a copy of the first."""
         self._executor = executor
         self._jobs = jobs
+        self._per_cohort = per_cohort
         self._context = context
         self._errors: list[str] = []
         self._ready: set[str] = set()
@@ -68,14 +88,8 @@ class Driver:
         """
         cohorts = self._open(chosen)
         if cohorts:
-            parts = max(1, math.ceil(len(self._jobs) / cohorts))
-            if parts > 1 and self._jobs[0].parts is None:
-                few = f"{plural(cohorts, 'cohort')} for {len(self._jobs)} workers"
-                self._context.warn(f"{few}: each is divided, as with --parts {parts}")
-            jobs = [
-                replace(job, chosen=chosen, failures=failures, parts=parts if job.parts is None else job.parts)
-                for job in self._jobs
-            ]
+            jobs = self._jobs_for_cohorts(cohorts) if self._per_cohort else self._jobs_for_workers(cohorts, chosen)
+            jobs = [replace(job, failures=failures) for job in jobs]
             stop = _Ending(self._context.stop, self._errors)
             self._executor(jobs, Session(self._hear, self._context.warn, stop))
         if self._errors:
@@ -83,11 +97,33 @@ class Driver:
         if self._context.stop.asked() and self._open(chosen):
             raise Interrupted("interrupted")
 
-    def _open(self, chosen: frozenset[str]) -> int:
-        """The number of cohorts with trials that are left."""
+    def _open(self, chosen: frozenset[str]) -> list[tuple[str, list[str]]]:
+        """The trials that are left, for each cohort, with the key of its teacher."""
         plan = with_results(self._context.opened.plan, self._context.folder)
         left = {trial.id for trial in plan.trials if trial.id in chosen and trial.status in UNFINISHED}
-        return sum(any(trial.id in left for trial in cohort.trials) for cohort in plan.cohorts)
+        cohorts = [(one.teacher.key, [trial.id for trial in one.trials if trial.id in left]) for one in plan.cohorts]
+        return [cohort for cohort in cohorts if cohort[1]]
+
+    def _jobs_for_workers(self, cohorts: Sequence[object], chosen: frozenset[str]) -> list[Job]:
+        """The given jobs: each worker takes what it can claim."""
+        parts = self._jobs[0].parts
+        if parts is None:
+            parts = math.ceil(len(self._jobs) / len(cohorts))
+            if parts > 1:
+                few = f"{plural(len(cohorts), 'cohort')} for {len(self._jobs)} workers"
+                self._context.warn(f"{few}: each is divided, as with --parts {parts}")
+        return [replace(job, chosen=chosen, parts=parts) for job in self._jobs]
+
+    def _jobs_for_cohorts(self, cohorts: Sequence[tuple[str, list[str]]]) -> list[Job]:
+        """A job for each part of a cohort."""
+        one = self._jobs[0]
+        parts = one.parts or 1
+        found = [
+            replace(one, chosen=frozenset(ids[start::parts]), parts=1, teacher=teacher)
+            for teacher, ids in cohorts
+            for start in range(min(parts, len(ids)))
+        ]
+        return [replace(job, number=number) for number, job in enumerate(found, 1)]
 
     def _hear(self, job: Job, name: str, arguments: Mapping[str, Any]) -> None:
         if name == WARNING:

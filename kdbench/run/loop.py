@@ -18,7 +18,9 @@ from kdbench.suite.plan import TeacherPlan
 from kdbench.words import plural
 
 POLL_SECONDS = 2.0
-"""Between two looks for free trials."""
+"""At least, between two looks for free trials."""
+POLLS_APART = 5
+"""So many times as long as a look itself takes."""
 
 
 class Loop:
@@ -40,6 +42,7 @@ class Loop:
         work = Work(self.context.claims, self.context.folder, chosen, failures, self._prepare, self.parts)
         said = False
         while True:
+            looked = time.monotonic()
             plan = with_results(self.context.opened.plan, self.context.folder)
             if self.context.stop.asked() and work.open(plan):
                 raise Interrupted("interrupted")
@@ -60,11 +63,22 @@ class Loop:
                 if not said:
                     self.context.warn(_waits_for(work))
                 said = True
-                time.sleep(POLL_SECONDS)
+                # A large suite on a slow file system must not be read all the time.
+                time.sleep(max(POLL_SECONDS, POLLS_APART * (time.monotonic() - looked)))
             elif work.contested:
                 time.sleep(POLL_SECONDS / 4)
             else:
                 return
+
+    def obtain(self, key: str) -> None:
+        """Train a teacher if it is missing, or wait until another process has trained it."""
+        teacher = next(one for one in self.context.opened.plan.teachers if one.key == key)
+        while not self.context.stop.asked():
+            try:
+                self._prepare(teacher)
+                return
+            except HeldError:
+                time.sleep(POLL_SECONDS)
 
     def _prepare(self, teacher: TeacherPlan) -> None:
         """Make a teacher available, unless another process trains it; its failure is told by the trials."""

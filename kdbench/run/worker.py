@@ -5,6 +5,7 @@ The results are in the folder; what is told serves the display, MLflow and the m
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from kdbench.claims import claiming
 from kdbench.engine.cohort import Interrupted
 from kdbench.engine.device import choose_device, device_name
 from kdbench.environment import describe_environment
-from kdbench.errors import KdbenchError
+from kdbench.errors import KdbenchError, ResultsError
 from kdbench.hookspecs import RunInfo
 from kdbench.opening import open_suite
 from kdbench.results import Failure, SuiteFolder
@@ -44,6 +45,8 @@ class Job:
     threads: int | None = None
     """Torch's threads on the CPU; None for its own choice."""
     chosen: frozenset[str] = frozenset()
+    teacher: str = ""
+    """The key of the only teacher that is needed; empty if there may be several."""
     failures: Mapping[str, Failure | None] = field(default_factory=dict)
     """See :class:`~kdbench.run.work.Work`."""
 
@@ -82,8 +85,8 @@ class Orders(Stop):
         return self._overdue_now()
 
 
-def work(job: Job, tell: Tell, orders: Orders) -> None:
-    """Train until nothing is left to claim, or until ``orders`` end it."""
+def work(job: Job, tell: Tell, orders: Orders, *, only_teacher: bool = False) -> None:
+    """Train until nothing is left to claim, or until ``orders`` end it; with ``only_teacher``, no students."""
 
     def say(name: str, /, **arguments: Any) -> None:
         try:
@@ -92,14 +95,14 @@ def work(job: Job, tell: Tell, orders: Orders) -> None:
             orders.leave()
 
     try:
-        _train(job, say, orders)
+        _train(job, say, orders, only_teacher=only_teacher)
     except Interrupted:
         pass
     except KdbenchError as error:
         say(ERROR, text=str(error))
 
 
-def _train(job: Job, say: Tell, orders: Orders) -> None:
+def _train(job: Job, say: Tell, orders: Orders, *, only_teacher: bool) -> None:
     if job.threads is not None:
         torch.set_num_threads(job.threads)
     device = choose_device(job.device)
@@ -110,8 +113,14 @@ def _train(job: Job, say: Tell, orders: Orders) -> None:
     output = job.info.output.parent
     environment = {**describe_environment(), "device": device_name(device)}
     info = replace(job.info, device=str(device), environment=environment, chosen=job.chosen, worker=job.number)
+    folder = SuiteFolder(output, job.info.output.name)
+    if folder.plan is None:
+        where = f"a worker on {platform.node()}"
+        raise ResultsError(f"{folder.path}: {where} does not find it; use an --output on a shared file system")
     with claiming(output, job.lease) as claims:
-        folder = SuiteFolder(output, job.info.output.name)
         context = Context(opened, folder, info, device, say, lambda text: say(WARNING, text=text), orders, claims)
         loop = Loop(context, allow_teacher_mismatch=job.allow_teacher_mismatch, parts=job.parts or 1, wait=False)
-        loop(job.chosen, job.failures)
+        if only_teacher:
+            loop.obtain(job.teacher)
+        else:
+            loop(job.chosen, job.failures)

@@ -336,7 +336,7 @@ def _overridden(tables: Tables, overrides: Sequence[str]) -> Tables:
     return tables
 
 
-def split_override(override: str) -> tuple[str, str]:
+def split_override(override: str, option: str = "--set") -> tuple[str, str]:
     """The key and the value of ``KEY=VALUE``. Raises ``SuiteError`` where one of them is missing.
 
     >>> split_override("recipe.epochs = 3")
@@ -344,8 +344,19 @@ def split_override(override: str) -> tuple[str, str]:
     """
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
-        raise SuiteError([f"--set {override}: must be KEY=VALUE, as in recipe.epochs=3"])
+        example = "recipe.epochs=3" if option == "--set" else "gpus=0.5"
+        raise SuiteError([f"{option} {override}: must be KEY=VALUE, as in {example}"])
     return key.strip(), text
+
+
+def setting(given: str, option: str) -> tuple[str, Any]:
+    """The key and the value, as in a suite file, of ``KEY=VALUE`` after ``option``.
+
+    >>> setting("gpus=0.5", "--executor-set"), setting("address=auto", "--executor-set")
+    (('gpus', 0.5), ('address', 'auto'))
+    """
+    key, text = split_override(given, option)
+    return key, _value(text)
 
 
 def _override(tables: Tables, override: str) -> Location:

@@ -85,6 +85,18 @@ def test_what_cannot_be_read_lives_for_a_lease(tmp_path, clock):
     assert watch.living("far") is None
 
 
+def test_files_of_the_dead_are_removed(tmp_path, heartbeat):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    elsewhere(tmp_path, owner="dead", pid=dead.pid, machine=this_machine())
+    elsewhere(tmp_path, owner="far")
+    elsewhere(tmp_path, owner="old")
+    os.utime(tmp_path / "old", (0, time.time() - 25 * 3600))
+    heartbeat.beat()
+    Watch(tmp_path).forget_dead()
+    assert {*os.listdir(tmp_path)} == {"far", heartbeat.owner}
+
+
 def test_punctual_beats_keep_it_sound(heartbeat, clock):
     heartbeat.beat()
     for _ in range(10):

@@ -23,6 +23,7 @@ from kdbench.engine.schedule import learning_rate
 from kdbench.parts import Parts
 from kdbench.recipe import Recipe
 from kdbench.results import EpochRecord
+from kdbench.run import run_suite
 
 PAGE = "hooks.md"
 HOOKS = {name: item for name, item in vars(hookspecs).items() if name.startswith("kdbench_")}
@@ -54,7 +55,8 @@ def test_no_other_hook_is_documented(page):
 
 
 @pytest.mark.parametrize(
-    "name", ["MethodSpec", "ModelSpec", "DatasetSpec", "MetricSpec", "SectionSpec", "FigureSpec", "RunInfo"]
+    "name",
+    ["MethodSpec", "ModelSpec", "DatasetSpec", "MetricSpec", "SectionSpec", "FigureSpec", "ExecutorSpec", "RunInfo"],
 )
 def test_the_fields_of_a_descriptor_are_documented(name, page):
     around = next(part for part in re.split(r"\n(?=#{2,3} )", page(PAGE)) if f"`{name}`" in part)
@@ -70,7 +72,7 @@ def examples(blocks, tmp_path):
         if block.language == "python" and "@hookimpl" in block.text:
             files.append(tmp_path / f"example{len(files)}.py")
             files[-1].write_text(block.text)
-    assert len(files) == 10
+    assert len(files) == 11
     return files
 
 
@@ -81,6 +83,37 @@ def test_the_examples_offer_what_they_say(examples):
     assert network.load()(classes=3, image_shape=(3, 8, 8), **network.spec.presets).classifier
     data = registry.dataset("scans")
     assert data.load()(root="/nowhere", **data.spec.presets).size == 32
+
+
+def test_the_examples_executor_runs_a_suite(examples, tmp_path):
+    suite = {
+        "name": "tiny",
+        "question": "Does it run?",
+        "seeds": [0, 1],
+        "data": {"name": "digits", "train_limit": 96, "test_limit": 50},
+        "recipe": {"epochs": 1},
+        "pairs": [{"teacher": "resnet8", "student": "resnet8"}],
+        "methods": [{"name": "none"}],
+    }
+    (file,) = (file for file in examples if "OneAfterAnother" in file.read_text())
+    heard = []
+
+    class Watch:
+        @hookspecs.hookimpl
+        def kdbench_trial_finished(self, trial, run):
+            heard.append((trial.seed, run.worker))
+
+    results = run_suite(
+        suite,
+        plugins=[file],
+        executor={"name": "one-after-another", "reverse": True},
+        device="cpu",
+        output=tmp_path / "runs",
+        report_dir=tmp_path / "reports",
+        observers=[Watch()],
+    )
+    assert [trial.status for trial in results.plan.trials] == ["done", "done"]
+    assert heard == [(1, 2), (0, 1)]
 
 
 def test_the_parts_of_a_recipe_work_together(examples):

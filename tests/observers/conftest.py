@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -302,11 +304,12 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 
 class Server:
-    """A real ``mlflow server`` in a process group of its own."""
+    """A real ``mlflow server`` in a process group of its own; ``store`` replaces its SQLite file."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, store: str = "") -> None:
         self.folder = folder
         self.database = folder / "server.db"
+        self.store = store or f"sqlite:///{self.database}"
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -315,7 +318,7 @@ class Server:
 
     def start(self) -> None:
         command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(self.port)]
-        command += ["--backend-store-uri", f"sqlite:///{self.database}"]
+        command += ["--backend-store-uri", self.store]
         command += ["--artifacts-destination", str(self.folder / "artifacts")]
         # The server's own background jobs are of no use here, and slow to start.
         switched_off = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -340,6 +343,45 @@ class Server:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             self.process = None
+
+
+@pytest.fixture
+def postgres(tmp_path: Path) -> Iterator[str]:
+    """The address of an empty database of a PostgreSQL server, which ends with the test."""
+    pytest.importorskip("psycopg2", reason="needs psycopg2-binary")
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [Path(shutil.which("initdb") or "")]
+    if not found[-1].is_file():
+        pytest.skip("needs PostgreSQL's initdb, as of Debian's package postgresql")
+    # The server refuses to run as root, whose folders other users cannot read.
+    as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    folder = Path(tempfile.mkdtemp(prefix="kdbench-postgres-"))
+    if as_user:
+        shutil.chown(folder, "postgres")
+    bin_folder, data = found[-1].parent, folder / "data"
+    subprocess.run(
+        [*as_user, bin_folder / "initdb", "-D", data, "-U", "kdbench", "-A", "trust"], check=True, capture_output=True
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1"
+    control = [*as_user, bin_folder / "pg_ctl", "-D", data, "-w"]
+    subprocess.run([*control, "-o", options, "-l", folder / "log", "start"], check=True, stdout=subprocess.DEVNULL)
+    try:
+        yield f"postgresql://kdbench@127.0.0.1:{port}/postgres"
+    finally:
+        subprocess.run([*control, "-m", "immediate", "stop"], check=True, stdout=subprocess.DEVNULL)
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def postgres_server(tmp_path: Path, postgres: str) -> Iterator[Server]:
+    server = Server(tmp_path, postgres)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
 
 
 @pytest.fixture

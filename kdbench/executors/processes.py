@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from kdbench.run.executors.base import Session
+from kdbench.run.executor import Session
 from kdbench.run.worker import Job, Orders, work
 from kdbench.session import STOPPING_SIGNALS
 from kdbench.words import plural
@@ -36,7 +36,10 @@ class _Worker:
 
 
 class Processes:
-    """Each job is a process that is started anew, not forked: CUDA and threads do not survive a fork."""
+    """Processes of this machine.
+
+    Each is started anew, not forked: CUDA and threads do not survive a fork.
+    """
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("spawn")
@@ -44,7 +47,7 @@ class Processes:
         self._overdue = self._context.Event()
 
     def __call__(self, jobs: Sequence[Job], session: Session) -> None:
-        """Run all jobs; see :class:`~kdbench.run.executors.base.Executor`."""
+        """Run all jobs; see :class:`~kdbench.run.executor.Executor`."""
         workers: list[_Worker] = []
         try:
             workers += [_Worker(job, *self._start(job)) for job in jobs]
