@@ -92,5 +92,6 @@ class Loop:
 
 def _waits_for(work: Work) -> str:
     if work.awaited:
-        return f"{listed(work.awaited)} trains teacher {' and '.join(work.awaited)}; waiting for it"
+        teachers = (f"{holder} trains teacher {name}" for name, holder in work.awaited.items())
+        return f"{', '.join(teachers)}; waiting"
     return f"{plural(len(work.elsewhere), 'trial')} in training by {listed(work.elsewhere)}; waiting"

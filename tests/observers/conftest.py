@@ -348,7 +348,7 @@ class Server:
 @pytest.fixture
 def postgres(tmp_path: Path) -> Iterator[str]:
     """The address of an empty database of a PostgreSQL server, which ends with the test."""
-    pytest.importorskip("psycopg2", reason="needs psycopg2-binary")
+    pytest.importorskip("psycopg", reason="needs psycopg[binary]")
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [Path(shutil.which("initdb") or "")]
     if not found[-1].is_file():
         pytest.skip("needs PostgreSQL's initdb, as of Debian's package postgresql")

@@ -35,7 +35,7 @@ RUNS = 3
 
 
 def test_each_step_of_each_trial_is_there_once(postgres: str, postgres_server: Any, tmp_path: Path) -> None:
-    import psycopg2
+    import psycopg
 
     (tmp_path / "tiny.toml").write_text(SUITE)
     command = [sys.executable, "-m", "kdbench", "run", "tiny.toml", "--device", "cpu", "--wait"]
@@ -54,7 +54,7 @@ def test_each_step_of_each_trial_is_there_once(postgres: str, postgres_server: A
         said, _ = one.communicate(timeout=300)
         assert one.returncode == 0, said
         assert "MLflow" not in said, said
-    with psycopg2.connect(postgres) as connection, connection.cursor() as cursor:
+    with psycopg.connect(postgres) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT run_uuid, value FROM tags WHERE key = 'kdbench.trial_id'")
         trials = dict(cursor.fetchall())
         cursor.execute("SELECT run_uuid, step FROM metrics WHERE key = 'train_loss'")
