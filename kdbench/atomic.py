@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
@@ -9,10 +10,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from kdbench.machine import is_alive, process_space
+
 FOREIGN_SECONDS = 24 * 3600
 """A temporary file of another host counts as a leftover after this time: its process cannot be checked."""
 
-_HOST = re.sub(r"[^A-Za-z0-9-]", "_", platform.node()) or "unknown"
+_NAME = re.sub(r"[^A-Za-z0-9-]", "_", platform.node())[:60] or "unknown"
+HOST = f"{_NAME}-{hashlib.sha256(process_space().encode()).hexdigest()[:6]}"
+"""Of this process, in the names of temporary files."""
 _TEMPORARY = re.compile(r"\..+?(?:\.(?P<host>[A-Za-z0-9_-]+))?\.(?P<pid>[0-9]{1,9})\.tmp")
 # A process may have the number of a dead one, in a container in particular.
 _being_written: set[str] = set()
@@ -25,7 +30,7 @@ def write(path: Path, fill: Callable[[Path], object], check: Callable[[], None] 
     what ``fill`` and ``check`` raise.
     """
     # Cut: the temporary name must not be too long where the name itself is not.
-    temporary = path.with_name(f".{path.name[:40]}.{_HOST}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name[:40]}.{HOST}.{os.getpid()}.tmp")
     _being_written.add(os.path.abspath(temporary))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,22 +70,12 @@ def remove_leftovers(folder: Path) -> list[Path]:
 
 
 def _is_leftover(path: Path, host: str | None, pid: int) -> bool:
-    if host == _HOST:
-        return os.path.abspath(path) not in _being_written if pid == os.getpid() else not _is_alive(pid)
+    if host == HOST:
+        return os.path.abspath(path) not in _being_written if pid == os.getpid() else not is_alive(pid)
     try:
         return time.time() - path.stat().st_mtime > FOREIGN_SECONDS
     except OSError:
         return False
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:
-        return True  # another user's
-    return True
 
 
 def _discard(path: Path) -> bool:

@@ -50,6 +50,10 @@ class TrialError(KdbenchError):
     """A trial that could not be trained."""
 
 
+class DeviceLostError(KdbenchError):
+    """A GPU that this process cannot use any more; another process may."""
+
+
 class ExportError(KdbenchError):
     """A student that cannot be written, or read, in the wanted form."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from kdbench.errors import ResultsError
 CLAIMS = ".claims"
 """The folder of claims within an output folder."""
 WORKERS = "workers"
+LOOK_SECONDS = 1.0
+"""Between two looks for signs of life."""
 
 
 def trials_of(suite: str) -> str:
@@ -36,7 +39,17 @@ class HeldError(Exception):
 class Claim:
     """A name that this process holds."""
 
-    def __init__(self, chain: Chain, name: str, number: int, entry: Entry, heartbeat: Heartbeat, gaps: int) -> None:
+    def __init__(
+        self,
+        chain: Chain,
+        name: str,
+        number: int,
+        entry: Entry,
+        heartbeat: Heartbeat,
+        gaps: int,
+        unreleased: list[Claim] | None = None,
+    ) -> None:
+        """``unreleased``: where a claim is kept whose release could not be written."""
         self.name = name
         self.entry = entry
         self._chain = chain
@@ -44,6 +57,7 @@ class Claim:
         self._heartbeat = heartbeat
         self._gaps = gaps
         self._ended = False
+        self._unreleased = [] if unreleased is None else unreleased
 
     def check(self) -> None:
         """Raise :class:`ClaimLostError` if another process holds the name.
@@ -63,10 +77,20 @@ class Claim:
         self._gaps = gaps
 
     def release(self) -> None:
-        """Give the name up; nothing happens if it is lost."""
+        """Give the name up; nothing happens if it is lost.
+
+        If that cannot be written, it is tried again later, and the name is free at the end of the process.
+        """
         if not self._ended:
-            self._append(FREE)
             self._ended = True
+            self.try_to_release()
+
+    def try_to_release(self) -> None:
+        """Write that the name is free."""
+        try:
+            self._append(FREE)
+        except ResultsError:
+            self._unreleased.append(self)
 
     def _append(self, entry: Entry) -> bool:
         with explained(self._chain.folder):
@@ -100,6 +124,7 @@ class Claims:
         self._output = output
         self._heartbeat = heartbeat
         self._watch = watch
+        self._unreleased: list[Claim] = []
 
     @property
     def owner(self) -> str:
@@ -108,6 +133,9 @@ class Claims:
 
     def standings(self, kind: str) -> dict[str, Standing]:
         """All names of a kind that were ever held."""
+        late, self._unreleased[:] = [*self._unreleased], []
+        for claim in late:
+            claim.try_to_release()
         return standings(self._output, kind, self._watch)
 
     def standing(self, kind: str, name: str) -> Standing:
@@ -115,9 +143,17 @@ class Claims:
         return self.standings(kind).get(name, NEVER_HELD)
 
     def others(self, kind: str) -> dict[str, Holder]:
-        """What other living processes hold."""
-        held = {name: standing.holder for name, standing in self.standings(kind).items()}
-        return {name: holder for name, holder in held.items() if holder is not None and holder.owner != self.owner}
+        """What other living processes hold. Waits, up to their lease, for a sign of life of those elsewhere."""
+        while True:
+            held = {name: standing.holder for name, standing in self.standings(kind).items()}
+            found = {name: one for name, one in held.items() if one is not None and one.owner != self.owner}
+            if not self.is_uncertain(found.values()):
+                return found
+            time.sleep(LOOK_SECONDS)
+
+    def is_uncertain(self, holders: Iterable[Holder]) -> bool:
+        """Whether one of these processes may have died before this process began to look."""
+        return not all(self._watch.is_certain(one.owner) for one in holders if one.owner != self.owner)
 
     def take(self, kind: str, name: str, known: Standing, together: int = 1, epochs: int = 0) -> Claim | None:
         """Claim a name that is free in ``known``; None if another process was first.
@@ -131,7 +167,9 @@ class Claims:
         gaps = self._heartbeat.gaps
         with explained(chain.folder):
             made = chain.append(name, known.number + 1, entry)
-        return Claim(chain, name, known.number + 1, entry, self._heartbeat, gaps) if made else None
+        if not made:
+            return None
+        return Claim(chain, name, known.number + 1, entry, self._heartbeat, gaps, self._unreleased)
 
     def claim(self, kind: str, name: str, epochs: int = 0) -> Claim:
         """Claim a name that is not trained together with others. Raises :class:`HeldError`."""
@@ -199,6 +237,7 @@ def claiming_all(output: Path, wanted: Iterable[tuple[str, str]]) -> Iterator[No
         known: dict[str, dict[str, Standing]] = {}
         for kind, name in sorted(set(wanted)):
             if kind not in known:
+                claims.others(kind)  # those that are dead are known to be dead then
                 known[kind] = claims.standings(kind)
             standing = known[kind].get(name, NEVER_HELD)
             claim = claims.take(kind, name, standing)

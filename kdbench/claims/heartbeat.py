@@ -18,11 +18,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from kdbench.machine import is_alive, this_machine
+
 LEASE_SECONDS = 60.0
 """After this time without a sign of life, others take over what a process holds."""
 BEATS_PER_LEASE = 6
-OLD_SECONDS = 24 * 3600.0
-"""A file without a sign of life for so long is removed, which ends its process's claims."""
 _SAFE = 0.5
 """Within this share of its lease after a sign of life, a process may rely on what it holds."""
 _LENGTH = 512
@@ -34,15 +34,6 @@ def steady_seconds() -> float:
     if hasattr(time, "CLOCK_BOOTTIME"):
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.monotonic()
-
-
-def this_machine() -> str:
-    """Equal for two processes if each can see whether the other one is alive."""
-    parts = [platform.node()]
-    with suppress(OSError):
-        # Containers may share a name and a kernel, but not their numbers of processes.
-        parts += [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
-    return " ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -94,7 +85,8 @@ class Heartbeat:
         """Remove the file: this process is dead for others."""
         self._ended.set()
         self._thread.join()
-        self.path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
 
     @property
     def gaps(self) -> int:
@@ -148,6 +140,7 @@ class Watch:
         self._clock = clock
         self._machine = this_machine()
         self._seen: dict[object, tuple[object, float]] = {}
+        self._changed: set[object] = set()
 
     def living(self, owner: str) -> Holder | None:
         """What a process says about itself; None if it is dead, so that what it holds may be taken over."""
@@ -157,23 +150,34 @@ class Watch:
         if holder is None:
             unread = Holder(owner, owner, 0, "", LEASE_SECONDS)
             return None if self.is_unchanged(owner, content, LEASE_SECONDS) else unread
-        if holder.machine == self._machine and not _is_alive(holder.pid):
+        if holder.machine == self._machine and not is_alive(holder.pid):
             return None
         return None if self.is_unchanged(owner, holder.beat, holder.lease) else holder
 
     def forget_dead(self) -> None:
-        """Remove the files of dead processes of this machine, and old ones of others."""
+        """Remove the files of dead processes of this machine."""
         for path in self._folder.iterdir() if self._folder.is_dir() else ():
             holder, _ = self._read(path.name)
-            with suppress(OSError):
-                dead = holder is not None and holder.machine == self._machine and not _is_alive(holder.pid)
-                if dead or time.time() - path.stat().st_mtime > OLD_SECONDS:
+            if holder is not None and holder.machine == self._machine and not is_alive(holder.pid):
+                with suppress(OSError):
                     path.unlink()
+
+    def is_certain(self, owner: str) -> bool:
+        """Whether a process is known to live: it is one of this machine, or its sign of life has changed.
+
+        Others may have died before this process looked for the first time. After their lease, it is known.
+        """
+        holder, _ = self._read(owner)
+        if holder is not None and holder.machine == self._machine:
+            return True
+        return owner in self._changed
 
     def is_unchanged(self, key: object, value: object, seconds: float) -> bool:
         """Whether ``key`` has had this value for so long, at each look of this process."""
         known, since = self._seen.get(key, (None, 0.0))
         if known != value or key not in self._seen:
+            if key in self._seen:
+                self._changed.add(key)
             self._seen[key] = value, self._clock()
             return False
         return self._clock() - since >= seconds
@@ -190,21 +194,3 @@ class Watch:
             return Holder(**said), content
         except (ValueError, TypeError):
             return None, content
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True  # another user's
-    return not _is_zombie(pid)
-
-
-def _is_zombie(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (OSError, IndexError):
-        return False
-    return state == "Z"

@@ -13,7 +13,7 @@ from kdbench import isolation
 from kdbench.engine.device import responds
 from kdbench.engine.frozen import FrozenTeacher
 from kdbench.engine.learner import Learner
-from kdbench.errors import KdbenchError, TrialError, in_words
+from kdbench.errors import DeviceLostError, TrialError, in_words
 from kdbench.results import Failure
 
 
@@ -90,7 +90,7 @@ class Guard:
         self._failed(learner.id, record)
         if isinstance(error, torch.AcceleratorError) and not responds(self._device):
             # The device is lost to this process, and another learner may be the cause.
-            raise KdbenchError(
+            raise DeviceLostError(
                 f"{self._device} stopped working while {learner.id} was trained: {record.message}; saved "
                 "results are safe: run again; if it happens again, select the other methods with --method"
             ) from None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,11 +15,23 @@ from typing import Any
 from kdbench.run.executor import Session
 from kdbench.run.worker import Job, Orders, work
 from kdbench.session import STOPPING_SIGNALS
+from kdbench.terminal import outlive_terminals
 from kdbench.words import plural
 
 POLL_SECONDS = 0.2
-FRUITLESS_DEATHS = 3
-"""A worker that died so often in a row, without a message before, is not started again."""
+FRUITLESS_DEATHS = 16
+"""A worker that died so often in a row, without progress between, is not started again: a trial that kills is found
+after some halvings."""
+SILENT_DEATHS = 3
+"""The same for one that never sent a message: it dies at its start."""
+PROGRESS = {
+    "kdbench_teacher_epoch_finished",
+    "kdbench_epoch_finished",
+    "kdbench_trial_finished",
+    "kdbench_trial_failed",
+}
+LEAVING_SECONDS = 5.0
+"""Time for workers to leave by themselves after a second signal."""
 
 
 @dataclass
@@ -28,8 +42,11 @@ class _Worker:
     process: multiprocessing.process.BaseProcess
     messages: Connection
     heard: bool = False
-    """Whether this process has sent a message."""
+    """Whether this process has told of progress."""
+    spoke: bool = False
+    """Whether any process of this worker has sent a message."""
     fruitless: int = 0
+    """Processes in a row that died without progress."""
 
     def __str__(self) -> str:
         return f"worker {self.job.number} ({self.job.device})"
@@ -43,26 +60,33 @@ class Processes:
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("spawn")
-        self._stop = self._context.Event()
-        self._overdue = self._context.Event()
+        # Without a lock, as events have one: a process that is killed while it looks would keep it for ever.
+        self._stop = self._context.RawValue("b", 0)
+        self._overdue = self._context.RawValue("b", 0)
 
     def __call__(self, jobs: Sequence[Job], session: Session) -> None:
         """Run all jobs; see :class:`~kdbench.run.executor.Executor`."""
         workers: list[_Worker] = []
         try:
-            workers += [_Worker(job, *self._start(job)) for job in jobs]
+            for job in jobs:
+                workers.append(_Worker(job, *self._start(job)))
             while workers:
                 self._pass_on(session)
                 wait([source for one in workers for source in (one.messages, one.process.sentinel)], POLL_SECONDS)
                 for one in list(workers):
                     ended = one.process.exitcode is not None
-                    _listen(one, session)
+                    # One message in a turn: another worker, or a requested stop, may be waiting.
+                    _listen(one, session, 1)
                     if ended and not self._continues(one, session):
                         workers.remove(one)
         finally:
+            # After a second Ctrl-C: a worker that leaves by itself gives its trials up.
+            self._stop.value = self._overdue.value = 1
+            deadline = time.monotonic() + LEAVING_SECONDS
+            for one in workers:
+                one.process.join(max(0.0, deadline - time.monotonic()))
             for one in workers:
                 one.process.kill()
-            for one in workers:
                 one.process.join()
 
     def _start(self, job: Job) -> tuple[multiprocessing.process.BaseProcess, Connection]:
@@ -76,10 +100,8 @@ class Processes:
         return process, receiver
 
     def _pass_on(self, session: Session) -> None:
-        if session.stop.asked():
-            self._stop.set()
-        if session.stop.overdue():
-            self._overdue.set()
+        self._stop.value = session.stop.asked()
+        self._overdue.value = session.stop.overdue()
 
     def _continues(self, one: _Worker, session: Session) -> bool:
         """Start a worker again that died; False if it has ended."""
@@ -91,8 +113,9 @@ class Processes:
             return False
         one.fruitless = 0 if one.heard else one.fruitless + 1
         how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
-        if one.fruitless >= FRUITLESS_DEATHS:
-            session.warn(f"{one} died {plural(one.fruitless, 'time')} at its start ({how}); it is not started again")
+        if one.fruitless >= (FRUITLESS_DEATHS if one.spoke else SILENT_DEATHS):
+            deaths = plural(one.fruitless, "time")
+            session.warn(f"{one} died {deaths} without progress ({how}); it is not started again")
             return False
         session.warn(f"{one} died ({how}); another one takes over from the last checkpoints")
         one.process, one.messages = self._start(one.job)
@@ -100,13 +123,16 @@ class Processes:
         return True
 
 
-def _listen(one: _Worker, session: Session) -> None:
+def _listen(one: _Worker, session: Session, most: float = math.inf) -> None:
     """Pass the messages on that have arrived."""
+    heard = 0
     # A process that was killed while it sent one has sent a part of it.
     with suppress(EOFError, OSError):
-        while one.messages.poll():
+        while heard < most and one.messages.poll():
             name, arguments = one.messages.recv()
-            one.heard = True
+            heard += 1
+            one.spoke = True
+            one.heard = one.heard or name in PROGRESS
             session.hear(one.job, name, arguments)
 
 
@@ -129,12 +155,13 @@ def _main(job: Job, messages: Connection, stop: Any, overdue: Any) -> None:
         signal.signal(number, lambda *_: None)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING_SIGNALS)
+    outlive_terminals()
     parent = multiprocessing.parent_process()
 
     def is_to_stop() -> bool:
-        return stop.is_set() or (parent is not None and not parent.is_alive())
+        return bool(stop.value) or (parent is not None and not parent.is_alive())
 
     def tell(name: str, /, **arguments: Any) -> None:
         messages.send((name, arguments))
 
-    work(job, tell, Orders(is_to_stop, overdue.is_set))
+    work(job, tell, Orders(is_to_stop, lambda: bool(overdue.value)))

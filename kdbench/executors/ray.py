@@ -16,8 +16,10 @@ from kdbench.run.executor import Session
 from kdbench.run.worker import Job, Orders, work
 
 POLL_SECONDS = 0.5
-RETRIES = 3
-"""So often a task whose node or process has died is started again."""
+MESSAGES_AT_ONCE = 100
+"""Then a requested stop is passed on, before more are listened to."""
+RETRIES = 16
+"""So often a task whose node or process has died is started again: a trial that kills is found after some halvings."""
 PATIENCE_SECONDS = 30.0
 """Time in which all messages of ended tasks arrive."""
 
@@ -62,7 +64,7 @@ class RayTasks:
 
         def listen() -> None:
             with suppress(Empty):
-                while True:
+                for _ in range(MESSAGES_AT_ONCE):
                     number, name, arguments = messages.get_nowait()
                     session.hear(jobs[number - 1], name, arguments)
 

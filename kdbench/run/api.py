@@ -143,13 +143,14 @@ def run_suite(
                 return Invocation(context, loop)(filters, fresh=fresh)
 
             job = Job(
-                suite=opened.given,
+                suite=opened.given.absolute() if isinstance(opened.given, Path) else opened.given,
                 overrides=opened.overrides,
                 plugins=files,
                 info=info,
                 allow_teacher_mismatch=allow_teacher_mismatch,
                 parts=parts,
                 lease=lease,
+                wait=wait,
             )
             driver = Driver(starter, jobs_for(job, names, jobs), context, per_cohort=per_cohort)
             return Invocation(context, driver)(filters, fresh=fresh)

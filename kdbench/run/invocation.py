@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 from kdbench.claims import HeldError, trials_of
 from kdbench.engine.cohort import Interrupted
 from kdbench.engine.progress import now
-from kdbench.errors import ResultsError
+from kdbench.errors import KdbenchError, ResultsError
 from kdbench.results import Failure, PlanRecord
 from kdbench.results.state import with_results
 from kdbench.run.context import Context
@@ -51,7 +52,8 @@ class Invocation:
         except Interrupted:
             return self._end(filters, interrupted=True)
         except Exception:
-            self._end(filters, interrupted=True)
+            with suppress(KdbenchError):
+                self._end(filters, interrupted=True)
             raise
         return self._end(filters, interrupted=False)
 
@@ -68,14 +70,19 @@ class Invocation:
 
     def _clear(self, chosen: Sequence[str]) -> None:
         """Remove the earlier results of trials."""
-        if busy := self.context.claims.others(self.kind).keys() & set(chosen):
-            first = min(busy)
-            raise ResultsError(
-                f"--fresh: {first} is being trained by {self.context.claims.others(self.kind).get(first)}; "
-                "wait for it, or stop it first"
-            )
+        busy = self.context.claims.others(self.kind)
         for identifier in chosen:
-            self.context.folder.trial(identifier).clear()
+            if not self.context.folder.trial(identifier).path.exists():
+                continue
+            try:
+                claim = self.context.claims.claim(self.kind, identifier)
+            except HeldError as held:
+                raise ResultsError(
+                    f"--fresh: {identifier} is being trained by {busy.get(identifier, held.holder)}; wait for it, or "
+                    "stop it first"
+                ) from None
+            self.context.folder.trial(identifier, claim.check).clear()
+            claim.release()
 
     def _end(self, filters: Filters, *, interrupted: bool) -> Results:
         plan = with_results(self.context.opened.plan, self.context.folder)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping
 
-from kdbench.claims import ClaimLostError, HeldError, listed
+from kdbench.claims import ClaimLostError, HeldError, Holder, listed
 from kdbench.engine.cohort import Interrupted
-from kdbench.errors import TrialError
-from kdbench.results import Failure
+from kdbench.errors import KdbenchError, TrialError
+from kdbench.results import TEACHERS, Failure
 from kdbench.results.state import with_results
 from kdbench.run.context import Context
 from kdbench.run.students import CONCERNS_ALL, Students
 from kdbench.run.teachers import Teachers
-from kdbench.run.work import Work, died
+from kdbench.run.work import Part, Work, died
 from kdbench.suite.plan import TeacherPlan
 from kdbench.words import plural
 
@@ -39,6 +39,7 @@ class Loop:
 
         Raises :class:`Interrupted` if the user requests a stop while trials are left.
         """
+        self.teachers.known_failures = failures
         work = Work(self.context.claims, self.context.folder, chosen, failures, self._prepare, self.parts)
         said = False
         while True:
@@ -48,18 +49,10 @@ class Loop:
                 raise Interrupted("interrupted")
             if part := work.take(plan):
                 said = False
-                try:
-                    if part.deaths:
-                        self.students.fail(part, TrialError(died(part.deaths)))
-                    else:
-                        self.students.train(part, work.add)
-                except ClaimLostError as error:
-                    self.context.warn(f"{error}; this process leaves the cohort {part.cohort.name}")
-                except HeldError:
-                    pass  # its teacher is being retrained
-                finally:
-                    part.release()
-            elif work.awaited or (self.wait and work.elsewhere):
+                self._train(part, work)
+            elif work.awaited or (
+                work.elsewhere and (self.wait or self.context.claims.is_uncertain(work.elsewhere.values()))
+            ):
                 if not said:
                     self.context.warn(_waits_for(work))
                 said = True
@@ -70,8 +63,28 @@ class Loop:
             else:
                 return
 
-    def obtain(self, key: str) -> None:
+    def _train(self, part: Part, work: Work) -> None:
+        try:
+            if part.deaths:
+                self.students.fail(part, TrialError(died(part.deaths)))
+            else:
+                self.students.train(part, work.add)
+        except ClaimLostError as error:
+            self.context.warn(f"{error}; this process leaves the cohort {part.cohort.name}")
+        except HeldError:
+            pass  # its teacher is being retrained
+        except KdbenchError:
+            raise
+        except Exception:
+            # As after a crash: what is not released counts as a death, so that it is not tried for ever.
+            part.claims.clear()
+            raise
+        finally:
+            part.release()
+
+    def obtain(self, key: str, failures: Mapping[str, Failure | None]) -> None:
         """Train a teacher if it is missing, or wait until another process has trained it."""
+        self.teachers.known_failures = failures
         teacher = next(one for one in self.context.opened.plan.teachers if one.key == key)
         while not self.context.stop.asked():
             try:
@@ -84,6 +97,10 @@ class Loop:
         """Make a teacher available, unless another process trains it; its failure is told by the trials."""
         try:
             self.teachers(teacher)
+        except ClaimLostError as error:
+            self.context.warn(f"teacher {teacher.name}: {error}")
+            holder = self.context.claims.standing(TEACHERS, teacher.key).holder
+            raise HeldError(teacher.name, holder or Holder("", "another machine", 0, "", 0.0)) from None
         except (HeldError, *CONCERNS_ALL):
             raise
         except (Exception, SystemExit):  # noqa: BLE001, S110 - raised again where the trials are trained

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from kdbench.engine import teacher as teachers
 from kdbench.engine.device import Precision
+from kdbench.engine.failure import failure
 from kdbench.engine.frozen import FrozenTeacher
 from kdbench.errors import TeacherMismatchError, TrialError
 from kdbench.isolation import contained
 from kdbench.models.base import TappedModel
-from kdbench.results import TEACHERS, TeacherFolder, TeacherRecord
+from kdbench.results import TEACHERS, Failure, TeacherFolder, TeacherRecord
 from kdbench.run.context import Context
 from kdbench.run.listeners import TeacherListener
 from kdbench.run.work import MOST_DEATHS, died
@@ -26,6 +27,8 @@ class Teachers:
         self.allow_mismatch = allow_mismatch
         self._ready: dict[str, FrozenTeacher] = {}
         self._failed: dict[str, str] = {}
+        self.known_failures: Mapping[str, Failure | None] = {}
+        """Failures from before the invocation, by key: these teachers are tried again, once by all processes."""
 
     def __call__(self, plan: TeacherPlan) -> FrozenTeacher:
         """The teacher; it is trained first if it is missing.
@@ -80,9 +83,18 @@ class Teachers:
         folder = self.context.folder.teacher(plan.key)
         claim = self.context.claims.claim(TEACHERS, plan.key, len(folder.epochs))
         try:
-            if claim.entry.deaths >= MOST_DEATHS:
-                raise TrialError(f"teacher {plan.name}: {died(claim.entry.deaths)}")
-            yield self.context.folder.teacher(plan.key, claim.check)
+            folder = self.context.folder.teacher(plan.key, claim.check)
+            error = folder.error
+            if error is not None and error != self.known_failures.get(plan.key) and not folder.is_complete:
+                raise TrialError(f"teacher {plan.name}: {error.reason}")
+            try:
+                if claim.entry.deaths >= MOST_DEATHS:
+                    raise TrialError(f"teacher {plan.name}: {died(claim.entry.deaths)}")
+                yield folder
+            except TrialError as failed:
+                # For other processes, which would train it again.
+                folder.fail(failure(plan.key, failed, "teacher", 0))
+                raise
         finally:
             claim.release()
 

@@ -28,8 +28,9 @@ def died(deaths: int) -> str:
 
 
 def failures_in(plan: Plan, folder: SuiteFolder) -> dict[str, Failure | None]:
-    """The records of the failed trials of a plan, by id."""
-    return {trial.id: folder.trial(trial.id).error for trial in plan.trials if trial.status is Status.FAILED}
+    """The records of the failed trials and teachers of a plan, by id or key."""
+    trials = {trial.id: folder.trial(trial.id).error for trial in plan.trials if trial.status is Status.FAILED}
+    return trials | {teacher.key: folder.teacher(teacher.key).error for teacher in plan.teachers}
 
 
 @dataclass
@@ -129,10 +130,13 @@ class Work:
             # They may have been claimed, or trained, since the plan was made.
             standings = self._claims.standings(self._kind)
             chosen = self._choose(cohort, with_results(free, self._folder).trials, standings)
+            holders = {trial.id: standings.get(trial.id, NEVER_HELD).holder for trial in free.trials}
+            self.elsewhere |= {key: holder for key, holder in holders.items() if holder is not None}
             part = Part(cohort)
             for trial, known, epochs in chosen:
                 claim = self._claims.take(self._kind, trial.id, known, len(chosen), epochs)
                 if claim is None:
+                    self.contested = True
                     continue
                 self._tries[trial.id] += 1
                 part.claims[trial.id] = claim

@@ -5,6 +5,7 @@ The results are in the folder; what is told serves the display, MLflow and the m
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,7 @@ from kdbench.claims import claiming
 from kdbench.engine.cohort import Interrupted
 from kdbench.engine.device import choose_device, device_name
 from kdbench.environment import describe_environment
-from kdbench.errors import KdbenchError, ResultsError
+from kdbench.errors import DeviceLostError, KdbenchError, ResultsError
 from kdbench.hookspecs import RunInfo
 from kdbench.opening import open_suite
 from kdbench.results import Failure, SuiteFolder
@@ -39,6 +40,10 @@ class Job:
     lease: float
     parts: int | None
     """Into so many parts cohorts are divided; None for as many as the number of workers requires."""
+    wait: bool = False
+    """Whether workers stay until no other process is training."""
+    folder: Path = field(default_factory=Path.cwd)
+    """The working folder, in which paths of a suite that is a mapping are relative."""
     number: int = 0
     """Counts from 1."""
     device: str = "auto"
@@ -98,11 +103,19 @@ def work(job: Job, tell: Tell, orders: Orders, *, only_teacher: bool = False) ->
         _train(job, say, orders, only_teacher=only_teacher)
     except Interrupted:
         pass
+    except DeviceLostError as error:
+        say(WARNING, text=str(error))
+        # A new process may use the device again.
+        raise SystemExit(1) from error
     except KdbenchError as error:
         say(ERROR, text=str(error))
 
 
 def _train(job: Job, say: Tell, orders: Orders, *, only_teacher: bool) -> None:
+    try:
+        os.chdir(job.folder)
+    except OSError as error:
+        raise ResultsError(f"{job.folder}: a worker on {platform.node()} cannot use it: {error.strerror}") from error
     if job.threads is not None:
         torch.set_num_threads(job.threads)
     device = choose_device(job.device)
@@ -119,8 +132,8 @@ def _train(job: Job, say: Tell, orders: Orders, *, only_teacher: bool) -> None:
         raise ResultsError(f"{folder.path}: {where} does not find it; use an --output on a shared file system")
     with claiming(output, job.lease) as claims:
         context = Context(opened, folder, info, device, say, lambda text: say(WARNING, text=text), orders, claims)
-        loop = Loop(context, allow_teacher_mismatch=job.allow_teacher_mismatch, parts=job.parts or 1, wait=False)
+        loop = Loop(context, allow_teacher_mismatch=job.allow_teacher_mismatch, parts=job.parts or 1, wait=job.wait)
         if only_teacher:
-            loop.obtain(job.teacher)
+            loop.obtain(job.teacher, job.failures)
         else:
             loop(job.chosen, job.failures)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def test_one_holds_it_until_it_gives_it_up(first, second):
     assert first.take() is None
     with pytest.raises(HeldError, match=rf"a is held by process {os.getpid()} on"):
         second.claims.claim("s", "a")
+    first.heartbeat.beat()
     assert second.claims.others("s").keys() == {"a"}
     assert first.claims.others("s") == {}
     claim.release()
@@ -133,3 +135,35 @@ def test_an_output_that_is_a_file_is_named(tmp_path):
     refused = pytest.raises(ResultsError, match=r"runs: cannot be written: Not a directory")
     with refused, claiming(tmp_path / "runs"):
         pytest.fail("claimed")
+
+
+def test_a_holder_of_another_machine_is_certain_after_a_beat(first, second, clock, monkeypatch):
+    first.take()
+    holder = second.claims.standing("s", "a").holder
+    assert second.claims.is_uncertain([holder])
+    first.heartbeat.beat()
+    second.claims.standing("s", "a")
+    assert not second.claims.is_uncertain([holder])
+    # One that does not beat is waited for until it is dead.
+    third = Process(second.claims._output, clock)
+
+    def sleep(seconds: float) -> None:
+        clock.now += 20
+
+    monkeypatch.setattr("kdbench.claims.desk.time.sleep", sleep)
+    assert third.claims.others("s") == {}
+    assert clock.now == 1060.0
+
+
+def test_a_release_that_cannot_be_written_is_tried_again(first, second, monkeypatch):
+    claim = first.take()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", full)
+        claim.release()
+    assert second.take() is None
+    assert first.claims.standing("s", "a").holder is None
+    assert second.take() is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 import signal
 import subprocess
@@ -192,10 +191,9 @@ def test_files_follow_the_umask_and_a_run_removes_what_dead_ones_left(write_suit
     trial.mkdir(parents=True)
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    host = re.sub(r"[^A-Za-z0-9-]", "_", platform.node())
-    left = trial / f".student.safetensors.{host}.{dead.pid}.tmp"
+    left = trial / f".student.safetensors.{HOST}.{dead.pid}.tmp"
     left.write_bytes(b"half")
-    kept = trial / f".student.safetensors.{host}.{os.getpid()}.tmp"
+    kept = trial / f".student.safetensors.{HOST}.{os.getpid()}.tmp"
     kept.write_bytes(b"half")
     arguments = command(
         "run", write_suite("none"), "--set", "recipe.epochs=1", "--device", "cpu", "--tracking-uri", "none"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import re
 import subprocess
 import sys
 import time
@@ -13,6 +11,7 @@ import time
 import pytest
 import torch
 
+from kdbench.atomic import HOST
 from kdbench.engine import checkpoint
 from kdbench.errors import ResultsError
 from kdbench.models.weights import write_weights
@@ -26,8 +25,6 @@ from kdbench.results import (
     write_json,
 )
 from kdbench.results.files import read_json
-
-HOST = re.sub(r"[^A-Za-z0-9-]", "_", platform.node())
 
 
 def test_a_write_that_fails_leaves_what_was_there_and_no_remains(tmp_path):

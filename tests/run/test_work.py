@@ -236,3 +236,17 @@ def test_stale_trials_are_added_unless_another_process_holds_them(process):
     assert first.work.add(part, replace(SIX[1]))
     assert not process(SIX).work.add(part, SIX[1])
     assert part.claims.keys() == {SIX[0].id, SIX[1].id}
+
+
+def test_trials_that_were_claimed_meanwhile_are_known_to_be_elsewhere(process):
+    second = None
+
+    def prepare(plan: TeacherPlan) -> None:
+        # While this process loads the teacher, another one takes the cohort.
+        nonlocal second
+        second = process(SIX)
+        assert len(second.take().trials) == 6
+
+    first = process(SIX, prepare=prepare)
+    assert first.take() is None
+    assert first.work.elsewhere.keys() == {one.id for one in SIX}
