@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from kdbench.atomic import HOST
 from kdbench.results import TrialFolder
 
 # However long the students train, their teacher is ready at once.

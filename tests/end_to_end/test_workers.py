@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
+from kdbench.claims import Holder
+from kdbench.opening import open_suite
 from kdbench.results import SuiteFolder
 from kdbench.status import Status
 from tests.end_to_end.conftest import environment
@@ -171,3 +175,18 @@ def test_fresh_does_not_clear_what_another_one_trains(start, kdbench, suite, tmp
     assert f"is being trained by process {first.pid} on" in refused.stderr
     (tmp_path / "gate").touch()
     said_by(first)
+
+
+def test_what_died_on_another_machine_before_is_taken_over(write_suite, run, tmp_path):
+    file = write_suite("none")
+    (trial,) = open_suite(file).plan.trials
+    claims = tmp_path / "runs/.claims"
+    (claims / "tiny/trials").mkdir(parents=True)
+    (claims / "workers").mkdir()
+    dead = Holder("far-1-aa", "gpu7", 1, "another machine", lease=1.5, beat=7)
+    (claims / "workers/far-1-aa").write_text(json.dumps(asdict(dead)))
+    entry = {"owner": "far-1-aa", "together": 1, "epochs": 0, "deaths": 0}
+    (claims / f"tiny/trials/{trial.id}.000001").write_text(json.dumps(entry))
+    said: list[str] = []
+    assert [one.status for one in run(file, warn=said.append).plan.trials] == [Status.DONE]
+    assert said == ["1 trial in training by process 1 on gpu7; waiting"]
