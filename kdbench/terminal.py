@@ -1,4 +1,4 @@
-"""Output to a terminal that may be closed while a run goes on: it is lost then, the run is not."""
+"""Output to a terminal that may be closed during a run: further output is discarded, and the run continues."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def leave_closed_terminal() -> None:
 def outliving_terminals() -> Iterator[None]:
     """Within the context, no output raises because its terminal was closed.
 
-    SIGHUP comes after the closing, or not at all: under nohup, or in a job that a shell has disowned. Who writes in
-    between, which may be a plugin, gets an error that is none of its own.
+    SIGHUP comes after the closing, or not at all: under nohup, or in a job that a shell has disowned. Code that
+    writes in between, such as a plugin's, would get an error that it did not cause.
     """
     previous = outlive_terminals()
     try:

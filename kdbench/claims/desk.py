@@ -106,7 +106,7 @@ class Standing:
     number: int
     entry: Entry
     holder: Holder | None
-    """The living process that holds it; None if it is free."""
+    """The living process that has claimed it; None if it is free."""
 
     def deaths(self, epochs: int) -> int:
         """How many processes in a row died while they held it, without finishing one of now ``epochs`` epochs."""

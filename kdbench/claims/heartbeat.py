@@ -1,4 +1,4 @@
-"""Signs of life: a counter that each process increases in a file of its own, and what others conclude from it.
+"""Signs of life: a counter that each process increases in its file, and how others interpret it.
 
 A process is dead for its observers if its counter has not changed for as long as its lease, measured by the observer's
 own clock from the moment when the observer first saw the value. No two clocks are compared.
@@ -30,7 +30,7 @@ _LENGTH = 512
 
 
 def steady_seconds() -> float:
-    """A clock that never goes back, and goes on while the machine sleeps."""
+    """A clock that never decreases, and includes the time in which the machine sleeps."""
     if hasattr(time, "CLOCK_BOOTTIME"):
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.monotonic()

@@ -55,7 +55,7 @@ class _Worker:
 class Processes:
     """Processes of this machine.
 
-    Each is started anew, not forked: CUDA and threads do not survive a fork.
+    Each is a new process, not a fork: CUDA and threads do not survive a fork.
     """
 
     def __init__(self) -> None:
@@ -112,7 +112,7 @@ class Processes:
         if code == 0 or session.stop.asked():
             return False
         one.fruitless = 0 if one.heard else one.fruitless + 1
-        how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+        how = _how(code)
         if one.fruitless >= (FRUITLESS_DEATHS if one.spoke else SILENT_DEATHS):
             deaths = plural(one.fruitless, "time")
             session.warn(f"{one} died {deaths} without progress ({how}); it is not started again")
@@ -121,6 +121,14 @@ class Processes:
         one.process, one.messages = self._start(one.job)
         one.heard = False
         return True
+
+
+def _how(code: int | None) -> str:
+    """How a process ended: by which signal, or with which exit code."""
+    try:
+        return signal.Signals(-(code or 0)).name
+    except ValueError:  # no signal, or one without a name
+        return f"exit code {code}"
 
 
 def _listen(one: _Worker, session: Session, most: float = math.inf) -> None:

@@ -26,7 +26,7 @@ class ProgressObserver:
     """Shows teacher, cohort, stage, epoch, time left, and each method's accuracy after its latest epoch.
 
     This is the accuracy on the test set or, if the recipe selects by validation, on the validation split.
-    Each worker of the run has a lane of its own. ``clock`` returns seconds.
+    Each worker of the run has a lane. ``clock`` returns seconds.
     """
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
