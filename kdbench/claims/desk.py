@@ -131,6 +131,11 @@ class Claims:
         """This process."""
         return self._heartbeat.owner
 
+    @property
+    def sign(self) -> Path:
+        """The file of this process's signs of life."""
+        return self._heartbeat.path
+
     def standings(self, kind: str) -> dict[str, Standing]:
         """All names of a kind that were ever held."""
         late, self._unreleased[:] = [*self._unreleased], []

@@ -50,9 +50,14 @@ def run(
         ),
     ] = "auto",
     jobs: Annotated[
-        int,
-        typer.Option("--jobs", "--jobs-per-device", metavar="N", min=1, help="Worker processes for each device."),
-    ] = 1,
+        str,
+        typer.Option(
+            "--jobs",
+            "--jobs-per-device",
+            metavar="N",
+            help="Worker processes for each device; auto: as many as fit on a GPU.",
+        ),
+    ] = "1",
     executor: Annotated[
         str | None, typer.Option("--executor", metavar="NAME", help="Where workers are; see kdbench list executors.")
     ] = None,
@@ -122,7 +127,7 @@ def run(
             fresh=fresh,
             allow_teacher_mismatch=allow_teacher_mismatch,
             grace=grace,
-            jobs=jobs,
+            jobs=_jobs(jobs),
             executor=_executor(executor, executor_settings or (), ray),
             parts=parts,
             wait=wait,
@@ -154,6 +159,13 @@ def run(
         if methods or pairs or seeds:
             show("it shows the selected trials; `kdbench report` without -m, --pair and --seed writes the full report")
     raise typer.Exit(SOME_TRIAL_FAILED if failed else OK)
+
+
+def _jobs(given: str) -> int | str:
+    try:
+        return int(given)
+    except ValueError:
+        return given
 
 
 def _executor(name: str | None, settings: Sequence[str], ray: str | None) -> dict[str, Any] | None:

@@ -13,7 +13,8 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from kdbench.run.executor import Session
-from kdbench.run.worker import Job, Orders, work
+from kdbench.run.job import Job, Orders
+from kdbench.run.worker import work
 from kdbench.session import STOPPING_SIGNALS
 from kdbench.terminal import outlive_terminals
 from kdbench.words import plural

@@ -5,15 +5,20 @@ Claims make the tasks idempotent, so that Ray may run a task again when its node
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
 
 from kdbench.errors import KdbenchError
 from kdbench.method import Positive
 from kdbench.run.executor import Session
-from kdbench.run.worker import Job, Orders, work
+from kdbench.run.job import Job, Orders
+from kdbench.run.remote import Content, Loan, ResultsServer
+from kdbench.run.worker import work
 
 POLL_SECONDS = 0.5
 MESSAGES_AT_ONCE = 100
@@ -27,7 +32,9 @@ PATIENCE_SECONDS = 30.0
 class RayTasks:
     """One Ray task for each cohort, and for each teacher before its cohorts."""
 
-    def __init__(self, *, address: str = "auto", gpus: float = -1.0, cpus: Positive = 1.0) -> None:
+    def __init__(
+        self, *, address: str = "auto", gpus: float = -1.0, cpus: Positive = 1.0, shared_folder: bool = True
+    ) -> None:
         """Connect to a cluster, or start one on this machine.
 
         Args:
@@ -36,6 +43,8 @@ class RayTasks:
             gpus: how many a task reserves; a fraction lets several tasks share one. By default 1 if the cluster has
                 any, otherwise 0.
             cpus: how many cores a task reserves.
+            shared_folder: whether tasks use the results folder themselves where they see it. Otherwise they train in
+                temporary folders, and the files are sent to the first process after each epoch.
         """
         try:
             import ray  # noqa: F401 - before anything else is done
@@ -44,6 +53,7 @@ class RayTasks:
         self._address = address
         self._gpus = gpus
         self._cpus = cpus
+        self._shared_folder = shared_folder
 
     def __call__(self, jobs: Sequence[Job], session: Session) -> None:
         """Run all jobs; see :class:`~kdbench.run.executor.Executor`."""
@@ -59,6 +69,9 @@ class RayTasks:
         here = {"num_cpus": 0, "scheduling_strategy": node}
         messages = Queue(actor_options=here)
         flags = ray.remote(**here)(_Flags).remote()
+        results = ray.remote(**here)(ResultsServer).remote(jobs[0].info.output, jobs[0].lease)
+        if not self._shared_folder:
+            jobs = [replace(job, sign=Path(os.devnull)) for job in jobs]
         gpus = self._gpus if self._gpus >= 0 else float(bool(ray.cluster_resources().get("GPU")))
         task = ray.remote(num_cpus=self._cpus, num_gpus=gpus, max_retries=RETRIES)(_task)
 
@@ -74,9 +87,9 @@ class RayTasks:
         try:
             for job in jobs:
                 if job.teacher and job.teacher not in before:
-                    before[job.teacher] = task.remote(job, True, None, messages, flags)
+                    before[job.teacher] = task.remote(job, True, None, messages, flags, results)
                     running[before[job.teacher]] = job
-                running[task.remote(job, False, before.get(job.teacher), messages, flags)] = job
+                running[task.remote(job, False, before.get(job.teacher), messages, flags, results)] = job
             while running:
                 listen()
                 now = (session.stop.asked(), session.stop.overdue())
@@ -93,6 +106,8 @@ class RayTasks:
         finally:
             for one in running:
                 ray.cancel(one, force=True)
+            with suppress(ray.exceptions.RayError):
+                ray.get(results.close.remote())
 
 
 class _Flags:
@@ -108,7 +123,34 @@ class _Flags:
         return self._stop, self._overdue
 
 
-def _task(job: Job, only_teacher: bool, after: None, messages: Any, flags: Any) -> None:
+class _Server:
+    """The server of results, which is an actor; see :class:`~kdbench.run.remote.Server`."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def lend(self, job: Job, only_teacher: bool) -> Loan | None:
+        return cast("Loan | None", self._answer(self._actor.lend.remote(job, only_teacher)))
+
+    def take(self, loan: int, name: str, content: Content | None) -> None:
+        self._answer(self._actor.take.remote(loan, name, content))
+
+    def end(self, loan: int) -> None:
+        self._answer(self._actor.end.remote(loan))
+
+    def _answer(self, asked: Any) -> Any:
+        import ray
+
+        try:
+            return ray.get(asked)
+        except ray.exceptions.RayTaskError as error:
+            # What the method raised; Ray's own error has the traceback as its text.
+            raise error.cause from None
+        except ray.exceptions.RayError as error:
+            raise EOFError("the first process has ended") from error
+
+
+def _task(job: Job, only_teacher: bool, after: None, messages: Any, flags: Any, results: Any) -> None:
     """Train a cohort, or only its teacher; ``after`` is the result of the teacher's task, for which Ray waits."""
     import ray
 
@@ -130,7 +172,8 @@ def _task(job: Job, only_teacher: bool, after: None, messages: Any, flags: Any) 
         except ray.exceptions.RayError as error:
             raise EOFError("the first process has ended") from error
 
-    work(job, tell, Orders(lambda: look()[0], lambda: look()[1]), only_teacher=only_teacher)
+    orders = Orders(lambda: look()[0], lambda: look()[1])
+    work(job, tell, orders, only_teacher=only_teacher, server=_Server(results))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -23,18 +23,16 @@ from kdbench.observers.notify import Notifier
 from kdbench.opening import open_suite
 from kdbench.report import naming
 from kdbench.results import SuiteFolder
+from kdbench.run import fitting
 from kdbench.run.context import Context
 from kdbench.run.driver import Driver, files_only, find_executor, jobs_for
 from kdbench.run.invocation import Invocation
+from kdbench.run.job import Job
 from kdbench.run.loop import Loop
 from kdbench.run.outcome import Results
-from kdbench.run.worker import Job
 from kdbench.session import default_observers, registered, stop_at_signals
 from kdbench.suite.filters import Filters
 from kdbench.terminal import outliving_terminals
-
-if TYPE_CHECKING:
-    pass
 
 SHORTEST_LEASE = 1.0
 
@@ -55,7 +53,7 @@ def run_suite(
     fresh: bool = False,
     allow_teacher_mismatch: bool = False,
     grace: float | None = None,
-    jobs: int = 1,
+    jobs: int | str = 1,
     executor: str | Mapping[str, Any] | None = None,
     parts: int | None = None,
     wait: bool = False,
@@ -66,7 +64,8 @@ def run_suite(
     """Train the missing trials of a suite, and write its report.
 
     ``device`` is ``auto``, ``cpu``, ``cuda``, ``cuda:N``, or several separated by commas; ``jobs`` workers are started
-    for each, as processes of their own if they are more than one (scripts then need ``if __name__ == "__main__"``).
+    for each, as processes of their own if they are more than one (scripts then need ``if __name__ == "__main__"``);
+    with ``"auto"``, as many as fit on a GPU by the memory that the suite's earlier trials needed, or one.
     ``executor`` names another place for workers, such as ``"ray"``, or is a mapping with its name and settings.
     Several runs, also of several machines, may train a suite in the same ``output`` folder: each worker claims the next
     free cohort, or 1/``parts`` of it, and a run returns when nothing is left to claim; with ``wait``, when nothing is
@@ -90,7 +89,7 @@ def run_suite(
     if not lease >= SHORTEST_LEASE:
         raise KdbenchError(f"lease: must be at least {SHORTEST_LEASE:g} seconds, got {lease:g}")
     for name, number in (("jobs", jobs), ("parts", parts)):
-        if number is not None and number < 1:
+        if isinstance(number, int) and number < 1:
             raise KdbenchError(f"{name}: must be at least 1, got {number}")
     console = Console(stderr=True, emoji=False)
     warn = warn or partial(_warn, console)
@@ -100,15 +99,16 @@ def run_suite(
     filters = Filters(tuple(methods), tuple(pairs), tuple(seeds))
     filters.check(opened.suite)
     names = device.split(",")
-    alone = executor is None and len(names) * jobs == 1
     if executor is None:
         # Of another executor's machines, nothing is known here.
         names = [str(choose_device(name)) for name in names]
+    folder = SuiteFolder(output, opened.suite.name)
+    workers = fitting.workers(jobs, names if executor is None else [], opened.plan, folder, warn)
+    alone = executor is None and len(names) * workers == 1
     if not alone:
         files = files_only(opened)
         starter, per_cohort = find_executor(opened.registry, executor or "processes")
     chosen_device = torch.device(names[0] if alone else "cpu")
-    folder = SuiteFolder(output, opened.suite.name)
     chosen_name = None if report_name is None else naming.one_folder(report_name)
     report = report_dir / (chosen_name or naming.report_name(opened.report_name, (), filters))
     for broken in opened.registry.broken:
@@ -151,8 +151,9 @@ def run_suite(
                 parts=parts,
                 lease=lease,
                 wait=wait,
+                sign=claims.sign,
             )
-            driver = Driver(starter, jobs_for(job, names, jobs), context, per_cohort=per_cohort)
+            driver = Driver(starter, jobs_for(job, names, workers), context, per_cohort=per_cohort)
             return Invocation(context, driver)(filters, fresh=fresh)
 
 

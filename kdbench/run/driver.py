@@ -20,7 +20,7 @@ from kdbench.results import Failure
 from kdbench.results.state import with_results
 from kdbench.run.context import Context
 from kdbench.run.executor import Executor, Session
-from kdbench.run.worker import ERROR, WARNING, Job
+from kdbench.run.job import ERROR, WARNING, Job
 from kdbench.session import Stop
 from kdbench.status import UNFINISHED
 from kdbench.words import plural

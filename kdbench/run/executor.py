@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from kdbench.run.worker import Job
+from kdbench.run.job import Job
 from kdbench.session import Stop
 
 Hear = Callable[[Job, str, dict[str, Any]], None]
-"""Takes one message of a worker: its job, a name and arguments (see :class:`~kdbench.run.worker.Tell`)."""
+"""Takes one message of a worker: its job, a name and arguments (see :class:`~kdbench.run.job.Tell`)."""
 
 
 @dataclass(frozen=True)

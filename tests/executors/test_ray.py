@@ -53,7 +53,8 @@ def cluster(monkeypatch):
     made.shutdown()
 
 
-def test_the_suite_ends_complete_when_a_node_dies(cluster, tmp_path, monkeypatch):
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_suite_ends_complete_when_a_node_dies(cluster, tmp_path, shared):
     doomed = cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
     options = {"device": "cpu", "report_dir": tmp_path / "reports", "observers": []}
@@ -70,14 +71,14 @@ def test_the_suite_ends_complete_when_a_node_dies(cluster, tmp_path, monkeypatch
     killer = threading.Thread(target=kill_when_both_train)
     killer.start()
     said: list[str] = []
-    remote = {"name": "ray", "address": cluster.address}
+    remote = {"name": "ray", "address": cluster.address, "shared_folder": shared}
     results = run_suite(SUITE, output=tmp_path / "runs", executor=remote, warn=said.append, **options)
     killer.join()
     owners: dict[str, set[str]] = {}
     for claim in (tmp_path / "runs/.claims/tiny/trials").iterdir():
         owners.setdefault(claim.name.rpartition(".")[0], set()).add(json.loads(claim.read_text())["owner"] or "")
-    # The dead node's trials had another owner then.
-    assert sorted(len(found - {""}) for found in owners.values()) == [1, 1, 1, 1, 2, 2]
+    # The dead node's trials had another owner then; without a shared folder, the server owns all of them.
+    assert sorted(len(found - {""}) for found in owners.values()) == ([1, 1, 1, 1, 2, 2] if shared else [1] * 6)
     assert [trial.status for trial in results.plan.trials] == [Status.DONE] * 6, said
     assert (results.report / "index.html").exists()
     one = run_suite(SUITE, output=tmp_path / "one", **options)
