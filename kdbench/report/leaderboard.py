@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from itertools import combinations
 from typing import Any
 
@@ -13,7 +14,7 @@ import pandas as pd
 from kdbench.metrics import HEADLINE, METRICS
 from kdbench.report import stats
 from kdbench.report.frame import BY_EPOCH, method_order, pair_order
-from kdbench.report.stats import Comparison, Estimate, RankInterval
+from kdbench.report.stats import Comparison, Estimate, Mean, RankInterval
 from kdbench.status import Status
 from kdbench.suite.schema import BASELINES
 
@@ -40,9 +41,10 @@ def _spread(name: str) -> list[str]:
 def columns(added: Sequence[str] = (), baselines: Sequence[str] = BASELINES) -> tuple[str, ...]:
     """The columns of ``leaderboard.csv``; ``added`` are the suite's further metrics.
 
-    Accuracies and gains are in percent and percentage points. ``*_resolved``: whether the interval of the difference
-    excludes 0; ``ranked_seeds``: the seeds used for the ranks of a pair. If these are not all seeds, the gains and
-    differences of ranked methods use only them too.
+    Accuracies and gains are in percent and percentage points. The intervals of a pair's gains over a baseline hold for
+    all methods at once, and ``gain_over_*_resolved`` says whether one excludes 0. ``behind_best`` is the difference to
+    the highest mean, ``behind_best_resolved`` whether the method is not the best. ``ranked_seeds``: the seeds used for
+    the ranks of a pair. If these are not all seeds, the gains and differences of ranked methods use only them too.
     """
     first, *rest = map(gain_over, baselines)
     differences = [_spread(first)[1:], *map(_spread, rest), _spread("behind_best")]
@@ -62,6 +64,30 @@ COLUMNS = columns()
 """The columns without added metrics and with the default baselines."""
 
 
+class Word(StrEnum):
+    """What the results support about a difference."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    UNRESOLVED = "not resolved"
+    UNKNOWN = ""
+    """There are too few results for an interval."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of two methods over all compared pairs."""
+
+    found: Estimate
+    p_value: float
+    """After Holm's correction for all differences."""
+
+    @property
+    def word(self) -> Word:
+        """About the first of the two."""
+        return _word(self.found.mean, self.p_value)
+
+
 @dataclass(frozen=True)
 class Standing:
     """A method over all pairs."""
@@ -72,10 +98,14 @@ class Standing:
     """Number of pairs with a result."""
     gains: tuple[Estimate, ...]
     """Gain over each baseline, averaged over pair means."""
+    words: tuple[Word, ...]
+    """What the pairs support about each gain, after correction for the number of methods."""
+    improvement: float | None
+    """Probability that a student has a higher score than one of the first baseline, at another seed."""
+    useful: float | None
+    """Probability that the gain over the first baseline is above :data:`stats.EQUIVALENCE`."""
     rank: RankInterval | None
     """Mean rank in the compared block; None if the method is not in it."""
-    best: int
-    """Number of pairs on which it has the highest mean (alone or shared), or an inconclusive difference to it."""
     diverged: int
     finished: int
     relative_seconds: float | None
@@ -96,6 +126,8 @@ class Overall:
     pairs: tuple[str, ...]
     methods: tuple[str, ...]
     comparison: Comparison | None
+    differences: Mapping[tuple[str, str], Difference]
+    """For each two methods of the block without a diverged trial, in both orders; empty without intervals."""
     partial: bool
     """Whether the block contains incomplete cells, because too few are complete. Ranks then use only the seeds that all
     ranked methods of a pair have."""
@@ -122,14 +154,15 @@ def leaderboard(
     for _, group in trials.groupby("pair", sort=False):
         by_label = {str(label): rows for label, rows in group.groupby("label", sort=False)}
         top1 = {label: top1_by_seed(rows) for label, rows in by_label.items()}
-        references = {name: top1.get(baseline(group, name), {}) for name in baselines}
+        references = {name: (label, top1.get(label, {})) for name in baselines for label in [baseline(group, name)]}
         cells = [
             _cell(by_label[label], top1[label], _others(added))
             for label in order
             if label in by_label and (shown is None or label in shown)
         ]
         _rank(cells, {label: _finished(rows) for label, rows in by_label.items()})
-        _compare(cells, top1, references)
+        diverged = {label for label, found in by_label.items() if (found["status"] == Status.DIVERGED).any()}
+        _compare(cells, top1, references, diverged)
         # Unranked methods last, in the suite's order; those without any result after the incomplete ones.
         rows += sorted(
             cells, key=lambda cell: (cell["rank"] is None, cell["rank"] or 0, not cell["n"] + cell["diverged"])
@@ -163,27 +196,62 @@ def overall(trials: pd.DataFrame, cells: pd.DataFrame, baselines: Sequence[str] 
     block_methods, block_pairs, partial = _block(cells, methods, pairs)
     scores = [_scores(trials, pair, block_methods) for pair in block_pairs]
     ranked: dict[str, RankInterval] = {}
-    comparison = None
-    if scores and partial:
+    comparison, differences = None, {}
+    if scores:
         means = np.stack([pair.mean(axis=0) for pair in scores])
-        ranks = stats.ranks(means).mean(axis=0)
-        ranked = {label: RankInterval(float(rank)) for label, rank in zip(block_methods, ranks, strict=True)}
-    elif scores:
-        ranked = dict(zip(block_methods, stats.mean_ranks(scores), strict=True))
-        comparison = stats.compare_over_pairs(np.stack([pair.mean(axis=0) for pair in scores]))
-    standings = [
-        _standing(cells[cells["label"] == label], cells, trials, ranked.get(label), block_pairs, baselines)
-        for label in methods
-    ]
+        teachers = teachers_of(cells, block_pairs)
+        ranks = stats.mean_ranks(means, teachers, intervals=not partial)
+        ranked = dict(zip(block_methods, ranks, strict=True))
+        if not partial:
+            comparison = stats.compare_over_pairs(means)
+            differences = _differences(dict(zip(block_methods, means.T, strict=True)), teachers)
+    gains = [_gains_over_pairs(cells, name, methods) for name in baselines]
+    standings = [_standing(label, cells, trials, ranked.get(label), block_pairs, gains, baselines) for label in methods]
     standings.sort(key=_standing_order)
-    return Overall(tuple(standings), tuple(block_pairs), tuple(block_methods), comparison, partial)
+    return Overall(tuple(standings), tuple(block_pairs), tuple(block_methods), comparison, differences, partial)
+
+
+def teachers_of(cells: pd.DataFrame, pairs: Sequence[str]) -> list[str]:
+    """The teacher of each pair: pairs of one teacher are no independent observations."""
+    known = dict(zip(cells["pair"], cells["teacher"], strict=True))
+    return [str(known[pair]) for pair in pairs]
+
+
+def _gains_over_pairs(cells: pd.DataFrame, baseline: str, methods: Sequence[str]) -> dict[str, tuple[Mean, Word]]:
+    found = {}
+    for label in methods:
+        known = cells[(cells["label"] == label) & cells[gain_over(baseline)].notna()]
+        found[label] = stats.clustered(known[gain_over(baseline)].tolist(), known["teacher"].tolist())
+    tested = [label for label, mean in found.items() if mean.p_value is not None]
+    adjusted = dict(zip(tested, stats.holm([found[label].p_value or 0.0 for label in tested]), strict=True))
+    return {label: (mean, _word(mean.estimate.mean, adjusted.get(label))) for label, mean in found.items()}
+
+
+def _word(mean: float | None, p_value: float | None) -> Word:
+    if mean is None or p_value is None:
+        return Word.UNKNOWN
+    if p_value >= 1 - stats.CONFIDENCE:
+        return Word.UNRESOLVED
+    return Word.BETTER if mean > 0 else Word.WORSE
+
+
+def _differences(means: Mapping[str, stats.Array], teachers: Sequence[str]) -> dict[tuple[str, str], Difference]:
+    finite = {label: values for label, values in means.items() if np.isfinite(values).all()}
+    found = {(a, b): stats.clustered((finite[a] - finite[b]).tolist(), teachers) for a, b in combinations(finite, 2)}
+    tested = {both: mean for both, mean in found.items() if mean.p_value is not None}
+    adjusted = stats.holm([mean.p_value or 0.0 for mean in tested.values()])
+    result = {}
+    for ((a, b), mean), p_value in zip(tested.items(), adjusted, strict=True):
+        result[a, b] = Difference(mean.estimate, p_value)
+        result[b, a] = Difference(mean.estimate.negated, p_value)
+    return result
 
 
 def _cell(trials: pd.DataFrame, ours: dict[int, float], others: Sequence[str]) -> dict[str, Any]:
     first = trials.iloc[0]
     done = trials[trials["status"] == Status.DONE]
     states = trials["status"].value_counts()
-    accuracy = stats.estimate(ours.values())
+    accuracy = stats.bounded(stats.estimate(ours.values()), 0, 100)
     cell: dict[str, Any] = {
         **{name: first[name] for name in ("teacher", "student", "method", "label", "pair")},
         "n": accuracy.n,
@@ -259,26 +327,47 @@ def is_complete(cell: Mapping[Any, Any]) -> bool:
 
 
 def _compare(
-    cells: list[dict[str, Any]], top1: dict[str, dict[int, float]], references: dict[str, dict[int, float]]
+    cells: list[dict[str, Any]],
+    top1: dict[str, dict[int, float]],
+    references: dict[str, tuple[str, dict[int, float]]],
+    diverged: Collection[str],
 ) -> None:
     """Gains over the baselines, and differences to the highest mean."""
     ranked = [cell for cell in cells if cell["rank"] is not None]
-    partial = any(not is_complete(cell) for cell in ranked)
+    used = dict(top1)
+    if any(not is_complete(cell) for cell in ranked):
+        # A difference over other seeds could contradict the ranks.
+        for cell in ranked:
+            seeds = map(int, cell["ranked_seeds"].split())
+            used[cell["label"]] = {
+                seed: value for seed in seeds if (value := top1[cell["label"]].get(seed)) is not None
+            }
     best = min((cell for cell in ranked if not cell["diverged"]), key=lambda cell: cell["rank"], default=None)
-    highest = top1[best["label"]] if best else {}
+    # The seeds that did not diverge are selected by their outcome, and others are missing: no interval there.
+    sound = {cell["label"]: used[cell["label"]] for cell in ranked if not cell["diverged"]}
+    behind = stats.behind_best(sound, stats.noise(sound))
+    gains = {}
+    for name, (reference, theirs) in references.items():
+        values = used.get(reference, theirs)
+        gains[name] = _plain_gains(used, values)
+        if values and reference not in diverged:
+            family = {**sound, reference: values}
+            gains[name] |= stats.gains(family, reference, stats.noise(family))
     for cell in cells:
-        every = ours = top1[cell["label"]]
-        if partial and cell["rank"] is not None:
-            # A difference over other seeds could contradict the ranks.
-            ours = {seed: every[seed] for seed in map(int, cell["ranked_seeds"].split()) if seed in every}
-        for name, theirs in references.items():
-            same = cell["label"] == name or (cell["method"] == name and theirs == every)
-            gain = Estimate(0) if same else stats.paired_difference(ours, theirs)
-            cell |= _difference(gain_over(name), gain)
-        # The seeds that did not diverge are selected by their outcome, so no interval is given.
-        left_out = cell is best or cell["diverged"]
-        behind = Estimate(0) if left_out else stats.paired_difference(ours, highest)
-        cell |= _difference("behind_best", behind)
+        label = cell["label"]
+        for name, (reference, theirs) in references.items():
+            same = label == reference or (cell["method"] == name and theirs == top1[label])
+            cell |= _difference(gain_over(name), Estimate(0) if same else gains[name].get(label, Estimate(0)))
+        distance = Estimate(0) if cell is best else behind.get(label, Estimate(0))
+        cell |= _difference("behind_best", distance)
+        cell["behind_best_resolved"] = None if distance.low is None else stats.is_excluded(distance)
+
+
+def _plain_gains(scores: stats.Scores, theirs: Mapping[int, float]) -> dict[str, Estimate]:
+    return {
+        label: stats.summary(ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys()))
+        for label, ours in scores.items()
+    }
 
 
 def _scores(trials: pd.DataFrame, pair: str, methods: Sequence[str]) -> stats.Array:
@@ -306,32 +395,41 @@ def _block(cells: pd.DataFrame, methods: Sequence[str], pairs: Sequence[str]) ->
 
 
 def _standing(
-    cells: pd.DataFrame,
+    label: str,
     everyone: pd.DataFrame,
     trials: pd.DataFrame,
     rank: RankInterval | None,
     block: Sequence[str],
+    gains: Sequence[Mapping[str, tuple[Mean, Word]]],
     baselines: Sequence[str],
 ) -> Standing:
+    cells = everyone[everyone["label"] == label]
     finished = cells[cells["n"] + cells["diverged"] > 0]
     complete = cells[cells["n"] + cells["diverged"] == cells["planned"]]
     lacking = [pair for pair in block if pair not in set(complete["pair"])]
-    ranked = finished[finished["rank"].notna() & (finished["diverged"] == 0)]
-    # If several share the highest mean, their rank is above 1.
-    highest = everyone[everyone["diverged"] == 0].groupby("pair")["rank"].min()
-    leads = ranked["rank"] == ranked["pair"].map(highest)
+    first = baseline(trials, baselines[0])
     return Standing(
-        label=str(cells["label"].iloc[0]),
+        label=label,
         method=str(cells["method"].iloc[0]),
         pairs=len(finished),
-        gains=tuple(stats.over_pairs(finished[gain_over(name)].dropna()) for name in baselines),
+        gains=tuple(found[label][0].estimate for found in gains),
+        words=tuple(found[label][1] for found in gains),
+        improvement=None if label == first else _improvement(trials, label, first),
+        useful=gains[0][label][0].probability_above(stats.EQUIVALENCE),
         rank=rank,
-        best=int((leads | ~ranked["behind_best_resolved"].fillna(True)).sum()),
         diverged=int(cells["diverged"].sum()),
         finished=int((cells["n"] + cells["diverged"]).sum()),
-        relative_seconds=_relative_cost(cells, everyone, baseline(trials, baselines[0])),
+        relative_seconds=_relative_cost(cells, everyone, first),
         why_unranked=_why_unranked(cells, lacking) if rank is None else "",
     )
+
+
+def _improvement(trials: pd.DataFrame, label: str, first: str) -> float | None:
+    done = trials[trials["status"] == Status.DONE]
+    scores = {key: rows["top1"].to_numpy(dtype=np.float64) for key, rows in done.groupby(["label", "pair"])}
+    ours, theirs = ({pair: found for (name, pair), found in scores.items() if name == one} for one in (label, first))
+    common = [pair for pair in pair_order(trials) if pair in ours and pair in theirs]
+    return stats.probability_of_improvement([ours[pair] for pair in common], [theirs[pair] for pair in common])
 
 
 def _relative_cost(cells: pd.DataFrame, everyone: pd.DataFrame, first: str) -> float | None:

@@ -35,25 +35,27 @@ def paragraphs(study: Study) -> list[str]:
         _headline(str(selection)),
         "Mean ± sample standard deviation (divisor n − 1) over n seeds. A seed sets the student's initial weights, the "
         "order of the data and the augmentation. All methods of a pair use the same seeds.",
-        "A gain is the mean difference between two methods at the same seeds, with its "
-        f"{stats.CONFIDENCE:.0%} Student-t interval in brackets. A difference whose interval contains 0 is "
-        "inconclusive: these seeds do not determine its sign, and every value in the interval is compatible with them. "
-        "Inconclusive does not mean equal. With few seeds, intervals are wide. Each interval is for one comparison and "
-        "is not corrected for multiple comparisons. If a difference is the same at every seed, no interval is given: "
-        "with few test images, this can be a coincidence.",
+        "A gain is the mean difference between two methods at the same seeds. The intervals of a pair's gains over a "
+        f"baseline hold at once: with {stats.CONFIDENCE:.0%}, every one of them contains its true gain (Dunnett; the "
+        "noise is estimated from all methods of the pair together). A gain whose interval contains 0 is not resolved: "
+        "these seeds do not determine its sign, and every value in the interval is compatible with them. Not resolved "
+        "does not mean equal.",
+        f"Methods that may equally be the best: with {stats.CONFIDENCE:.0%}, the truly best method is among them and "
+        "the one with the highest mean (Hsu's comparisons with the best). The highest mean of several is partly luck, "
+        "and its gain is on average smaller in a repetition.",
         "Ranks compare means over the same seeds. A method with missing results on a pair is incomplete and not ranked "
         "there. If fewer than two methods are complete, the methods with the most common seeds are ranked, and their "
         "ranks, gains and differences use only these seeds.",
-        "One teacher is used per pair, for all methods and seeds. These results do not show how much the ranking "
-        "depends on the teacher.",
+        _teachers_of_seeds(study),
     ]
     if len(study.pairs) > 1:
         text.append(
-            "Each pair has the same weight in means over pairs. Intervals over pair means need at least "
-            f"{stats.PAIRS_FOR_INTERVAL} pairs. Methods are ranked by their means within each pair, and ranks are "
-            "averaged over pairs. A method is ranked if it has all results on each compared pair; a pair that most "
-            "methods lack is excluded. Intervals of mean ranks are percentile bootstrap intervals over seeds and, with "
-            f"at least {stats.PAIRS_FOR_INTERVAL} pairs, over pairs."
+            "Each pair has the same weight in means over pairs. Intervals over pairs, of gains and of mean ranks, need "
+            f"at least {stats.PAIRS_FOR_INTERVAL} pairs. They are for one mean each, and account for the fact that "
+            "pairs of one teacher are not independent (CR2 with Bell and McCaffrey's degrees of freedom). Words about "
+            "all pairs are corrected for the number of comparisons (Holm). Methods are ranked by their means within "
+            "each pair, and ranks are averaged over pairs. A method is ranked if it has all results on each compared "
+            "pair; a pair that most methods lack is excluded."
         )
     text.append(
         "Diverged trials are excluded from means but counted. A method with a diverged trial ranks after all methods "
@@ -68,6 +70,20 @@ def paragraphs(study: Study) -> list[str]:
             "student, as in AB, the student is trained longer than the others. Training times include these stages."
         )
     return [*text, *_data(study), *_precision(study)]
+
+
+def _teachers_of_seeds(study: Study) -> str:
+    varied = [study.has_a_teacher_for_each_seed(pair) for pair in study.pairs]
+    if varied and all(varied):
+        return (
+            "Each seed has its own trained teacher, from which all methods learn. Intervals therefore hold for a "
+            "repetition with other teachers and seeds, on this test set."
+        )
+    one = "One trained teacher" if not any(varied) else "On some pairs, one trained teacher"
+    return (
+        f"{one} is used for all methods and seeds. Intervals hold for this teacher and test set; a repetition with "
+        "another teacher can fall outside them."
+    )
 
 
 def _headline(selection: str) -> str:

@@ -11,9 +11,10 @@ import pandas as pd
 
 from kdbench.hookspecs import MetricSpec
 from kdbench.metrics import METRICS
-from kdbench.report import wording
+from kdbench.report import stats, wording
 from kdbench.report.frame import added_metrics, method_order, pair_order, read_curves, read_trials, select
-from kdbench.report.leaderboard import Overall, baseline, gain_over, leaderboard, overall
+from kdbench.report.leaderboard import Overall, baseline, gain_over, leaderboard, overall, top1_by_seed
+from kdbench.report.stats import Noise
 from kdbench.report.styles import Style, styles
 from kdbench.results import NO_PLAN, PlanRecord, SuiteFolder
 from kdbench.status import FINISHED, Status
@@ -127,6 +128,17 @@ class Study:
     def done(self, pair: str) -> pd.DataFrame:
         """A pair's done trials."""
         return self.trials[(self.trials["pair"] == pair) & (self.trials["status"] == Status.DONE)]
+
+    def has_a_teacher_for_each_seed(self, pair: str) -> bool:
+        """Whether the students of each seed learned from another trained teacher."""
+        found = self.done(pair).groupby("seed")["teacher_sha256"].agg(set)
+        return len(found) > 1 and len(set().union(*found)) == sum(map(len, found)) == len(found)
+
+    def noise(self, pair: str) -> Noise | None:
+        """The noise of the scores of a pair's ranked methods, without those that have a diverged trial."""
+        done, cells = self.done(pair), self.pair(pair)
+        ranked = cells.loc[cells["rank"].notna() & (cells["diverged"] == 0), "label"]
+        return stats.noise({label: top1_by_seed(done[done["label"] == label]) for label in ranked})
 
     def teacher_top1(self, pair: str) -> float | None:
         """The test accuracy of the teacher of a pair in percent; None if no trial recorded it."""

@@ -1,16 +1,19 @@
-"""The verdict in sentences: the highest mean, which differences to it are inconclusive, and the number of trials."""
+"""The verdict in sentences: the highest mean, what may equally be the best, and what differs from the baseline.
+
+A sentence claims what would hold in a repetition of the study: see ``docs/statistics.md``.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
 from kdbench.report import stats, wording
-from kdbench.report.leaderboard import is_complete
+from kdbench.report.leaderboard import Word, is_complete
 from kdbench.report.stats import PAIRS_FOR_INTERVAL
 from kdbench.report.study import Study
 
@@ -40,11 +43,11 @@ class Standings:
     shared: tuple[str, ...]
     """Labels with the same mean as the best."""
     unresolved: tuple[str, ...]
-    """Labels whose difference to the best is inconclusive: its interval contains 0."""
+    """Labels that may equally be the best method."""
     undecided: tuple[str, ...]
-    """Labels whose difference to the best has no interval."""
+    """Labels of which that is unknown."""
     better: tuple[str, ...]
-    """Labels whose gain over the baseline has an interval above 0."""
+    """Labels whose gain over the baseline has an interval above 0; the intervals hold for all labels at once."""
     inconclusive: tuple[str, ...]
     """Labels whose gain over the baseline has an interval that contains 0."""
     worse: tuple[str, ...]
@@ -55,6 +58,14 @@ class Standings:
     """``label in 1 of 3``."""
     incomplete: tuple[str, ...]
     """Not ranked, because trials are missing: ``label (1 of 3)``."""
+    resolvable: float | None
+    """The gain over the baseline, in points, that this number of seeds resolves with 80 % probability."""
+    seeds_needed: int | None
+    """The number of seeds that so resolves a gain of :data:`stats.EQUIVALENCE`; None if it is unknown or very large."""
+    own_noise: tuple[str, ...]
+    """Labels that vary more than the others between seeds; their differences have intervals of their own."""
+    new_teachers: bool
+    """Whether each seed has a teacher of its own."""
     seeds: str
     """The seeds used for ranks; empty if ranks use all seeds of the suite."""
 
@@ -62,7 +73,8 @@ class Standings:
 def verdicts(study: Study) -> list[Verdict]:
     """With several pairs, the verdict on all pairs first; then one per pair."""
     alone = [_on_pair(study, standings(study, pair)) for pair in study.pairs]
-    return [*_over_pairs(study), *alone] if len(study.pairs) > 1 else alone
+    first, *others = [*_over_pairs(study), *alone] if len(study.pairs) > 1 else alone
+    return [replace(first, sentences=(*first.sentences, *_validity(study))), *others]
 
 
 def standings(study: Study, pair: str) -> Standings:
@@ -86,6 +98,8 @@ def _standings(study: Study, pair: str) -> Standings:
     begun = cells[cells["n"] + cells["diverged"] > 0]
     incomplete = begun[begun["rank"].isna()]
     partial = any(not is_complete(row) for row in ranked.to_dict("records"))
+    noise, comparisons = study.noise(pair), max(1, len(contenders) - 1)
+    least = int(contenders["n"].min()) if len(contenders) else 0
     return Standings(
         pair=pair,
         title=study.title(pair),
@@ -100,6 +114,10 @@ def _standings(study: Study, pair: str) -> Standings:
         unclear=tuple(unclear["label"]),
         diverged=tuple(f"{row.label} in {row.diverged} of {row.n + row.diverged}" for row in diverged.itertuples()),
         incomplete=tuple(f"{row.label} ({row.n + row.diverged} of {row.planned})" for row in incomplete.itertuples()),
+        resolvable=None if noise is None or least < 2 else stats.resolvable(noise, least, comparisons),
+        seeds_needed=None if noise is None else stats.seeds_needed(noise, stats.EQUIVALENCE, comparisons),
+        own_noise=() if noise is None else tuple(noise.own),
+        new_teachers=study.has_a_teacher_for_each_seed(pair),
         seeds=wording.listing(str(ranked["ranked_seeds"].iloc[0]).split()) if partial else "",
     )
 
@@ -136,44 +154,73 @@ def incompleteness(found: Standings) -> list[str]:
 
 
 def _lead(study: Study, found: Standings, best: Mapping[str, Any]) -> list[str]:
-    """The method with the highest mean, and what the intervals of the differences to it support."""
+    """The method with the highest mean, and which ones may equally be the best."""
     n = int(best["n"])
-    score = f"{wording.mean_std(best['top1_mean'], best['top1_std'])} % top-1 (n={n})"
+    score = f"{wording.mean_std(best['top1_mean'], best['top1_std'])} % (n={n})"
     who = wording.listing([str(best["label"]), *found.shared])
-    what = f"{'share' if found.shared else 'has'} the highest {'mean' if n > 1 else 'score'}"
-    sentences = [f"{who} {what}: {score}{_over_reference(study, best)}"]
+    sentences = [f"Highest {'mean' if n > 1 else 'score'} here: {who}, {score}{_over_reference(study, best)}"]
+    if found.others and best["label"] != study.reference.label and not pd.isna(best[study.reference.gain]):
+        sentences.append(f"Picked as the highest of {found.others + 1}, so this gain is probably too large.")
     if n == 1:
         return [*sentences, "One seed gives no interval: differences cannot be separated from noise."]
     if found.unresolved:
-        sentences.append(
-            f"Inconclusive difference to it (the interval contains 0): {wording.listing(found.unresolved)}."
-        )
+        which = wording.listing(found.unresolved)
+        sentences.append(f"May equally be the best ({stats.CONFIDENCE:.0%}, all methods at once): {which}.")
     elif found.others and not found.undecided:
         which = " without a diverged trial" if found.diverged else ""
-        sentences.append(f"The interval of the difference to it excludes 0 for each other ranked method{which}.")
+        sentences.append(f"It is better than each other ranked method{which} ({stats.CONFIDENCE:.0%}).")
     if found.undecided:
-        why = "fewer than two common seeds, or the same difference at every seed"
-        sentences.append(f"Difference to it without an interval ({why}): {wording.listing(found.undecided)}.")
+        why = "fewer than two common seeds, or scores that do not vary"
+        sentences.append(f"Whether it is better than these is unknown ({why}): {wording.listing(found.undecided)}.")
     return sentences
 
 
 def _against_reference(study: Study, found: Standings) -> list[str]:
-    if not (found.better or found.inconclusive or found.worse):
+    methods = len(found.better) + len(found.inconclusive) + len(found.worse)
+    if not methods:
         return []
-    methods = len(found.better) + len(found.inconclusive) + len(found.worse) + len(found.unclear)
     over = " on these seeds" if found.seeds else ""
-    why = ": the interval contains 0" if found.inconclusive else ""
-    unclear = f", {len(found.unclear)} without an interval{_named(found.unclear)}" if found.unclear else ""
-    return [
-        f"Against {study.reference.label}{over}, {wording.plural(methods, 'method')} "
-        f"({stats.CONFIDENCE:.0%} interval each): "
-        f"{len(found.better)} better{_named(found.better)}, {len(found.worse)} worse{_named(found.worse)}, "
-        f"{len(found.inconclusive)} inconclusive{why}{_named(found.inconclusive)}{unclear}."
+    corrected = f"After correction for {methods} comparisons" if methods > 1 else "In one comparison"
+    parts = [
+        f"{word}: {wording.listing(labels, 8)}"
+        for word, labels in (
+            (f"better than {study.reference.label}", found.better),
+            ("worse", found.worse),
+            ("not resolved", found.inconclusive),
+            ("without an interval", found.unclear),
+        )
+        if labels
     ]
+    noisy = wording.listing(found.own_noise)
+    more = f" More variable than the others, and therefore with wider intervals: {noisy}." if noisy else ""
+    return [f"{corrected}{over}, {'; '.join(parts)}.{more}{_power(found)}"]
 
 
-def _named(labels: Sequence[str]) -> str:
-    return f" ({wording.listing(labels, 8)})" if labels else ""
+def _power(found: Standings) -> str:
+    """What these seeds can resolve."""
+    if found.resolvable is None:
+        return ""
+    if found.resolvable > 100:
+        return " With these seeds, no gain is resolved reliably."
+    needed = ""
+    if found.resolvable > stats.EQUIVALENCE:
+        count = "more than 1000" if found.seeds_needed is None else str(found.seeds_needed)
+        needed = f"; {stats.EQUIVALENCE} points need {count} seeds"
+    return (
+        f" With these seeds, a gain of {wording.number(found.resolvable)} points is resolved with a probability of "
+        f"{stats.POWER:.0%}{needed}."
+    )
+
+
+def _validity(study: Study) -> list[str]:
+    """For which repetitions of the study the intervals hold, if there are any."""
+    found = [standings(study, pair) for pair in study.pairs]
+    if all(one.new_teachers for one in found if one.better or one.worse or one.inconclusive):
+        return []
+    return [
+        "All intervals hold for one trained teacher and this test set; a repetition with another teacher can fall "
+        "outside them."
+    ]
 
 
 def _over_reference(study: Study, best: Mapping[str, Any]) -> str:
@@ -201,12 +248,11 @@ def _over_pairs(study: Study) -> list[Verdict]:
     assert first.rank is not None
     bounds = "" if first.rank.low is None else f" [{first.rank.low:.2f}, {first.rank.high:.2f}]"
     tied = [s.label for s in ranked[1:] if s.rank is not None and math.isclose(s.rank.mean, first.rank.mean)]
-    have = "have" if len(tied) > 1 else "has"
-    also = f"; {wording.listing(tied)} {have} the same mean rank" if tied else ""
-    sentences = [
-        f"{first.label} has the best mean rank: {first.rank.mean:.2f}{bounds} "
-        f"({wording.plural(len(whole.methods), 'method')}, {wording.plural(len(whole.pairs), 'pair')}){also}."
-    ]
+    who = wording.listing([first.label, *tied])
+    few = len(whole.pairs) < PAIRS_FOR_INTERVAL
+    sentences = [f"Lowest mean rank over these {len(whole.pairs)} pairs: {who}, {first.rank.mean:.2f}{bounds}."]
+    if few:
+        sentences.append(f"{len(whole.pairs)} pairs do not support a ranking beyond themselves.")
     if first.gain.mean is not None:
         over = first.gain
         interval = wording.interval(over.low, over.high)
@@ -214,27 +260,30 @@ def _over_pairs(study: Study) -> list[Verdict]:
             f"Its mean gain over {study.reference.label} is {wording.signed(over.mean)} points"
             f"{' ' + interval if interval else ''} (n={wording.plural(over.n, 'pair')})."
         )
-    sentences.append(
-        f"On {first.best} of {wording.plural(first.pairs, 'pair')} it has the highest mean, or its difference to the "
-        "highest mean is inconclusive."
-    )
-    if whole.comparison is not None:
-        near = [
-            s.label
-            for s in ranked[1:]
-            if s.rank is not None and s.rank.mean - first.rank.mean < whole.comparison.critical_difference
-        ]
-        sentences.append(
-            f"Nemenyi's test (critical difference {whole.comparison.critical_difference:.2f} "
-            f"at {stats.CONFIDENCE:.0%}): "
-            + (
-                f"the difference in mean rank to {wording.listing(near, 8)} is inconclusive."
-                if near
-                else "its mean rank differs significantly from all others."
-            )
-        )
-    elif len(whole.pairs) < PAIRS_FOR_INTERVAL:
-        sentences.append(f"Fewer than {PAIRS_FOR_INTERVAL} pairs: the ranking does not generalise beyond these pairs.")
+    sentences += [*_words_over_pairs(study), *_differences_over_pairs(study, first.label)]
     if whole.partial:
         sentences.append("Incomplete: ranks and gains on a pair use only the seeds that all its ranked methods have.")
     return [Verdict(title, "", tuple(sentences), first.label)]
+
+
+def _words_over_pairs(study: Study) -> list[str]:
+    """Which methods differ from the baseline over pairs, after Holm's correction."""
+    by_word = {word: [s.label for s in study.overall.standings if s.words[0] is word] for word in Word}
+    tested = sum(len(by_word[word]) for word in (Word.BETTER, Word.WORSE, Word.UNRESOLVED))
+    if not tested:
+        return []
+    names = {Word.BETTER: f"better than {study.reference.label}", Word.WORSE: "worse", Word.UNRESOLVED: "not resolved"}
+    parts = [f"{name}: {wording.listing(by_word[word], 8)}" for word, name in names.items() if by_word[word]]
+    return [f"Over pairs, after correction for {wording.plural(tested, 'comparison')}, {'; '.join(parts)}."]
+
+
+def _differences_over_pairs(study: Study, leader: str) -> list[str]:
+    """From which methods the leader differs, after correction for all differences of two methods."""
+    differences = study.overall.differences
+    open_ = [b for (a, b), found in differences.items() if a == leader and found.word is Word.UNRESOLVED]
+    if not any(a == leader for a, _ in differences):
+        return []
+    pairs = wording.plural(len(differences) // 2, "comparison")
+    if open_:
+        return [f"Its difference to {wording.listing(open_, 8)} is not resolved (corrected for {pairs})."]
+    return [f"It differs from every other method (corrected for {pairs})."]

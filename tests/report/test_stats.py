@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
@@ -29,33 +28,11 @@ def test_one_value_has_no_spread_and_no_interval() -> None:
     assert stats.estimate([70.0]).half_width is None
 
 
-def test_differences_are_paired_by_seed() -> None:
-    ours = {0: 72.1, 1: 72.3, 2: 73.9, 7: 10.0}
-    theirs = {2: 72.0, 1: 71.0, 0: 70.0, 9: 99.0}
-    found = stats.paired_difference(ours, theirs)
-    oracle = scipy_stats.ttest_rel([72.1, 72.3, 73.9], [70.0, 71.0, 72.0]).confidence_interval(0.95)
-    assert found.n == 3
-    assert found.mean == pytest.approx((2.1 + 1.3 + 1.9) / 3)
-    assert (found.low, found.high) == pytest.approx((oracle.low, oracle.high))
-    # The seeds have much in common: unpaired, the same numbers would say nothing.
-    assert found.resolved is True
-    unpaired = scipy_stats.ttest_ind([72.1, 72.3, 73.9], [70.0, 71.0, 72.0]).confidence_interval(0.95)
-    assert unpaired.low < 0 < unpaired.high
-
-
 @pytest.mark.parametrize(
     ("differences", "resolved"), [([1.0, 1.1, 0.9], True), ([-1.0, 1.0, 0.1], False), ([-1.0, -1.1, -0.9], True)]
 )
 def test_a_difference_is_resolved_where_its_interval_excludes_zero(differences: list[float], resolved: bool) -> None:
     assert stats.estimate(differences).resolved is resolved
-
-
-def test_pair_means_have_an_interval_from_five_pairs_on() -> None:
-    four, five = stats.over_pairs([1.0, 2.0, 3.0, 4.0]), stats.over_pairs([1.0, 2.0, 3.0, 4.0, 5.0])
-    assert (four.n, four.mean, four.low, four.high) == (4, 2.5, None, None)
-    assert four.std == pytest.approx(math.sqrt(5 / 3))
-    half = scipy_stats.t.ppf(0.975, 4) * math.sqrt(2.5) / math.sqrt(5)
-    assert (five.low, five.high) == pytest.approx((3 - half, 3 + half))
 
 
 def test_ranks_share_ties_and_put_diverged_last() -> None:
@@ -86,53 +63,29 @@ def test_a_complete_block_leaves_out_pairs_that_most_lack_and_methods_that_lack_
     assert stats.complete_block(begun) == ([0, 1], [0, 1])
 
 
-def test_differences_that_do_not_vary_give_no_interval() -> None:
+def test_values_that_do_not_vary_give_no_interval() -> None:
     # One image of 500 in three seeds, whatever the order of the additions.
-    found = stats.paired_difference({0: 97.8, 1: 98.0, 2: 97.6}, {0: 98.0, 1: 98.2, 2: 97.8})
+    found = stats.estimate([-0.2, 97.8 - 98.0, 97.6 - 97.8])
     assert (found.n, found.mean) == (3, pytest.approx(-0.2))
     assert (found.low, found.high, found.resolved) == (None, None, None)
-    same = stats.paired_difference({0: 97.8, 1: 98.0}, {0: 97.8, 1: 98.0})
-    assert (same.mean, same.low, same.high, same.resolved) == (0.0, 0.0, 0.0, False)
 
 
-def test_mean_ranks_over_pairs() -> None:
-    first = np.array([[70.0, 72.0, 71.0], [71.0, 73.0, 72.0]])
-    second = np.array([[60.0, 59.0, DIVERGED], [60.0, 59.0, 80.0]])
-    found = stats.mean_ranks([first, second])
-    assert [rank.mean for rank in found] == [(3 + 1) / 2, (1 + 2) / 2, (2 + 3) / 2]
+def test_an_interval_does_not_leave_the_possible_values() -> None:
+    found = stats.bounded(stats.estimate([98.0, 99.5, 100.0]), 0, 100)
+    assert (found.high, found.mean) == (100, pytest.approx(99.1666667))
+    assert found.low == pytest.approx(99.1666667 - 4.3026527 * np.std([98.0, 99.5, 100.0], ddof=1) / math.sqrt(3))
 
 
-def test_the_bootstrap_covers_what_resampling_seeds_can_give() -> None:
-    # Both orders happen: of the four ways to draw two seeds of two, one has the first method ahead, two the second
-    # by its larger margin, and one the second.
-    scores = np.array([[71.0, 70.0], [70.0, 73.0]])
-    outcomes = [
-        stats.ranks(scores[list(drawn)].mean(axis=0)).tolist() for drawn in itertools.product(range(2), repeat=2)
-    ]
-    assert outcomes == [[1, 2], [2, 1], [2, 1], [2, 1]]
-    first, second = stats.mean_ranks([scores])
-    assert (first.mean, first.low, first.high) == (2, 1, 2)
-    assert (second.mean, second.low, second.high) == (1, 1, 2)
-    always = stats.mean_ranks([scores + np.array([10.0, 0.0])])
-    assert [(rank.low, rank.high) for rank in always] == [(1, 1), (2, 2)]
-
-
-def test_the_bootstrap_is_repeatable_and_needs_something_to_draw_from() -> None:
-    generator = np.random.default_rng(3)
-    scores = [generator.normal(70, 1, size=(3, 4)) for _ in range(2)]
-    assert stats.mean_ranks(scores) == stats.mean_ranks(scores)
-    lonely = stats.mean_ranks([pair[:1] for pair in scores])
-    assert all(rank.low is None and rank.high is None for rank in lonely)
-
-
-def test_from_five_pairs_on_the_bootstrap_draws_pairs() -> None:
-    # One seed each: only the draw of pairs can move the ranks, and the first method wins 4 of 5 pairs.
-    scores = [np.array([[71.0, 70.0]])] * 4 + [np.array([[70.0, 71.0]])]
-    first, _ = stats.mean_ranks(scores)
-    assert first.mean == pytest.approx(1.2)
-    drawn = scipy_stats.binom(5, 0.2)
-    assert first.low == pytest.approx(1 + drawn.ppf(0.025) / 5)
-    assert first.high == pytest.approx(1 + drawn.ppf(0.975) / 5)
+def test_mean_ranks_have_the_intervals_of_means_over_teachers() -> None:
+    scores = np.array([[70.0, 72.0], [60.0, 59.0], [50.0, 55.0], [40.0, 41.0], [30.0, 31.0], [70.0, DIVERGED]])
+    first, second = stats.mean_ranks(scores, list("abcdef"))
+    oracle = scipy_stats.ttest_1samp([2, 1, 2, 2, 2, 1], 0).confidence_interval(0.95)
+    assert first.mean == pytest.approx(10 / 6)
+    assert (first.low, first.high) == pytest.approx((oracle.low, 2.0))
+    assert second.mean == pytest.approx(8 / 6)
+    assert (second.low, second.high) == pytest.approx((1.0, 3 - oracle.low))
+    for few in (stats.mean_ranks(scores[:4], list("abcd")), stats.mean_ranks(scores, list("abcdef"), intervals=False)):
+        assert all(rank.low is None and rank.high is None for rank in few)
 
 
 @pytest.mark.parametrize(("methods", "q"), [(2, 1.960), (5, 2.728), (7, 2.949), (10, 3.164)])
