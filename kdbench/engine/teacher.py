@@ -109,11 +109,11 @@ def train(
     if learner.error is not None:
         failure = folder.error
         why = failure.reason if failure is not None else learner.error
-        raise TrialError(f"teacher {plan.name} failed: {why}") from learner.error
+        raise TrialError(f"teacher {plan.shown} failed: {why}") from learner.error
     result = folder.result
     if result is None or not result.done:
         epoch = result.epoch if result else "?"
-        raise TrialError(f"teacher {plan.name} diverged in epoch {epoch}; lower its recipe.lr")
+        raise TrialError(f"teacher {plan.shown} diverged in epoch {epoch}; lower its recipe.lr")
 
 
 def measure_given(
@@ -127,7 +127,7 @@ def measure_given(
 ) -> None:
     """Evaluate given weights, and store them with the result in the form of a trained teacher."""
     precision.prepare()
-    with contained(f"teacher {plan.name}"):
+    with contained(f"teacher {plan.shown}"):
         network.to(precision.device).to(memory_format=torch.channels_last).eval()
         metrics = measure(*collect(lambda images: network(images)["logits"], feed.evaluate("test")))
     folder.begin(TeacherRecord.of(plan))
@@ -173,5 +173,7 @@ def load(
         folder.finish(**{**dict(result), "sha256": digest})
     elif result.sha256 != digest:
         return None
-    used = TeacherUsed(key=plan.key, sha256=digest, top1=result.metrics[HEADLINE], seconds=result.cost.seconds)
+    used = TeacherUsed(
+        key=plan.key, sha256=digest, top1=result.metrics[HEADLINE], seconds=result.cost.seconds, seed=plan.seed
+    )
     return FrozenTeacher(network, known, used, foreign)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -213,28 +213,53 @@ class Resolver:
             for name, content in offer.source.files.items()
         }
 
-    def teacher(self, name: str) -> TeacherPlan:
-        """How a teacher comes about."""
-        table = self.suite.teacher(name)
-        weights, digest = table.weights, None
-        if weights is not None:
-            path = self.folder / weights
-            if os.path.isfile(path):
-                weights, digest = str(path), hashlib.sha256(path.read_bytes()).hexdigest()
-            elif path.suffix in _WEIGHTS or not self._fetches_weights(table.model):
-                where = key_of(("teachers", name, "weights"))
-                raise SuiteError([f"{where}: {shown(str(path))[1:-1]}: no such file"])
-        recipe = None if weights else self.recipe(table.recipe)
-        return TeacherPlan(
+    def teachers(self, name: str) -> dict[int, TeacherPlan]:
+        """How the teachers of a name come about, by the seed of the students that learn from them.
+
+        All seeds have the same teacher if the suite says so, or if one file of weights is given.
+        """
+        table, seeds = self.suite.teacher(name), self.suite.seeds
+        recipe = self.recipe(table.recipe) if table.weights is None else None
+        shared = TeacherPlan(
             name=name,
             model=table.model,
             data=self.data_identity,
             recipe=recipe,
-            weights=weights,
-            weights_sha256=digest,
+            weights=None,
+            weights_sha256=None,
             seed=table.seed,
             model_source=foreign_source(self.registry.model(table.model)),
             part_sources=self.parts(recipe).sources if recipe else {},
             expected_top1=table.expected_top1,
             tolerance=table.tolerance,
         )
+        given = table.weights or ()
+        files = self._weights(name, table.model, [given] if isinstance(given, str) else given)
+        if isinstance(given, str) or self.suite.teacher_seeds == "single":
+            weights, digest = files[0] if files else (None, None)
+            return dict.fromkeys(seeds, replace(shared, weights=weights, weights_sha256=digest))
+        several = replace(shared, is_one_of_several=len(seeds) > 1)
+        if not files:
+            return {seed: replace(several, seed=seed) for seed in seeds}
+        return {
+            seed: replace(several, seed=seed, weights=weights, weights_sha256=digest)
+            for seed, (weights, digest) in zip(seeds, files, strict=True)
+        }
+
+    def _weights(self, name: str, model: str, given: Sequence[str]) -> list[tuple[str, str | None]]:
+        """Given weights of a teacher, each with the SHA-256 of its file; None if a model library fetches it."""
+        found: list[tuple[str, str | None]] = []
+        for index, weights in enumerate(given):
+            where = key_of(("teachers", name, "weights", *([index] if len(given) > 1 else [])))
+            path = self.folder / weights
+            if os.path.isfile(path):
+                weights, digest = str(path), hashlib.sha256(path.read_bytes()).hexdigest()
+            elif path.suffix in _WEIGHTS or not self._fetches_weights(model):
+                raise SuiteError([f"{where}: {shown(str(path))[1:-1]}: no such file"])
+            else:
+                digest = None
+            for other, known in found:
+                if digest is not None and digest == known:
+                    raise SuiteError([f"{where}: {weights}: has the content of {other}; each seed needs other weights"])
+            found.append((weights, digest))
+        return found

@@ -24,9 +24,9 @@ def plan_trials(resolver: Resolver) -> Plan:
     """All trials, with those skipped whose method cannot read their pair."""
     trials: list[Trial] = []
     remembered = Remembered()
-    teachers = {name: resolver.teacher(name) for name in {pair.teacher for pair in resolver.suite.pairs}}
+    teachers = {name: resolver.teachers(name) for name in {pair.teacher for pair in resolver.suite.pairs}}
     for pair in resolver.suite.pairs:
-        teacher = teachers[pair.teacher]
+        teacher_of = teachers[pair.teacher]
         recipe = resolver.recipe(pair.recipe)
         part_sources = resolver.parts(recipe).sources
         for method in resolver.suite.methods:
@@ -40,7 +40,7 @@ def plan_trials(resolver: Resolver) -> Plan:
             first = Trial(
                 suite=resolver.suite.name,
                 data=resolver.data_identity,
-                teacher=teacher,
+                teacher=teacher_of[resolver.suite.seeds[0]],
                 student=pair.student,
                 method=method.name,
                 label=method.shown,
@@ -53,7 +53,7 @@ def plan_trials(resolver: Resolver) -> Plan:
             )
             reason = remembered(_question(resolver, first), partial(_incompatibility, resolver, first))
             for seed in resolver.suite.seeds:
-                trial = replace(first, seed=seed)
+                trial = replace(first, seed=seed, teacher=teacher_of[seed])
                 trials.append(trial.with_status(Status.SKIPPED, reason) if reason else trial)
     remembered.save()
     if repeated := list(_repetitions(trials)):

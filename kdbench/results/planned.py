@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from kdbench.hookspecs import MetricSpec
 from kdbench.metrics import METRICS
 from kdbench.results.record import AnyStatus, Count, FileName, Record, TrialRecord
 from kdbench.status import Status
-from kdbench.suite.plan import PROTOCOL, Plan, Trial
+from kdbench.suite.plan import PROTOCOL, Plan, Trial, shown_teacher
 
 
 class PlannedTrial(Record):
@@ -45,6 +46,8 @@ class PlannedTeacher(Record):
     name: str
     key: FileName
     model: str = ""
+    seed: Count | None = None
+    """None in plans of earlier versions."""
 
 
 class ShownMetric(Record):
@@ -90,6 +93,23 @@ class PlanRecord(Record):
     environment: dict[str, Any] = Field(default_factory=dict)
     updated: str = ""
 
+    def shown_teacher(self, teacher: PlannedTeacher) -> str:
+        """A teacher for people: its name, with its seed if there are several of this name."""
+        several = sum(other.name == teacher.name for other in self.teachers) > 1
+        return shown_teacher(teacher.name, teacher.seed if several else None)
+
+    @property
+    def shared_teachers(self) -> tuple[str, ...]:
+        """The names of which one network teaches the students of several seeds.
+
+        What is said about the students of such a teacher holds for this network only, not for others of its kind.
+        """
+        networks = Counter(teacher.name for teacher in self.teachers)
+        seeds: dict[str, set[int]] = {}
+        for trial in self.trials:
+            seeds.setdefault(trial.teacher, set()).add(trial.seed)
+        return tuple(name for name, count in networks.items() if count == 1 and len(seeds.get(name, ())) > 1)
+
     @classmethod
     def of(
         cls,
@@ -110,7 +130,7 @@ class PlanRecord(Record):
             classes=tuple(classes),
             metrics=tuple(map(ShownMetric.of, metrics)),
             trials=tuple(map(PlannedTrial.of, plan.trials)),
-            teachers=tuple(PlannedTeacher(name=t.name, key=t.key, model=t.model) for t in plan.teachers),
+            teachers=tuple(PlannedTeacher(name=t.name, key=t.key, model=t.model, seed=t.seed) for t in plan.teachers),
         )
 
 

@@ -108,6 +108,8 @@ class TeacherUsed(Record):
     top1: Percent
     seconds: Seconds
     """That its training took."""
+    seed: Count | None = None
+    """Of its training; None in results of earlier versions, which did not record it."""
 
 
 class DataUsed(Record):

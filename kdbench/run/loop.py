@@ -98,9 +98,9 @@ class Loop:
         try:
             self.teachers(teacher)
         except ClaimLostError as error:
-            self.context.warn(f"teacher {teacher.name}: {error}")
+            self.context.warn(f"teacher {teacher.shown}: {error}")
             holder = self.context.claims.standing(TEACHERS, teacher.key).holder
-            raise HeldError(teacher.name, holder or Holder("", "another machine", 0, "", 0.0)) from None
+            raise HeldError(teacher.shown, holder or Holder("", "another machine", 0, "", 0.0)) from None
         except (HeldError, *CONCERNS_ALL):
             raise
         except (Exception, SystemExit):  # noqa: BLE001, S110 - raised again where the trials are trained

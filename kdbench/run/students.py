@@ -49,7 +49,7 @@ class Students:
             raise
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a model may come with a plugin
             # None of these trials can be trained without the teacher; those of other teachers can.
-            self.context.warn(f"teacher {cohort.teacher.name}: {in_words(error)}")
+            self.context.warn(f"teacher {cohort.teacher.shown}: {in_words(error)}")
             self.fail(part, error)
             return
         stale = {trial.id for trial in cohort.trials if trial.id not in part.claims and self._stale(trial, teacher)}

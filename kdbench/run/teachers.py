@@ -26,6 +26,9 @@ class Teachers:
         self.context = context
         self.allow_mismatch = allow_mismatch
         self._ready: dict[str, FrozenTeacher] = {}
+        """By key; of each name the last one, since those of other seeds would only take memory."""
+        self._announced: set[str] = set()
+        self._names: dict[str, str] = {}
         self._failed: dict[str, str] = {}
         self.known_failures: Mapping[str, Failure | None] = {}
         """Failures from before the invocation, by key: these teachers are tried again, once by all processes."""
@@ -38,8 +41,11 @@ class Teachers:
         if plan.key in self._failed:
             raise TrialError(self._failed[plan.key])
         if plan.key not in self._ready:
+            for key in [key for key, one in self._names.items() if one == plan.name]:
+                del self._ready[key], self._names[key]
             try:
                 self._ready[plan.key] = self._make(plan)
+                self._names[plan.key] = plan.name
             except TrialError as error:
                 # It would fail in the same way for every other cohort.
                 self._failed[plan.key] = str(error)
@@ -50,7 +56,7 @@ class Teachers:
         folder = self.context.folder.teacher(plan.key)
         shape = self.context.resolver.facts.image_shape
         foreign = self.context.resolver.is_foreign_model(plan.model)
-        who = f"teacher {plan.name}"
+        who = f"teacher {plan.shown}"
 
         def build() -> TappedModel:
             return self.context.network(plan.model, plan.recipe)
@@ -60,6 +66,7 @@ class Teachers:
             with contained(who):
                 return teachers.load(plan, build, shape, place, device, fingerprint, foreign=foreign)
 
+        trained = False
         teacher = load(folder) if folder.is_complete else None
         if teacher is None:
             with self._claimed(plan) as folder:
@@ -69,12 +76,15 @@ class Teachers:
                     if damage := folder.damage(thorough=True):
                         self.context.warn(f"{folder.path}: damaged: {damage}; the teacher will be retrained")
                     self._obtain(plan, build, folder, foreign)
+                    trained = True
                     teacher = load(folder)
         if teacher is None:
             raise TrialError(f"{folder.path} cannot be read back; remove it and run again")
         self._compare(plan, teacher)
-        record, result = TeacherRecord.of(plan), folder.result
-        self.context.notify("kdbench_teacher_finished", teacher=record, result=result, run=self.context.info)
+        if trained or plan.key not in self._announced:
+            self._announced.add(plan.key)
+            record, result = TeacherRecord.of(plan), folder.result
+            self.context.notify("kdbench_teacher_finished", teacher=record, result=result, run=self.context.info)
         return teacher
 
     @contextmanager
@@ -86,10 +96,10 @@ class Teachers:
             folder = self.context.folder.teacher(plan.key, claim.check)
             error = folder.error
             if error is not None and error != self.known_failures.get(plan.key) and not folder.is_complete:
-                raise TrialError(f"teacher {plan.name}: {error.reason}")
+                raise TrialError(f"teacher {plan.shown}: {error.reason}")
             try:
                 if claim.entry.deaths >= MOST_DEATHS:
-                    raise TrialError(f"teacher {plan.name}: {died(claim.entry.deaths)}")
+                    raise TrialError(f"teacher {plan.shown}: {died(claim.entry.deaths)}")
                 yield folder
             except TrialError as failed:
                 # For other processes, which would train it again.

@@ -113,7 +113,7 @@ class Work:
             try:
                 self._prepare(cohort.teacher)
             except HeldError as held:
-                self.awaited[cohort.teacher.name] = held.holder
+                self.awaited[cohort.teacher.shown] = held.holder
                 continue
             if part := self._take_from(cohort, plan.with_trials(free)):
                 return part

@@ -152,11 +152,31 @@ def _pair_problems(tables: Mapping[str, Any]) -> Iterator[Problem]:
             yield ("teachers", name), f"no pair has this teacher{did_you_mean(name, used)}"
         for place, what in _recipe_problems(recipe, table(table(teacher).get("recipe"))):
             yield ("teachers", name, "recipe", *place), what
+    yield from _teacher_seed_problems(tables)
     selections: list[tuple[Location, dict[str, Any]]] = [(("recipe", "selection"), recipe)]
     selections += [(("pairs", i, "recipe", "selection"), table(pair.get("recipe"))) for i, pair in enumerate(pairs)]
     for location, chosen in selections:
         if chosen.get("selection") == "validation" and not table(tables.get("data")).get("validation"):
             yield location, "'validation' needs data.validation, the images to cut from the training set"
+
+
+def _teacher_seed_problems(tables: Mapping[str, Any]) -> Iterator[Problem]:
+    """Seeds and weights of teachers that contradict ``teacher_seeds``, or the number of seeds."""
+    seeds = tables.get("seeds")
+    if not isinstance(seeds, list) or not seeds:
+        return
+    mode = tables.get("teacher_seeds", schema.default_teacher_seeds(len(seeds)))
+    for name, row in table(tables.get("teachers")).items():
+        weights, seed = table(row).get("weights"), table(row).get("seed")
+        if isinstance(weights, list) and len(weights) != len(seeds):
+            what = f"needs as many files as there are seeds ({len(seeds)}), got {len(weights)}"
+            yield ("teachers", name, "weights"), what
+        elif isinstance(weights, list) and len(seeds) > 1 and mode == "single":
+            what = 'is a list, one for each seed; give one file, or set teacher_seeds = "with_seeds"'
+            yield ("teachers", name, "weights"), what
+        if mode == "with_seeds" and type(seed) is int and seed > 0:
+            what = 'is not used: teachers have the seeds of their students; remove it, or set teacher_seeds = "single"'
+            yield ("teachers", name, "seed"), what
 
 
 def _recipe_problems(recipe: Mapping[str, Any], override: Mapping[str, Any]) -> Iterator[Problem]:

@@ -26,6 +26,11 @@ class Origin:
     fingerprint: str
 
 
+def shown_teacher(name: str, seed: int | None) -> str:
+    """A teacher in a message. ``seed``: None if there is no other teacher of this name."""
+    return name if seed is None else f"{name}, seed {seed}"
+
+
 def unexpected(name: str, top1: float, expected: float | None, tolerance: float) -> str:
     """How a teacher's test accuracy (percent) differs from what its suite expects; empty where it does not."""
     if expected is None or abs(top1 - expected) <= tolerance:
@@ -66,10 +71,17 @@ class TeacherPlan:
     """Fingerprints of third parties' parts of the recipe (:attr:`kdbench.parts.Parts.sources`)."""
     expected_top1: float | None = None
     tolerance: float = 1.0
+    is_one_of_several: bool = field(default=False, compare=False)
+    """Whether the suite has teachers of this name with other seeds."""
+
+    @property
+    def shown(self) -> str:
+        """For people: the name, with the seed if that distinguishes it from other teachers of the suite."""
+        return shown_teacher(self.name, self.seed if self.is_one_of_several else None)
 
     def mismatch(self, top1: float) -> str:
         """How its measured accuracy (percent) differs from the expected one; empty where it does not."""
-        return unexpected(self.name, top1, self.expected_top1, self.tolerance)
+        return unexpected(self.shown, top1, self.expected_top1, self.tolerance)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -89,6 +101,17 @@ class TeacherPlan:
     def key(self) -> str:
         """Names the teacher's folder; equal for equal content."""
         return content_hash(self.identity)
+
+    def describe(self) -> dict[str, Any]:
+        """The row of ``kdbench plan --json``."""
+        return {
+            "name": self.name,
+            "seed": self.seed,
+            "model": self.model,
+            "key": self.key,
+            "weights": self.weights,
+            "epochs": self.recipe.epochs if self.recipe else 0,
+        }
 
 
 @dataclass(frozen=True)
@@ -216,7 +239,7 @@ class Plan:
 
     @property
     def teachers(self) -> tuple[TeacherPlan, ...]:
-        """Each teacher once, in the order of the pairs."""
+        """Each teacher once, in the order of the pairs and seeds; a name may have one for each seed."""
         return tuple({trial.teacher.key: trial.teacher for trial in self.trials}.values())
 
     @property
@@ -240,6 +263,7 @@ class Plan:
         """``kdbench plan --json``."""
         return {
             "suite": self.suite.name,
+            "teachers": [teacher.describe() for teacher in self.teachers],
             "trials": [trial.describe() for trial in self.trials],
             "cohorts": [cohort.describe() for cohort in self.cohorts],
         }

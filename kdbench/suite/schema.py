@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from kdbench.recipe import Recipe, Table
 from kdbench.words import shown
@@ -52,6 +61,28 @@ def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 Names = Annotated[tuple[Name, ...], AfterValidator(_each_once)]
+
+
+def _file_or_files(value: object) -> object:
+    given = value if isinstance(value, list | tuple) else [value]
+    files = [file for file in given if isinstance(file, str)]
+    if len(files) < len(given):
+        raise ValueError(f"must be a string, or a list of strings (one for each seed), got {shown(value)}")
+    if not files or not all(files):
+        raise ValueError("must not be empty")
+    twice = _first_repeated(files)
+    if twice is not None:
+        raise ValueError(f"{shown(twice)} occurs twice; a teacher of each seed needs its own weights")
+    return tuple(files) if isinstance(value, list) else value
+
+
+Weights = Annotated[str | tuple[str, ...], BeforeValidator(_file_or_files)]
+TeacherSeeds = Literal["with_seeds", "single"]
+
+
+def default_teacher_seeds(seeds: int) -> TeacherSeeds:
+    """The value of ``teacher_seeds`` in a suite of so many seeds that does not give it."""
+    return "with_seeds" if seeds > 1 else "single"
 
 
 class Data(BaseModel):
@@ -120,14 +151,15 @@ class TeacherTable(Table):
 
     model: str = ""
     """The network, if its name is not NAME."""
-    weights: Annotated[str, Field(min_length=1)] | None = None
-    """Given weights: a file, or a name in torchvision or timm. By default, the teacher is trained."""
+    weights: Weights | None = None
+    """Given weights: a file, or a name in torchvision or timm; or a list of these, one for each of ``seeds``. One file
+    is the teacher of all seeds. By default, the teacher is trained."""
     expected_top1: Annotated[float, Field(ge=0, le=100)] | None = None
-    """Test accuracy in percent that the teacher should reach."""
+    """Test accuracy in percent that the teacher should reach, with each seed."""
     tolerance: Annotated[float, Field(ge=0)] = 1.0
     """The allowed difference in percentage points."""
     seed: Seed = 0
-    """Seed of its initial weights and of the order of its images."""
+    """Seed of its initial weights and of the order of its images, if ``teacher_seeds`` is ``"single"``."""
     recipe: Mapping[str, Any] = {}
     """What differs from ``[recipe]`` when it is trained."""
 
@@ -151,6 +183,11 @@ class Suite(Table):
     """The losses to compare."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
     """One run of every pair and method per seed; the seed sets initial weights and the order of images."""
+    teacher_seeds: Annotated[TeacherSeeds | None, Field(validate_default=True)] = None
+    """``"with_seeds"``: each teacher is trained once with each seed, and a student of seed s learns from the teacher of
+    seed s. Intervals then hold for a repetition of the study with other teachers. ``"single"``: students of all seeds
+    learn from one teacher, and intervals hold for this teacher only. Default: ``"with_seeds"`` if there are several
+    seeds, ``"single"`` if there is one."""
     teachers: Mapping[Name, TeacherTable] = {}
     """Settings of teachers; by default, a teacher is the network of its name, trained here."""
     plugins: tuple[Annotated[str, Field(min_length=1)], ...] = ()
@@ -172,6 +209,12 @@ class Suite(Table):
         if len(set(seeds)) < len(seeds):
             raise ValueError(f"each seed once, got {shown(list(seeds))}")
         return seeds
+
+    @field_validator("teacher_seeds")
+    @classmethod
+    def _teacher_seeds_are_known(cls, given: TeacherSeeds | None, info: ValidationInfo) -> TeacherSeeds | None:
+        # Stored with the plan: readers of results need not know the default.
+        return given or default_teacher_seeds(len(info.data.get("seeds", ())))
 
     @field_validator("baselines")
     @classmethod

@@ -305,8 +305,16 @@ def _anchor(tables: dict[str, Any], folder: Path) -> None:
         tables["plugins"] = [str(folder / name) if isinstance(name, str) else name for name in tables["plugins"]]
     for teacher in table(tables.get("teachers")).values():
         weights = table(teacher).get("weights")
-        if isinstance(weights, str) and os.path.isfile(folder / weights):
-            teacher["weights"] = str(folder / weights)
+        if isinstance(weights, list):
+            teacher["weights"] = [_anchored(folder, one) for one in weights]
+        elif weights is not None:
+            teacher["weights"] = _anchored(folder, weights)
+
+
+def _anchored(folder: Path, weights: object) -> object:
+    """A file's path; anything else may be a name in a model library."""
+    is_file = isinstance(weights, str) and os.path.isfile(folder / weights)
+    return str(folder / str(weights)) if is_file else weights
 
 
 def _merge(base: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

@@ -181,7 +181,9 @@ def test_inherited_teachers_go_with_the_pairs_that_have_them(suite_file: Path) -
     with suite_file.open("a") as file:
         file.write("[teachers.resnet20]\nseed = 5\n")
     child = suite_file.with_name("child.toml")
-    own_pairs = "extends = 'small.toml'\n[[pairs]]\nteacher = 'resnet8'\nstudent = 'resnet8'\n"
+    own_pairs = (
+        "extends = 'small.toml'\nteacher_seeds = 'single'\n[[pairs]]\nteacher = 'resnet8'\nstudent = 'resnet8'\n"
+    )
     child.write_text(own_pairs)
     assert load.load(child, load.read(child)).teachers == {}
     # What a suite says itself about a teacher that no pair has is a mistake.
@@ -213,9 +215,11 @@ def test_paths_of_an_extended_suite_are_relative_to_its_own_file(suite_file: Pat
     folder = suite_file.parent
     suite_file.write_text(
         "plugins = ['loss.py']\n[teachers.a]\nweights = 'a.pth'\n[teachers.b]\nweights = 'IMAGENET1K_V1'\n"
+        + "[teachers.c]\nweights = ['c.pth', 'IMAGENET1K_V1']\n"
         + suite_file.read_text().replace("[data]", "[data]", 1)
     )
     (folder / "a.pth").write_bytes(b"")
+    (folder / "c.pth").write_bytes(b"")
     (folder / "deep").mkdir()
     child = folder / "deep" / "child.toml"
     child.write_text("extends = '../small.toml'\n")
@@ -223,6 +227,8 @@ def test_paths_of_an_extended_suite_are_relative_to_its_own_file(suite_file: Pat
     assert [path.resolve() for path in load.plugin_files(child, tables)] == [folder / "loss.py"]
     assert Path(tables["teachers"]["a"]["weights"]) == folder / "a.pth"
     assert tables["teachers"]["b"]["weights"] == "IMAGENET1K_V1"
+    file, name = tables["teachers"]["c"]["weights"]
+    assert (Path(file), name) == (folder / "c.pth", "IMAGENET1K_V1")
 
 
 # ---- --set
@@ -400,6 +406,7 @@ def test_no_value_at_any_key_is_more_than_a_suite_error(suite_file: Path) -> Non
             "pairs.0.recipe={lr=0.1}",
             "pairs.0.methods={kd={temperature=3.0}}",
             "teachers.resnet20={seed=1,recipe={lr=0.1}}",
+            "teacher_seeds=single",
             "data.validation=10",
             "data.train_limit=100",
             'methods.0={name="none",label="baseline"}',

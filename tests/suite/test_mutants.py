@@ -169,7 +169,7 @@ def full(name: str) -> dict[str, Any]:
         ],
     }
     tables["teachers"]["resnet20"] |= {"expected_top1": 90.0, "tolerance": 10.0, "seed": 1}
-    tables |= {"checkpoint_every": 5, "plugins": []}
+    tables |= {"checkpoint_every": 5, "plugins": [], "teacher_seeds": "single"}
     return tables
 
 
@@ -260,6 +260,11 @@ def written() -> Iterator[Mutant]:
     for name in (f"{'a' * 300}.pth", f"{LONG}.pth", "a\0b.pth", "nothing.pth", "", ".", "/"):
         yield Mutant(
             f"weights {name[:8]!r} ({len(name)})", changed(teachers={"resnet20": {"weights": name}}), accepted=False
+        )
+        yield Mutant(
+            f"a list of weights {name[:8]!r} ({len(name)})",
+            changed(teachers={"resnet20": {"weights": [name, "nothing.pt", 3]}}),
+            accepted=False,
         )
     yield Mutant("extends itself", b'extends = "mutant.toml"\n', accepted=False)
     for length in (100, 2_000):

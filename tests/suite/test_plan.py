@@ -224,6 +224,10 @@ def test_order_of_trials_and_rows(suite_file: Path) -> None:
         "status": "pending",
         "reason": "",
     }
+    assert described["teachers"] == [
+        {"name": "resnet20", "seed": seed, "model": "resnet20", "key": key, "weights": None, "epochs": 10}
+        for seed, key in enumerate(plan.trials[seed].teacher.key for seed in (0, 1))
+    ]
     assert described["cohorts"] == [
         {
             "teacher": "resnet20",
@@ -262,7 +266,57 @@ def test_teachers_are_named_once_in_the_order_of_pairs(suite_file: Path) -> None
     students = ["resnet8", "resnet8", "resnet14"]
     text = ",".join(f'{{teacher="{t}",student="{s}"}}' for t, s in zip(pairs, students, strict=True))
     plan = open_suite(suite_file, overrides=[f"pairs=[{text}]"]).plan
-    assert [teacher.name for teacher in plan.teachers] == ["resnet32", "resnet20"]
+    assert [(teacher.name, teacher.seed) for teacher in plan.teachers] == [
+        ("resnet32", 0), ("resnet32", 1), ("resnet20", 0), ("resnet20", 1),
+    ]  # fmt: skip
+    assert len({trial.teacher.key for trial in plan.trials if trial.teacher.name == "resnet32"}) == 2
+    for trial in plan.trials:
+        assert (trial.teacher.seed, trial.teacher.shown) == (trial.seed, f"{trial.teacher.name}, seed {trial.seed}")
+    single = open_suite(suite_file, overrides=[f"pairs=[{text}]", "teacher_seeds=single"]).plan
+    assert [(teacher.shown, teacher.seed) for teacher in single.teachers] == [("resnet32", 0), ("resnet20", 0)]
+    # The trials of seed 0 are the same.
+    assert [t.id for t in single.trials if t.seed == 0] == [t.id for t in plan.trials if t.seed == 0]
+    assert not {t.id for t in single.trials if t.seed == 1} & {t.id for t in plan.trials}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "seeds"),
+    [
+        (["seeds=[3]"], [0]),
+        (["seeds=[3]", "teachers.resnet20.seed=7"], [7]),
+        (["seeds=[3]", "teacher_seeds=with_seeds"], [3]),
+        (["seeds=[3,5]"], [3, 5]),
+        (["seeds=[3,5]", "teacher_seeds=single", "teachers.resnet20.seed=7"], [7]),
+    ],
+)
+def test_seeds_of_teachers(suite_file: Path, overrides: list[str], seeds: list[int]) -> None:
+    teachers = open_suite(suite_file, overrides=overrides).plan.teachers
+    assert [teacher.seed for teacher in teachers] == seeds
+    assert [teacher.shown for teacher in teachers] == (
+        [f"resnet20, seed {seed}" for seed in seeds] if len(seeds) > 1 else ["resnet20"]
+    )
+
+
+def test_given_weights_are_those_of_each_seed_or_of_all(suite_file: Path) -> None:
+    def teachers(weights: str) -> dict[int, tuple[str, int, str]]:
+        plan = open_suite(suite_file, overrides=[f"teachers.resnet20.weights={weights}"]).plan
+        return {t.seed: (Path(t.teacher.weights or "").name, t.teacher.seed, t.teacher.shown) for t in plan.trials}
+
+    for name in ("a", "b"):
+        suite_file.with_name(f"{name}.pth").write_bytes(name.encode())
+    assert teachers("b.pth") == dict.fromkeys((0, 1), ("b.pth", 0, "resnet20"))
+    assert teachers('["b.pth","a.pth"]') == {0: ("b.pth", 0, "resnet20, seed 0"), 1: ("a.pth", 1, "resnet20, seed 1")}
+    with pytest.raises(SuiteError) as caught:
+        teachers('["b.pth","c.pth"]')
+    missing = suite_file.with_name("c.pth")
+    assert str(caught.value) == f"{suite_file}: teachers.resnet20.weights[1]: {missing}: no such file"
+    missing.write_bytes(b"b")
+    with pytest.raises(SuiteError) as caught:
+        teachers('["b.pth","c.pth"]')
+    assert str(caught.value) == (
+        f"{suite_file}: teachers.resnet20.weights[1]: {missing}: has the content of {suite_file.with_name('b.pth')}; "
+        "each seed needs other weights"
+    )
 
 
 def test_what_a_method_cannot_read_is_skipped_with_the_reason(suite_file: Path) -> None:

@@ -29,7 +29,11 @@ OK = [
     "recipe.warmup_epochs=10",
     "seeds=[9223372036854775807]",
     "recipe.warmup_epochs=0",
-    "teachers.resnet20={seed=3,expected_top1=97.5,tolerance=0.5}",
+    "teachers.resnet20={expected_top1=97.5,tolerance=0.5}",
+    "teachers.resnet20.seed=0",
+    "teacher_seeds=with_seeds",
+    "teachers.resnet20.weights=a.pth",
+    'teachers.resnet20.weights=["a.pth","b.pth"]',
     'methods=[{name="kd"},{name="kd",label="kd2",temperature=2.0}]',
     "checkpoint_every=1",
 ]
@@ -44,6 +48,28 @@ NOK = {
     "seeds=[-1]": ["seeds[0]: must be at least 0, got -1"],
     "seeds=[9223372036854775808]": ["seeds: must fit 64 bits, got 9,223,372,036,854,775,808"],
     "teachers.resnet20.seed=-1": ["teachers.resnet20.seed: must be at least 0, got -1"],
+    "teacher_seeds=own": ["teacher_seeds: must be 'with_seeds' or 'single', got 'own'"],
+    "teacher_seed=single": ["teacher_seed: unknown key; did you mean 'teacher_seeds'?"],
+    "teachers.resnet20.seed=3": [
+        "teachers.resnet20.seed: is not used: teachers have the seeds of their students; remove it, or set "
+        'teacher_seeds = "single"'
+    ],
+    'teachers.resnet20.weights=["a.pth"]': [
+        "teachers.resnet20.weights: needs as many files as there are seeds (2), got 1"
+    ],
+    'teachers.resnet20.weights=["a.pth","a.pth"]': [
+        "teachers.resnet20.weights: 'a.pth' occurs twice; a teacher of each seed needs its own weights"
+    ],
+    'teachers.resnet20.weights=["a.pth",1]': [
+        "teachers.resnet20.weights: must be a string, or a list of strings (one for each seed), got ['a.pth', 1]"
+    ],
+    "teachers.resnet20.weights=[]": [
+        "teachers.resnet20.weights: must not be empty",
+        "teachers.resnet20.weights: needs as many files as there are seeds (2), got 0",
+    ],
+    "teachers.resnet20.weights=3": [
+        "teachers.resnet20.weights: must be a string, or a list of strings (one for each seed), got 3"
+    ],
     "seeds=[true]": ["seeds[0]: must be a whole number, got True"],
     "seeds=3": ["seeds: must be a list, got 3"],
     "checkpoint_every=0": ["checkpoint_every: must be positive, got 0"],
@@ -160,6 +186,27 @@ def test_values_arrive(open_small: Callable[..., Suite]) -> None:
     assert suite.methods[1].settings == {"temperature": 2.0}
     assert suite.methods[1].shown == "kd"
     assert suite.pairs[0].name == "resnet20:resnet8"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ((), "with_seeds"),
+        (("seeds=[5]",), "single"),
+        (("teacher_seeds=single",), "single"),
+        (("seeds=[5]", "teacher_seeds=with_seeds"), "with_seeds"),
+    ],
+)
+def test_several_seeds_have_a_teacher_each_by_default(open_small, overrides: tuple[str, ...], expected: str) -> None:
+    assert open_small(*overrides).teacher_seeds == expected
+
+
+def test_a_single_teacher_may_have_a_seed_but_no_list_of_weights(open_small, problems_of) -> None:
+    assert open_small("teacher_seeds=single", "teachers.resnet20.seed=3").teacher("resnet20").seed == 3
+    assert open_small("seeds=[1]", "teachers.resnet20.seed=3").teacher_seeds == "single"
+    assert problems_of("teacher_seeds=single", 'teachers.resnet20.weights=["a.pth","b.pth"]') == [
+        'teachers.resnet20.weights: is a list, one for each seed; give one file, or set teacher_seeds = "with_seeds"'
+    ]
 
 
 def test_drops_as_fractions_are_rounded_down_to_whole_epochs() -> None:

@@ -42,6 +42,8 @@ class ProgressObserver:
         self._open: dict[str, Trial] = {}
         self._lanes: dict[int, Lane] = {}
         self._skipped: set[tuple[str, str]] = set()
+        self._teachers: dict[str, str] = {}
+        """What each teacher of the plan is called, by its key."""
         self._trained = 0
 
     # ---- the run
@@ -49,6 +51,7 @@ class ProgressObserver:
     @hookimpl
     def kdbench_suite_started(self, plan: Plan, run: RunInfo) -> None:
         """Set up the display."""
+        self._teachers = {teacher.key: teacher.shown for teacher in plan.teachers}
         self._cohorts = list(plan.cohorts)
         for number, cohort in enumerate(self._cohorts):
             trials = {trial.id: trial for trial in cohort.trials}
@@ -86,7 +89,7 @@ class ProgressObserver:
         lane = self._lane(run)
         lane.teacher_began, lane.teacher_epochs = self._clock(), 0
         lane.said, lane.said_at = ("", 0), self._clock()
-        self._show(lane, View(f"{lane.name}teacher {teacher.name}", (), {}, self._clock))
+        self._show(lane, View(f"{lane.name}{self._title(teacher)}", (), {}, self._clock))
 
     @hookimpl
     def kdbench_teacher_epoch_finished(self, teacher: TeacherRecord, record: EpochRecord, run: RunInfo) -> None:
@@ -96,7 +99,7 @@ class ProgressObserver:
         epoch, epochs = record.epoch, teacher.epochs
         mean = (self._clock() - lane.teacher_began) / lane.teacher_epochs
         left = mean * (epochs - epoch)
-        head = f"{lane.name}teacher {teacher.name}  {epoch}/{epochs}"
+        head = f"{lane.name}{self._title(teacher)}  {epoch}/{epochs}"
         split = split_shown(teacher.selection)
         top1 = top1_shown(record, split)
         cells = {} if top1 is None else {f"{split} accuracy": [f"{top1:.1f}"]}
@@ -108,7 +111,10 @@ class ProgressObserver:
         """Show the teacher's accuracy."""
         split = split_shown(teacher.selection)
         top1 = top1_shown(result, split) if result else None
-        self._say([f"teacher {teacher.name}: " + ("ready" if top1 is None else f"{top1:.2f} % {split} accuracy")])
+        self._say([f"{self._title(teacher)}: " + ("ready" if top1 is None else f"{top1:.2f} % {split} accuracy")])
+
+    def _title(self, teacher: TeacherRecord) -> str:
+        return f"teacher {self._teachers.get(teacher.key, teacher.name)}"
 
     # ---- trials
 

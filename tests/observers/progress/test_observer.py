@@ -257,6 +257,22 @@ def teach(run: Any, clock: Any, epochs: int) -> None:
     run.hook.kdbench_teacher_finished(teacher=teacher, result=result, run=run.info)
 
 
+def test_teachers_of_one_name_are_shown_with_their_seeds(pretend: Any, trial: Any, clock: Any) -> None:
+    console = plain()
+    trials = []
+    for seed in (0, 1):
+        one = trial("kd", seed=seed)
+        trials.append(
+            dataclasses.replace(one, teacher=dataclasses.replace(one.teacher, seed=seed, is_one_of_several=True))
+        )
+    run = pretend(trials, ProgressObserver(console, clock))
+    run.start()
+    record = TeacherRecord.of(trials[1].teacher)
+    run.hook.kdbench_teacher_started(teacher=record, run=run.info)
+    run.hook.kdbench_teacher_finished(teacher=record, result=None, run=run.info)
+    assert output(console) == ["teacher resnet20, seed 1: ready"]
+
+
 def test_a_teacher(pretend: Any, trial: Any, clock: Any) -> None:
     console = plain()
     run = pretend([trial("kd")], ProgressObserver(console, clock))
