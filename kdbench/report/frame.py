@@ -226,10 +226,15 @@ def _typed(frame: pd.DataFrame, added: Sequence[str]) -> pd.DataFrame:
 
 
 def _mark_stale(folder: SuiteFolder, frame: pd.DataFrame, plan: PlanRecord | None) -> pd.DataFrame:
-    keys = {teacher.name: teacher.key for teacher in plan.teachers} if plan else {}
+    planned = {teacher.key for teacher in plan.teachers} if plan else set()
     finished = frame[frame["status"].isin(FINISHED) & (frame["teacher_sha256"] != "")]
-    for (teacher, _), group in finished.groupby(["teacher", "student"]):
-        current = _current_weights(folder, keys.get(teacher), group)
+    teachers = [
+        # Trials without a plan: those of one teacher are known by its seed, whatever its recipe was.
+        row.teacher_key if row.teacher_key in planned else f"seed {_teacher_seed(folder, str(row.id))}"
+        for row in finished.itertuples()
+    ]
+    for (_, _, key), group in finished.groupby(["teacher", "student", pd.Series(teachers, finished.index, dtype=str)]):
+        current = _current_weights(folder, key if key in planned else None, group)
         others = group.index[group["teacher_sha256"] != current]
         frame.loc[others, "status"] = Status.STALE
         frame.loc[others, "reason"] = [
@@ -237,6 +242,11 @@ def _mark_stale(folder: SuiteFolder, frame: pd.DataFrame, plan: PlanRecord | Non
             for sha in frame.loc[others, "teacher_sha256"]
         ]
     return frame
+
+
+def _teacher_seed(folder: SuiteFolder, identifier: str) -> int | None:
+    result = folder.trial(identifier).recorded
+    return result.teacher.seed if result is not None and result.teacher is not None else None
 
 
 def _current_weights(folder: SuiteFolder, key: str | None, finished: pd.DataFrame) -> str:

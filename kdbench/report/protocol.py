@@ -163,7 +163,8 @@ def teacher_warnings(study: Study) -> list[str]:
         top1 = result.top1 if result else None
         if top1 is not None and name in expectations and name in set(study.trials["teacher"]):
             expected = expectations[name]
-            found.append(unexpected(name, top1, expected.get("expected_top1"), expected.get("tolerance", 1.0)))
+            shown = study.plan.shown_teacher(plan)
+            found.append(unexpected(shown, top1, expected.get("expected_top1"), expected.get("tolerance", 1.0)))
     return [f"{text}." for text in found if text]
 
 

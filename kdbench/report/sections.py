@@ -19,6 +19,7 @@ from kdbench.report.strip import limits, strip
 from kdbench.report.study import Study
 from kdbench.report.verdict import incompleteness, standings, verdicts
 from kdbench.status import FINISHED, Status
+from kdbench.suite.plan import shown_teacher
 
 PAIRS_IN_SENTENCES = 3
 NOT_MEASURED = "not measured: the trial finished before the metric was added to the suite"
@@ -214,14 +215,15 @@ def environment(study: Study) -> Context:
 def _teachers(study: Study) -> list[dict[str, Any]]:
     known = study.trials[study.trials["status"].isin(FINISHED) & (study.trials["teacher_sha256"] != "")]
     rows = []
-    for teacher, group in known.groupby("teacher", sort=False):
+    several = known.groupby("teacher")["teacher_key"].nunique() > 1
+    for (teacher, _), group in known.groupby(["teacher", "teacher_key"], sort=False):
         first = group.iloc[-1]
         key = str(first["teacher_key"])
         folder = study.folder.teacher(key)
         result, made = folder.recorded, folder.description
         rows.append(
             {
-                "name": teacher,
+                "name": shown_teacher(str(teacher), made.seed if made is not None and several[teacher] else None),
                 "top1": None if pd.isna(first["teacher_top1"]) else float(first["teacher_top1"]),
                 "sha256": first["teacher_sha256"],
                 "key": key,

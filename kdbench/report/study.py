@@ -141,11 +141,10 @@ class Study:
         return stats.noise({label: top1_by_seed(done[done["label"] == label]) for label in ranked})
 
     def teacher_top1(self, pair: str) -> float | None:
-        """The test accuracy of the teacher of a pair in percent; None if no trial recorded it."""
-        known = self.trials.loc[
-            (self.trials["pair"] == pair) & self.trials["status"].isin(FINISHED), "teacher_top1"
-        ].dropna()
-        return float(known.iloc[-1]) if len(known) else None
+        """The mean test accuracy of a pair's teachers in percent, each counted once; None if no trial recorded it."""
+        known = self.trials[(self.trials["pair"] == pair) & self.trials["status"].isin(FINISHED)]
+        known = known.dropna(subset="teacher_top1").drop_duplicates("teacher_sha256", keep="last")
+        return float(known["teacher_top1"].mean()) if len(known) else None
 
 
 def read_study(folder: SuiteFolder, filters: Filters | None = None, plan: PlanRecord | None = None) -> Study:

@@ -47,13 +47,16 @@ class Runs:
         """Further keys of the suite's file: ``teachers``, ``question``."""
         self.suite = suite
 
-    def teacher(self, name: str, top1: float, sha256: str = SHA, *, epochs: int = 3, seconds: float = 30.0) -> None:
+    def teacher(
+        self, name: str, top1: float, sha256: str = SHA, *, epochs: int = 3, seconds: float = 30.0, seed: int = 0
+    ) -> None:
+        """Trials that are written from here on have this teacher, if its name is theirs."""
         recipe = self.recipe.model_copy(update={"epochs": epochs}).resolved()
-        plan = TeacherPlan(name, name, {"name": self.data}, recipe, None, None, 0)
+        plan = TeacherPlan(name, name, {"name": self.data}, recipe, None, None, seed)
         folder = self.folder.teacher(plan.key)
         folder.begin(TeacherRecord.of(plan))
         folder.finish(**self._result(plan.key, top1, cost={"seconds": seconds}), sha256=sha256)
-        self.teachers[name] = plan, TeacherUsed(key=plan.key, sha256=sha256, top1=top1, seconds=seconds)
+        self.teachers[name] = plan, TeacherUsed(key=plan.key, sha256=sha256, top1=top1, seconds=seconds, seed=seed)
 
     def plan_trial(
         self, teacher: str, student: str, label: str, seed: int, *, method: str = "", status: Status = Status.PENDING,

@@ -116,6 +116,40 @@ def test_without_a_record_of_the_teacher_the_newest_weights_count(runs: Callable
     assert list(trials["status"]) == ["stale", "done"]
 
 
+def with_teachers_of_their_seeds(suite: Any) -> SuiteFolder:
+    for seed in (0, 1):
+        suite.teacher("resnet20", 80.0 + seed, sha256="bc"[seed] * 64, seed=seed)
+        suite.done("resnet20", "resnet8", "none", seed, 70.0 + seed)
+    suite.done("resnet20", "resnet8", "kd", 1, 72.0, sha256="d" * 64)
+    folder: SuiteFolder = suite.write()
+    return folder
+
+
+def test_students_of_each_seed_may_have_another_teacher(runs: Callable[..., Any]) -> None:
+    trials = read_trials(with_teachers_of_their_seeds(runs()))
+    assert list(zip(trials["label"], trials["seed"], trials["status"], trials["teacher_top1"], strict=True)) == [
+        ("none", 0, "done", 80.0),
+        ("none", 1, "done", 81.0),
+        ("kd", 1, "stale", 81.0),
+    ]
+    assert trials["reason"][2] == "trained with other teacher weights (dddddddd) than the current ones (cccccccc)"
+
+
+def test_without_a_plan_teachers_are_known_by_their_seeds(runs: Callable[..., Any]) -> None:
+    suite = runs()
+    folder = with_teachers_of_their_seeds(suite)
+    (folder.path / "plan.json").unlink()
+    found = {(trial.label, trial.seed): trial.status for trial in read_trials(folder).itertuples()}
+    assert found == {("none", 0): "done", ("none", 1): "done", ("kd", 1): "stale"}
+    # The same seed with another recipe is another version of the teacher: the newer one counts.
+    suite.teacher("resnet20", 85.0, sha256="e" * 64, epochs=9, seed=1)
+    suite.done("resnet20", "resnet8", "kd", 1, 73.0, finished="2026-01-01T00:00:00+00:00")
+    found = {(trial.label, trial.seed, trial.top1): trial.status for trial in read_trials(folder).itertuples()}
+    assert found == {
+        ("none", 0, 70.0): "done", ("none", 1, 71.0): "stale", ("kd", 1, 72.0): "stale", ("kd", 1, 73.0): "done",
+    }  # fmt: skip
+
+
 def test_another_pair_may_have_another_teacher(runs: Callable[..., Any]) -> None:
     suite = runs()
     suite.teacher("timm:resnet18", 80.0, sha256="b" * 64)
