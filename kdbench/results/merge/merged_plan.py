@@ -13,6 +13,7 @@ from kdbench.results.planned import PlannedTrial, PlanRecord
 from kdbench.results.record import TrialRecord
 from kdbench.status import Status
 from kdbench.suite.plan import PROTOCOL
+from kdbench.suite.schema import default_teacher_seeds
 from kdbench.suite.tables import split_override
 from kdbench.words import listed, plural
 
@@ -104,7 +105,7 @@ def _date(plan: PlanRecord) -> datetime:
 def _disagreements(plans: Sequence[PlanRecord]) -> list[str]:
     """The keys in which plans contradict each other."""
     suites = [plan.suite for plan in plans]
-    ignored = {*_UNITED, *_WITHOUT_EFFECT}
+    ignored = {*_UNITED, *_WITHOUT_EFFECT, "teacher_seeds"}
     teachers = [{(row.name, row.key) for row in plan.teachers} for plan in plans]
     if all(own & teachers[0] for own in teachers):
         # The key of a teacher contains the data. Their table may differ in the folder of the images.
@@ -115,11 +116,28 @@ def _disagreements(plans: Sequence[PlanRecord]) -> list[str]:
         "pairs": (_by_pair(row) for suite in suites for row in _rows(suite, "pairs")),
         "methods": (_by_label(row) for suite in suites for row in _rows(suite, "methods")),
         "metrics": ((row.name, row) for plan in plans for row in plan.metrics),
-        "teachers": ((row.name, row.key) for plan in plans for row in plan.teachers),
+        "teachers": (((row.name, row.seed), row.key) for plan in plans for row in plan.teachers),
         "the names of trials": ((row.id, _names(row)) for plan in plans for row in plan.trials),
         "the ids of trials": ((_names(row), row.id) for plan in plans for row in plan.trials),
     }
+    if not _teacher_seeds(plans):
+        found.append("teacher_seeds")
     return [*found, *(key for key, items in tables.items() if _contradict(items))]
+
+
+def _teacher_seeds(plans: Sequence[PlanRecord]) -> str:
+    """The value of ``teacher_seeds`` under which all plans have the teachers that they name; empty if there is none.
+
+    In a plan with one seed, a teacher trained with this seed may be the only one, or one of several.
+    """
+    possible: list[list[str]] = []
+    for plan in plans:
+        own = str(plan.suite.get("teacher_seeds", "single"))
+        seeds = plan.suite.get("seeds")
+        either = isinstance(seeds, list) and len(seeds) == 1 and {row.seed for row in plan.teachers} == set(seeds)
+        possible.append([own, "with_seeds", *(["single"] if seeds == [0] else [])] if either else [own])
+    common = (value for value in possible[0] if all(value in values for values in possible))
+    return next(common, "")
 
 
 def _contradict(items: Iterable[tuple[Any, Any]]) -> bool:
@@ -133,12 +151,19 @@ def _united(plans: Sequence[PlanRecord], newest: PlanRecord) -> PlanRecord:
     pairs = _once((row for suite in suites for row in _rows(suite, "pairs")), lambda row: _by_pair(row)[0])
     methods = _once((row for suite in suites for row in _rows(suite, "methods")), lambda row: _by_label(row)[0])
     seeds = _once((seed for suite in suites for seed in suite.get("seeds") or ()), lambda seed: seed)
+    teacher_seeds = _teacher_seeds(plans)
     overrides = [o for o in newest.overrides if all(o in plan.overrides for plan in plans)]
     if any(suite.get("seeds") != suites[0].get("seeds") for suite in suites):
         seeds = sorted(seeds)
         if any(split_override(override)[0] == "seeds" for plan in plans for override in plan.overrides):
             overrides = [*(o for o in overrides if split_override(o)[0] != "seeds"), f"seeds={seeds}"]
+            known = any("teacher_seeds" in suite for suite in suites)
+            if known and teacher_seeds != default_teacher_seeds(len(seeds)):
+                overrides = [o for o in overrides if split_override(o)[0] != "teacher_seeds"]
+                overrides.append(f"teacher_seeds={teacher_seeds}")
     suite = {**newest.suite, "pairs": pairs, "methods": methods, "seeds": seeds}
+    if "teacher_seeds" in suite:
+        suite["teacher_seeds"] = teacher_seeds
     for key in ("plugins", "metrics", "sections", "figures"):
         if any(key in other for other in suites):
             suite[key] = _once((name for other in suites for name in other.get(key) or ()), lambda name: name)
@@ -160,7 +185,7 @@ def _united(plans: Sequence[PlanRecord], newest: PlanRecord) -> PlanRecord:
             "classes": tuple(_once((name for plan in plans for name in plan.classes), lambda name: name)),
             "metrics": tuple(_once((row for plan in plans for row in plan.metrics), lambda row: row.name)),
             "trials": tuple(sorted(rows, key=in_report_order)),
-            "teachers": tuple(_once((row for plan in plans for row in plan.teachers), lambda row: row.name)),
+            "teachers": tuple(_once((row for plan in plans for row in plan.teachers), lambda row: (row.name, row.key))),
         }
     )
 

@@ -131,6 +131,46 @@ def test_overrides_that_only_one_machine_had_are_left_out_and_seeds_are_those_of
     assert merged(one, two).plan.overrides == ("recipe.epochs=3", "seeds=[0, 1, 2]")
 
 
+def with_teachers(day: int, seeds, teacher_seeds: str, of_teachers=None, **changes) -> PlanRecord:
+    """A plan with a teacher for each of the given seeds."""
+    of_teachers = seeds if of_teachers is None else of_teachers
+    return plan(
+        day, seeds=seeds, suite={"teacher_seeds": teacher_seeds},
+        teachers=[{"name": "big", "key": f"k{seed}", "seed": seed} for seed in of_teachers], **changes,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "united", "overrides"),
+    [
+        # Seed by seed, each machine has one teacher.
+        (((0,), "single"), ((1, 2), "with_seeds"), "with_seeds", ()),
+        (((1, 2), "with_seeds"), ((0,), "single"), "with_seeds", ()),
+        (((0,), "single"), ((1,), "with_seeds"), "with_seeds", ()),
+        (((0,), "single", (0,)), ((1,), "single", (0,)), "single", ("teacher_seeds=single",)),
+        (((0,), "with_seeds"), ((1, 2), "single", (0,)), "single", ("teacher_seeds=single",)),
+        (((0, 1), "with_seeds"), ((2, 3), "with_seeds"), "with_seeds", ()),
+    ],
+)
+def test_teachers_of_several_machines_are_united(one, two, united, overrides):
+    plans = [with_teachers(day, *given, overrides=[f"seeds={given[0]}"]) for day, given in ((1, one), (2, two))]
+    found = merged(*plans)
+    assert found.remarks == ()
+    assert found.plan.suite["teacher_seeds"] == united
+    assert found.plan.overrides[1:] == overrides
+    assert found.plan.overrides[0] == f"seeds={found.plan.suite['seeds']}"
+    seeds = {row.seed for given in plans for row in given.teachers}
+    assert {row.seed for row in found.plan.teachers} == seeds
+    assert len(found.plan.teachers) == len(seeds)
+
+
+@pytest.mark.parametrize("teachers", [((0, 1), "with_seeds"), ((1,), "with_seeds")])
+def test_one_teacher_for_all_and_one_for_each_seed_do_not_agree(teachers):
+    found = merged(with_teachers(1, (2, 3), "single", (0,)), with_teachers(2, *teachers))
+    assert found.plan == with_teachers(2, *teachers)
+    assert "differ in teacher_seeds; plan.json is the newest" in found.remarks[0]
+
+
 def test_seeds_in_an_order_of_their_own_stay_where_all_agree():
     seeds = [3, 1, 2]
     assert merged(plan(1, seeds=seeds), plan(2, seeds=seeds)).plan.suite["seeds"] == seeds
