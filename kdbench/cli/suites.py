@@ -34,7 +34,7 @@ from kdbench.errors import ResultsError, SuiteError
 from kdbench.words import plural, time_span
 
 if TYPE_CHECKING:
-    from kdbench.suite.plan import Cohort, Plan, Trial
+    from kdbench.suite.plan import Cohort, Plan, TeacherPlan, Trial
 
 
 @app.command()
@@ -256,29 +256,44 @@ def _states(trials: Sequence[Trial]) -> str:
 
 
 def _plan_summary(chosen: Plan, everything: Plan, folder: Any, n_train: int, parts: int | None) -> Iterable[str]:
-    from kdbench.results.cost import hours, repeated_passes, steps
+    from kdbench.results.cost import hours, repeated_passes, steps, teacher_hours, teacher_steps
     from kdbench.status import UNFINISHED
     from kdbench.suite.plan import count
 
     states = ", ".join(f"{n} {state}" for state, n in count(chosen.trials).items())
     yield f"{plural(len(chosen.trials), 'trial')} ({states}) in {plural(len(chosen.cohorts), 'cohort')}"
+    unmeasured: dict[tuple[str, str], list[TeacherPlan]] = {}
     for teacher in chosen.teachers:
         result = folder.teacher(teacher.key).result
-        top1 = result.top1 if result else None
-        unknown = "given weights" if teacher.weights else "to be trained"
-        yield f"teacher {teacher.name}: {unknown if top1 is None else f'measured {top1:.2f} %'}"
-        if top1 is not None and (message := teacher.mismatch(top1)):
+        if result is None or result.top1 is None:
+            state = "given weights" if teacher.weights else "to be trained"
+            unmeasured.setdefault((teacher.name, state), []).append(teacher)
+            continue
+        yield f"teacher {teacher.shown}: measured {result.top1:.2f} %"
+        if message := teacher.mismatch(result.top1):
             yield f"warning: {message}"
+    for (name, state), teachers in unmeasured.items():
+        seeds = ", ".join(str(teacher.seed) for teacher in teachers)
+        yield f"teacher {f'{name}, seeds {seeds}' if len(teachers) > 1 else teachers[0].shown}: {state}"
     waiting = [trial for trial in chosen.trials if trial.status in UNFINISHED]
+    needed = {trial.teacher.key for trial in waiting}
+    untrained = [one for group in unmeasured.values() for one in group if one.recipe and one.key in needed]
+    if untrained:
+        known = _estimated(teacher_hours(untrained, everything.teachers, folder))
+        count_of_steps = plural(teacher_steps(untrained, n_train), "step")
+        yield f"to do: {count_of_steps} of {plural(len(untrained), 'teacher')}, {known}"
     if waiting:
-        estimate = hours(waiting, everything.trials, folder)
-        known = f"about {time_span(estimate[0] * 3600)} by the results on {estimate[1]}" if estimate else "time unknown"
+        known = _estimated(hours(waiting, everything.trials, folder))
         yield f"to do: {plural(steps(waiting, n_train), 'step')} of students, {known}"
         if parts is not None and parts > 1:
             cohorts = [cohort for cohort in everything.cohorts if {trial.id for trial in waiting} & _ids(cohort)]
             passes, seconds = repeated_passes(cohorts, parts, n_train, folder)
             known = "time unknown" if seconds is None else f"about {time_span(seconds)} by earlier results"
             yield f"--parts {parts}: {plural(passes, 'step')} of teachers are repeated, {known}"
+
+
+def _estimated(found: tuple[float, str] | None) -> str:
+    return "time unknown" if found is None else f"about {time_span(found[0] * 3600)} by the results on {found[1]}"
 
 
 def _ids(cohort: Cohort) -> set[str]:

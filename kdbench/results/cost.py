@@ -7,12 +7,43 @@ from statistics import mean
 
 from kdbench.recipe import batch_sizes
 from kdbench.results.folder import SuiteFolder
-from kdbench.suite.plan import Cohort, Trial
+from kdbench.suite.plan import Cohort, TeacherPlan, Trial
 
 
 def steps(trials: Iterable[Trial], n_train: int) -> int:
     """Optimiser steps of the main stages."""
     return sum(len(batch_sizes(n_train, trial.recipe.batch_size)) * trial.recipe.epochs for trial in trials)
+
+
+def teacher_steps(teachers: Iterable[TeacherPlan], n_train: int) -> int:
+    """Optimiser steps of teachers; none for given weights."""
+    recipes = [teacher.recipe for teacher in teachers if teacher.recipe is not None]
+    return sum(len(batch_sizes(n_train, recipe.batch_size)) * recipe.epochs for recipe in recipes)
+
+
+def teacher_hours(
+    teachers: Iterable[TeacherPlan], earlier: Iterable[TeacherPlan], folder: SuiteFolder
+) -> tuple[float, str] | None:
+    """Hours that ``teachers`` should take, from the trained ones of ``earlier``, and on which device those were made.
+
+    A teacher is taken to cost per epoch what others of its name did. None where there is none. See :func:`hours`.
+    """
+    results = [(one, one.recipe, folder.teacher(one.key).result) for one in earlier]
+    done = [(one, recipe, result) for one, recipe, result in results if recipe and result is not None and result.done]
+    if not done:
+        return None
+    device = max((result for _, _, result in done), key=lambda result: result.finished).environment.device
+    measured: dict[str, list[float]] = {}
+    for teacher, recipe, result in done:
+        if result.environment.device == device:
+            measured.setdefault(teacher.name, []).append(result.cost.seconds / recipe.epochs)
+    total = 0.0
+    for teacher in teachers:
+        if teacher.recipe is not None:
+            if teacher.name not in measured:
+                return None
+            total += mean(measured[teacher.name]) * teacher.recipe.epochs
+    return total / 3600, device
 
 
 def repeated_passes(

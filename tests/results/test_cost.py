@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from kdbench.recipe import Recipe
-from kdbench.results import Cost, DataUsed, Environment, SuiteFolder, TrialRecord
-from kdbench.results.cost import hours, repeated_passes, steps
+from kdbench.results import Cost, DataUsed, Environment, SuiteFolder, TeacherRecord, TrialRecord
+from kdbench.results.cost import hours, repeated_passes, steps, teacher_hours, teacher_steps
 from kdbench.status import Status
 from kdbench.suite.plan import Cohort, Origin, TeacherPlan, Trial
 
@@ -100,6 +100,43 @@ def test_other_devices_results_tell_nothing(folder: SuiteFolder) -> None:
     finish(folder, earlier[1], seconds=3600.0, device="NVIDIA H200", day=3)
     finish(folder, earlier[2], seconds=36000.0, device="cpu", day=2)
     assert hours([replace(TRIAL, seed=3)], earlier, folder) == (pytest.approx(1.0), "NVIDIA H200")
+
+
+def finish_teacher(
+    folder: SuiteFolder, teacher: TeacherPlan, seconds: float, device: str = "cpu", day: int = 1
+) -> None:
+    place = folder.teacher(teacher.key)
+    place.begin(TeacherRecord.of(teacher))
+    place.weights.write_bytes(b"")
+    place.finish(
+        id=teacher.key,
+        status=Status.DONE,
+        epoch=3,  # the best one on validation
+        metrics={"top1": 90.0},
+        cost=Cost(seconds=seconds, teacher_seconds=0.0, extra_epochs=0),
+        data=DataUsed(name="digits", fingerprint="f"),
+        environment=Environment(device=device),
+        finished=f"2026-01-{day:02}T00:00:00+00:00",
+    )
+
+
+def test_teachers_take_steps_unless_their_weights_are_given() -> None:
+    given = replace(TEACHER, recipe=None, weights="a.pth")
+    assert teacher_steps([TEACHER, replace(TEACHER, seed=1), given], 1297) == 2 * 21 * 10
+    assert teacher_steps([], 1297) == 0
+
+
+def test_hours_of_teachers_follow_others_of_the_name(folder: SuiteFolder) -> None:
+    seeds = [replace(TEACHER, seed=seed) for seed in range(4)]
+    assert teacher_hours(seeds[:1], seeds, folder) is None
+    finish_teacher(folder, seeds[0], 1800.0)
+    finish_teacher(folder, seeds[1], 3600.0)
+    # 180 and 360 seconds an epoch; ten epochs take three quarters of an hour on average.
+    assert teacher_hours(seeds[2:], seeds, folder) == (pytest.approx(1.5), "cpu")
+    assert teacher_hours([replace(TEACHER, recipe=None, weights="a")], seeds, folder) == (0.0, "cpu")
+    assert teacher_hours([replace(TEACHER, name="other")], seeds, folder) is None
+    finish_teacher(folder, seeds[2], 36.0, device="NVIDIA H200", day=2)
+    assert teacher_hours(seeds[3:], seeds, folder) == (pytest.approx(0.01), "NVIDIA H200")
 
 
 def test_parts_repeat_the_pass_of_the_teacher(folder: SuiteFolder) -> None:
