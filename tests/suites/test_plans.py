@@ -10,7 +10,7 @@ import pytest
 from kdbench.engine.schedule import learning_rate
 from kdbench.errors import DataError
 from kdbench.parts import Parts
-from kdbench.results.cost import steps
+from kdbench.results.cost import steps, teacher_steps
 from kdbench.run import Opened, open_suite
 from kdbench.suite.load import pair_recipe, shipped
 from kdbench.suite.plan import count
@@ -92,10 +92,12 @@ def test_cifar100_is_thirteen_pairs_by_eight_methods_by_five_seeds(cifar100: Ope
     assert steps(trials, 50_000) == 520 * 240 * 782 == 97_593_600
 
 
-def test_cifar100_trains_each_teacher_once_for_all_its_students(cifar100: Opened) -> None:
+def test_cifar100_trains_each_teacher_once_with_each_seed_for_all_its_students(cifar100: Opened) -> None:
     plan = cifar100.plan
     assert {t.name: t.expected_top1 for t in plan.teachers} == CRD_TEACHERS
-    assert len(plan.teachers) == 6
+    assert sorted((t.name, t.seed) for t in plan.teachers) == sorted(product(CRD_TEACHERS, range(5)))
+    assert all(trial.teacher.seed == trial.seed for trial in plan.trials)
+    assert teacher_steps(plan.teachers, 50_000) == 30 * 240 * 782 == 5_630_400
     for teacher in plan.teachers:
         assert teacher.recipe is not None
         assert teacher.recipe.model_dump(mode="json") == CRD_RECIPE
@@ -123,7 +125,7 @@ def test_the_screen_is_one_pair_under_the_studys_own_teacher(cifar100: Opened) -
     plan = open_suite("cifar100-screen").plan
     assert [(t.pair, t.label, t.seed) for t in plan.trials] == [("resnet32x4:resnet8x4", m, 0) for m in METHODS]
     [teacher] = plan.teachers
-    assert teacher == next(t for t in cifar100.plan.teachers if t.name == "resnet32x4")
+    assert teacher == next(t for t in cifar100.plan.teachers if (t.name, t.seed) == ("resnet32x4", 0))
     for trial in plan.trials:
         assert trial.recipe.model_dump(mode="json") == {**CRD_RECIPE, "epochs": 60, "drops": [37, 45, 52]}
     first = {t.label: t.settings.get("boundary_epochs", t.settings.get("paraphraser_epochs")) for t in plan.trials}
