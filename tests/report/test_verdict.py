@@ -117,8 +117,7 @@ def test_far_behind_with_a_wide_interval_is_not_resolved(runs: Callable[..., Any
         "Highest mean here: none, 80.00 ± 0.00 % (n=2): no method has a higher mean than the baseline, which is "
         "trained on labels only.",
         "May equally be the best (95%, all methods at once): vid and kd.",
-        "After correction for 2 comparisons, not resolved: vid and kd. With these seeds, no gain is resolved "
-        "reliably.",
+        "After correction for 2 comparisons, not resolved: vid and kd. With these seeds, no gain is resolved reliably.",
         ONE_TEACHER,
     )
 
