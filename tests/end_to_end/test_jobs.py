@@ -97,7 +97,7 @@ def worker_at_the_gate(output: Path) -> int:
 
 def test_workers_of_a_run_share_its_cohorts(suite, run, watch, tmp_path, monkeypatch):
     monkeypatch.setenv("GATE", ".")
-    file, more = suite("none", "gated"), {"overrides": ["seeds=[0, 1]"], "device": "cpu"}
+    file, more = suite("none", "gated"), {"overrides": ["seeds=[0, 1]", "teacher_seeds=single"], "device": "cpu"}
     run(file, output="one", **more)
     results = run(file, jobs=2, **more)
     assert (results.report / "index.html").exists()

@@ -18,6 +18,9 @@ from kdbench.results.files import read_json
 from kdbench.results.state import with_results
 from kdbench.status import Status
 
+SINGLE = ["seeds=[0, 1]", "teacher_seeds=single"]
+"""Two cohorts that have one teacher."""
+
 
 def students(tmp_path, output="runs"):
     """Each trial's weights by its id."""
@@ -203,7 +206,7 @@ def test_a_damaged_teacher_is_trained_again(write_suite, run, watch, tmp_path, h
     if how == "changed without a trace":
         os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
     warnings = []
-    run(suite, methods=["none"], overrides=["seeds=[0, 1]"], warn=warnings.append)
+    run(suite, methods=["none"], overrides=SINGLE, warn=warnings.append)
     assert warnings == [
         f"{weights.parent}: damaged: teacher.safetensors does not match its checksum; the teacher will be retrained"
     ]
@@ -222,7 +225,7 @@ def test_a_teachers_checkpoint_that_does_not_fit_is_not_resumed(write_suite, run
         made.unlink()
     state = {"made_with": {"data": data, "precision": "float32"}, "phase_index": 0, "modules": {}}
     checkpoint.save(weights.parent / "checkpoint.pt", weights.parent.name, state)
-    run(suite, overrides=["seeds=[0, 1]"])
+    run(suite, overrides=SINGLE)
     assert ("teacher started", "resnet8") in watch.heard
     assert weights.read_bytes() == before
 
@@ -251,9 +254,7 @@ def test_a_teacher_that_is_not_as_expected_stops_the_run_before_it_spends(write_
 
 
 def test_a_teacher_that_diverges_is_trained_once_a_run(write_suite, run, watch):
-    results = run(
-        write_suite("none"), overrides=["seeds=[0, 1]", "teachers.resnet8.recipe.lr=1e18"], warn=lambda _: None
-    )
+    results = run(write_suite("none"), overrides=[*SINGLE, "teachers.resnet8.recipe.lr=1e18"], warn=lambda _: None)
     assert [trial.reason for trial in results.failed] == [
         "teacher resnet8 diverged in epoch 1; lower its recipe.lr"
     ] * 2
@@ -343,12 +344,12 @@ def test_the_plan_remembers_all_trials_and_the_report_how_to_make_them(write_sui
 
 def test_earlier_cohorts_are_retrained_after_their_teacher(write_suite, run, watch, tmp_path):
     suite = write_suite("none")
-    run(suite, overrides=["seeds=[0, 1]"])
+    run(suite, overrides=SINGLE)
     replace_teacher(tmp_path)
     # Seed 1 is missing, seed 0 stands; nothing on disk tells as yet that its teacher is gone.
     for path in (tmp_path / "runs/tiny").glob("*seed1*/result.json"):
         path.unlink()
-    results = run(suite, overrides=["seeds=[0, 1]"])
+    results = run(suite, overrides=SINGLE)
     assert [trial.status for trial in results.plan.trials] == ["done", "done"]
     assert len({results.folder.trial(t.id).result.teacher.sha256 for t in results.plan.trials}) == 1
     assert len(watch.epochs) == 6
