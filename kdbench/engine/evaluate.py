@@ -40,6 +40,14 @@ def measure(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None
     return read | shares
 
 
+def classified(logits: Tensor, labels: Tensor) -> Tensor:
+    """Whether the largest of each image's logits (N, C) is that of its label (N,): (N,) booleans on their device.
+
+    Their share is the ``top1`` of :func:`measure`.
+    """
+    return logits.argmax(1) == labels
+
+
 def percent(share: float, images: int) -> float:
     """A share of ``images`` in percent."""
     # Rounded to a count of images: float32 gives 94.80000305 for 474 of 500, so equal means would differ.

@@ -12,7 +12,7 @@ from torch import Tensor
 from kdbench import isolation
 from kdbench.data.feed import EvaluationSplit, Feed
 from kdbench.engine.added import AddedMetrics
-from kdbench.engine.evaluate import measure
+from kdbench.engine.evaluate import classified, measure
 from kdbench.engine.guard import Guard
 from kdbench.engine.learner import Learner
 from kdbench.engine.lessons import Lessons
@@ -49,6 +49,7 @@ class Evaluation:
         for learner in learners:
             if learner.active:
                 measured = self._measured(learner, records[learner.id].epoch, *predictions[learner.id])
+                learner.correct = classified(*predictions[learner.id])
                 records[learner.id] = records[learner.id].model_copy(update=measured)
         choosing = [learner for learner in learners if learner.active and learner.recipe.selection == "validation"]
         if not choosing:

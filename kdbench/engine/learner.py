@@ -22,7 +22,7 @@ from kdbench.models.base import TappedModel
 from kdbench.models.weights import write_weights
 from kdbench.parts import Parts
 from kdbench.recipe import Recipe
-from kdbench.results import AnyFolder, EpochRecord, Failure
+from kdbench.results import AnyFolder, EpochRecord, Failure, write_correct
 
 
 class Learner:
@@ -65,6 +65,8 @@ class Learner:
         self.trainer = Trainer(
             self.student, stages, parts, seed=seed, stream=stream, device=device, steps_per_epoch=steps_per_epoch
         )
+        self.correct: Tensor | None = None
+        """Which test images it classified correctly at the last evaluation: (N,) booleans on the device."""
         self.finished = False
         self.error: BaseException | None = None
         self.unwritable: ResultsError | None = None
@@ -129,7 +131,7 @@ class Learner:
         self.folder.fail(record)
         forget_frames(error)
         del self.student, self.trainer
-        self.progress.best = None
+        self.progress.best = self.progress.best_correct = self.correct = None
         return record
 
     # ---- the student
@@ -147,6 +149,7 @@ class Learner:
         """Keep the weights if this epoch is the best on the validation split (the earlier one of equals)."""
         if self.progress.best is None or validation_top1 > self.progress.best[0]:
             self.progress.best = validation_top1, self.progress.epoch + 1, self._weights()
+            self.progress.best_correct = self.correct.cpu() if self.correct is not None else None
 
     def _weights(self) -> dict[str, Tensor]:
         return {key: value.cpu() for key, value in self.student.weights().items()}
@@ -163,10 +166,14 @@ class Learner:
             raise
 
     def write_student(self) -> None:
-        """Write ``student.safetensors``."""
-        weights = self.progress.best[2] if self.progress.best is not None else self._weights()
+        """Write the weights of the reported epoch, and which test images they classify correctly."""
+        best = self.progress.best
+        weights = best[2] if best is not None else self._weights()
+        correct = self.progress.best_correct if best is not None else self.correct
         with self.writing():
             write_weights(self.folder.weights, weights, self.folder.check)
+            if correct is not None:
+                write_correct(self.folder.correct, correct.cpu().numpy(), self.folder.check)
 
     def _stateful(self) -> dict[str, Any]:
         """The objects whose states a checkpoint contains, by entry; None if not in use."""

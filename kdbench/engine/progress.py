@@ -36,6 +36,8 @@ class Progress:
     """Peak memory of one student, with its optimiser's state; None on a CPU."""
     best: tuple[float, int, dict[str, Tensor]] | None = None
     """Validation accuracy, epoch (from 1) and weights, if the recipe selects by validation."""
+    best_correct: Tensor | None = None
+    """Which test images the best epoch classifies correctly, (N,) booleans; None also in earlier checkpoints."""
     started: str = field(default_factory=now)
     """Start time of the first attempt, in ISO 8601."""
 
@@ -59,7 +61,8 @@ class Progress:
 
         Raises ``KeyError`` if one is missing, :class:`~kdbench.errors.TrialError` for records that cannot be read.
         """
-        found = {entry.name: state[entry.name] for entry in fields(self)}
+        added = {"best_correct": None}
+        found = {entry.name: {**added, **state}[entry.name] for entry in fields(self)}
         found["records"] = [_read(record) for record in found["records"]]
         for name, value in found.items():
             setattr(self, name, value)

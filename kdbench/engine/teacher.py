@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from kdbench.data.feed import Feed
 from kdbench.engine.cohort import Listener, Lockstep
 from kdbench.engine.device import Precision
-from kdbench.engine.evaluate import collect, measure
+from kdbench.engine.evaluate import classified, collect, measure
 from kdbench.engine.frozen import FrozenTeacher
 from kdbench.engine.learner import Learner
 from kdbench.engine.progress import now
@@ -23,7 +23,7 @@ from kdbench.metrics import HEADLINE
 from kdbench.models.base import TappedModel, signature
 from kdbench.models.weights import weights_sha256, write_weights
 from kdbench.parts import Parts
-from kdbench.results import Cost, DataUsed, Environment, TeacherFolder, TeacherRecord, TeacherUsed
+from kdbench.results import Cost, DataUsed, Environment, TeacherFolder, TeacherRecord, TeacherUsed, write_correct
 from kdbench.seeding import derive
 from kdbench.status import Status
 from kdbench.suite.plan import TeacherPlan
@@ -129,10 +129,12 @@ def measure_given(
     precision.prepare()
     with contained(f"teacher {plan.shown}"):
         network.to(precision.device).to(memory_format=torch.channels_last).eval()
-        metrics = measure(*collect(lambda images: network(images)["logits"], feed.evaluate("test")))
+        logits, labels = collect(lambda images: network(images)["logits"], feed.evaluate("test"))
+        metrics = measure(logits, labels)
     folder.begin(TeacherRecord.of(plan))
     state = {key: value.cpu().contiguous() for key, value in network.state_dict().items()}
     write_weights(folder.weights, state, folder.check)
+    write_correct(folder.correct, classified(logits, labels).cpu().numpy(), folder.check)
     folder.finish(
         id=plan.key,
         status=Status.DONE,

@@ -6,9 +6,11 @@
     runs/<suite>/<trial id>/result.json         exists once the trial is done or diverged
     runs/<suite>/<trial id>/error.json          why the last attempt failed
     runs/<suite>/<trial id>/student.safetensors the student's weights
+    runs/<suite>/<trial id>/correct.npy         which test images it classifies correctly, one bit for each
     runs/<suite>/<trial id>/source/             the code behind it: of its method, networks and data set
     runs/<suite>/<trial id>/checkpoint.pt       while it is being trained
-    runs/_teachers/<key>/                       teacher.json, epochs.jsonl, result.json, teacher.safetensors
+    runs/_teachers/<key>/                       teacher.json, epochs.jsonl, result.json, teacher.safetensors,
+                                                correct.npy
     runs/_conflicts/<source>/                   what a merge keeps apart: a results folder
 
 Every file is written under a temporary name and renamed, so a reader never sees half of one.
@@ -16,6 +18,7 @@ Every file is written under a temporary name and renamed, so a reader never sees
 
 from kdbench.atomic import remove_leftovers
 from kdbench.results.code import store_code, stored_code
+from kdbench.results.correct import read_correct, write_correct
 from kdbench.results.files import Check, parse_json, write_atomically, write_json, write_text
 from kdbench.results.find import again, find_folder
 from kdbench.results.folder import TEACHERS, AnyFolder, SuiteFolder, TeacherFolder, TrialFolder
@@ -63,10 +66,12 @@ __all__ = [
     "find_folder",
     "parse",
     "parse_json",
+    "read_correct",
     "remove_leftovers",
     "store_code",
     "stored_code",
     "write_atomically",
+    "write_correct",
     "write_json",
     "write_text",
 ]

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from kdbench.atomic import remove_leftovers
 from kdbench.errors import ResultsError, TrialError
-from kdbench.results import record
+from kdbench.results import correct, record
 from kdbench.results.files import (
     CHECKSUM,
     Check,
@@ -92,12 +92,15 @@ class Folder(Generic[D, R]):
         self.check = check
         self.identifier = identifier
         self.weights = path / self.weights_name
+        self.correct = path / correct.NAME
+        """Which test images its network classifies correctly: see :func:`~kdbench.results.correct.read_correct`."""
         self.checkpoint = path / "checkpoint.pt"
 
     def begin(self, description: D) -> None:
         """Write what is trained. The last attempt's result and error are removed, its checkpoint is kept."""
         self._checked()
-        for own in ("result.json", "error.json"):
+        # The result first, so that it never exists without the files that it names.
+        for own in ("result.json", "error.json", correct.NAME):
             remove(self.path / own)
         place = self.path / self.description_name
         # A folder or a link to nowhere cannot be replaced by a file.
@@ -226,7 +229,7 @@ class Folder(Generic[D, R]):
         description = self.path / self.description_name
         if not description.is_file():
             raise ResultsError(f"{self.path}: the folder was removed during the training; run the suite again")
-        named = (description, self.path / "epochs.jsonl", self.weights)
+        named = (description, self.path / "epochs.jsonl", self.weights, self.correct)
         files = {path.name: Stamp(**stamp(path)) for path in named if path.is_file()}
         try:
             result = self.result_type(**{**fields, "files": files})

@@ -93,10 +93,16 @@ OF_A_STUDENT = tried(
     "epochs.jsonl",
     "result.json",
     "student.safetensors",
+    "correct.npy",
     by_default=["result.json", "student.safetensors"],
 )
 OF_A_TEACHER = tried(
-    "teacher.json", "epochs.jsonl", "result.json", "teacher.safetensors", by_default=["teacher.safetensors"]
+    "teacher.json",
+    "epochs.jsonl",
+    "result.json",
+    "teacher.safetensors",
+    "correct.npy",
+    by_default=["teacher.safetensors"],
 )
 INTERRUPTED = tried("checkpoint.pt", "epochs.jsonl", "trial.json", by_default=["checkpoint.pt"])
 OF_THE_PLAN = tried(*DAMAGES, by_default=["flipped-early"])

@@ -54,7 +54,7 @@ def test_a_suite_is_trained_recorded_and_reported_and_not_trained_again(write_su
         folder = results.folder.trial(trial.id)
         # The source of our own methods is kept only where they are not installed, or editable.
         assert {p.name for p in folder.path.iterdir()} - {"source"} == {
-            "trial.json", "epochs.jsonl", "result.json", "student.safetensors"
+            "trial.json", "epochs.jsonl", "result.json", "student.safetensors", "correct.npy"
         }  # fmt: skip
         main = [record for record in folder.epochs if record.in_main]
         assert [record.epoch for record in main] == [1, 2, 3]
