@@ -1,0 +1,49 @@
+"""Comparison of two students image by image, by which test images each classifies correctly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from kdbench.results import TrialResult
+
+WEIGHTS = "student.safetensors"
+
+
+def mcnemar(correct_a: NDArray[np.bool_] | Sequence[bool], correct_b: NDArray[np.bool_] | Sequence[bool]) -> float:
+    """The exact two-sided p-value of McNemar's test of two classifiers on the same images; 1 if none differs.
+
+    ``correct_a``, ``correct_b``: (N,) booleans, whether each classifies the image correctly. Only images count that
+    one of them alone classifies correctly: if both have the same accuracy on the images' population, the number of
+    those that are right for the first is binomial with probability 1/2.
+
+    The images are the sample: a small p-value says that these two trained networks differ in accuracy. It says nothing
+    about other trainings of the two methods, for which seeds are the sample.
+
+    Sources: McNemar, Psychometrika 12 (1947), https://doi.org/10.1007/BF02295996; Dietterich, Neural Computation 10
+    (1998), https://doi.org/10.1162/089976698300017197.
+
+    Raises:
+        ValueError: the arrays do not hold booleans, or differ in shape, or are not one-dimensional.
+    """
+    a, b = np.asarray(correct_a), np.asarray(correct_b)
+    if a.dtype != bool or b.dtype != bool:
+        raise ValueError(f"correct_a and correct_b must be booleans, got {a.dtype} and {b.dtype}")
+    if a.ndim != 1 or a.shape != b.shape:
+        raise ValueError(f"correct_a and correct_b must have one shape (N,), got {a.shape} and {b.shape}")
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    if only_a + only_b == 0:
+        return 1.0
+    return float(stats.binomtest(only_a, only_a + only_b, 0.5).pvalue)
+
+
+def same_weights(one: TrialResult, other: TrialResult) -> bool:
+    """Whether two trials ended with the same weights, by the recorded checksums of their files.
+
+    False also where a trial has none, and for equal weights that versions of safetensors wrote in another order.
+    """
+    found = [result.files[WEIGHTS].sha256 for result in (one, other) if WEIGHTS in result.files]
+    return len(found) == 2 and found[0] == found[1]
