@@ -66,6 +66,7 @@ def measure(folder: Path, plots: bool) -> dict[str, float]:
         page = render(SuiteFolder(folder, "benchmark"), Path(report), plots=plots)
         return {
             "seconds": time.perf_counter() - start,
+            "cpu_seconds": time.process_time(),
             # KiB on Linux.
             "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             "page_mb": page.stat().st_size / 1e6,
@@ -92,7 +93,9 @@ def main() -> None:
         command += ["--no-plots"] if given.no_plots else []
         done = subprocess.run(command, check=True, capture_output=True, text=True)
     found = json.loads(done.stdout)
-    sys.stdout.write("{seconds:.1f} s, {peak_mib:.0f} MiB, page {page_mb:.2f} MB\n".format(**found))
+    sys.stdout.write(
+        "{seconds:.1f} s ({cpu_seconds:.1f} s of CPU), {peak_mib:.0f} MiB, page {page_mb:.2f} MB\n".format(**found)
+    )
 
 
 if __name__ == "__main__":

@@ -8,9 +8,11 @@ than the current ones get the status ``stale``.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from kdbench.errors import ResultsError, did_you_mean
@@ -45,6 +47,9 @@ _AFTER = (
     "plugin", "plugin_version", "settings", "data", "data_fingerprint", "corrupt",
     "device", "precision", "kdbench", "torch", "python", "platform", "git_commit", "started", "finished",
 )  # fmt: skip
+
+
+Numbers = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def columns(added: Sequence[str] = ()) -> tuple[str, ...]:
@@ -91,25 +96,44 @@ def read_curves(folder: SuiteFolder, trials: pd.DataFrame) -> pd.DataFrame:
 
     ``epoch`` counts from 1 within its ``stage``; ``id``, ``pair``, ``label``, ``seed`` and ``status`` are the trial's.
     """
-    rows = []
-    for trial in trials.itertuples():
-        for record in folder.trial(str(trial.id)).epochs:
-            rows.append(
-                {
-                    "id": trial.id,
-                    "pair": trial.pair,
-                    "label": trial.label,
-                    "seed": trial.seed,
-                    "status": trial.status,
-                    **record.model_dump(include={"epoch", "stage", "lr", "train_loss", "seconds"}),
-                    **record.metrics,
-                    **{f"validation_{name}": value for name, value in record.validation.items()},
-                    **{f"term_{name}": value for name, value in record.terms.items()},
-                }
-            )
-    leading = ["id", "pair", "label", "seed", "status", "epoch", "stage", "top1"]
-    frame = pd.DataFrame(rows)
-    return frame.reindex(columns=[*leading, *(name for name in frame.columns if name not in leading)])
+    counts: list[int] = []
+    stages: list[str] = []
+    epochs: list[int] = []
+    parts: dict[str, list[tuple[int, Numbers]]] = {}
+    for identifier in trials["id"]:
+        records = folder.trial(str(identifier)).epochs
+        for name, values in _columns_of(records).items():
+            parts.setdefault(name, []).append((len(epochs), values))
+        counts.append(len(records))
+        stages += [record.stage for record in records]
+        epochs += [record.epoch for record in records]
+    own = {name: np.repeat(trials[name].to_numpy(), counts) for name in ("id", "pair", "label", "seed", "status")}
+    # By column: with a dictionary for each epoch, a large suite takes several times the time and the memory.
+    measured = {name: _column(len(epochs), parts.pop(name, [])) for name in dict.fromkeys(["top1", *parts])}
+    return pd.DataFrame({**own, "epoch": epochs, "stage": stages, **measured})
+
+
+def _columns_of(records: Sequence[EpochRecord]) -> dict[str, Numbers]:
+    """The numbers of a trial's epochs, by column."""
+    found = {
+        "lr": [record.lr for record in records],
+        "train_loss": [record.train_loss for record in records],
+        "seconds": [record.seconds for record in records],
+    }
+    for prefix, field in (("", "metrics"), ("validation_", "validation"), ("term_", "terms")):
+        given: list[dict[str, float]] = [getattr(record, field) for record in records]
+        for name in dict.fromkeys(name for values in given for name in values):
+            found[prefix + name] = [values.get(name, math.nan) for values in given]
+    # Not lists: a list of floats takes four times the memory.
+    return {name: np.asarray(values, dtype=np.float64) for name, values in found.items()}
+
+
+def _column(size: int, parts: Sequence[tuple[int, Numbers]]) -> Numbers:
+    """A column of ``size`` rows, of which ``parts`` give some, each from its row on."""
+    column = np.full(size, np.nan)
+    for start, values in parts:
+        column[start : start + len(values)] = values
+    return column
 
 
 def method_order(trials: pd.DataFrame) -> list[str]:

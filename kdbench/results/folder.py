@@ -75,6 +75,28 @@ def _with_numbers(value: Any) -> Any:
     return _NO_NUMBERS.get(value, value) if isinstance(value, str) else value
 
 
+_CURRENT = b'{"format": %d, ' % record.FORMAT
+
+
+def _sound_line(line: bytes) -> EpochRecord | None:
+    """A line as this version writes it, if all its numbers are finite: three times as fast as the other way."""
+    if not line.startswith(_CURRENT):
+        return None
+    try:
+        return EpochRecord.model_validate_json(b"{" + line[len(_CURRENT) :])
+    except ValidationError:
+        return None
+
+
+def _parsed_line(line: bytes, path: str) -> EpochRecord | None:
+    """Any line; None if it is truncated or damaged."""
+    try:
+        content = _with_numbers(json.loads(line))
+    except (ValueError, RecursionError):
+        return None
+    return record.parse(EpochRecord, content, path)[0] if isinstance(content, Mapping) else None
+
+
 class Folder(Generic[D, R]):
     """The folder of a training. A result that is not of ``identifier`` is damaged, where that is given.
 
@@ -193,11 +215,7 @@ class Folder(Generic[D, R]):
         found: list[EpochRecord] = []
         place = self.path / "epochs.jsonl"
         for line in (read_bytes(place)[0] or b"").splitlines():
-            try:
-                content = _with_numbers(json.loads(line))
-            except (ValueError, RecursionError):
-                break
-            epoch = record.parse(EpochRecord, content, str(place))[0] if isinstance(content, Mapping) else None
+            epoch = _sound_line(line) or _parsed_line(line, str(place))
             if epoch is None:
                 break
             found.append(epoch)

@@ -151,11 +151,12 @@ class Best(Record):
 class _Measured(Record):
     """What holds metrics."""
 
-    metrics: Metrics = {}
+    # A factory, because pydantic copies a default in depth for each of a suite's many epochs.
+    metrics: Metrics = Field(default_factory=dict)
     """On the test set."""
-    validation: Metrics = {}
+    validation: Metrics = Field(default_factory=dict)
     """On the validation split, where the recipe selects by it."""
-    unmeasured: dict[str, str] = {}
+    unmeasured: dict[str, str] = Field(default_factory=dict)
     """Why a metric of a plugin has no value, by its name."""
 
     _GROUPED: ClassVar = {name: ("metrics", name) for name in METRICS} | {"validation_top1": ("validation", "top1")}
@@ -189,7 +190,7 @@ class EpochRecord(_Measured):
     train_loss: float
     seconds: Seconds
     lr: float = 0.0
-    terms: dict[str, float] = {}
+    terms: dict[str, float] = Field(default_factory=dict)
 
     @property
     def in_main(self) -> bool:

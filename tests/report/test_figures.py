@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -122,7 +124,11 @@ def test_with_many_methods_curves_name_the_best_and_the_baselines(runs: Callable
     assert made is not None
     named = {text.get_text() for text in made[0].legends[0].get_texts()}
     assert named == {"none", "kd", *(f"method{index}" for index in range(24, 30)), "others"}
-    assert len(made[0].axes[0].lines) == 30
+    grey, *coloured = made[0].axes[0].lines
+    assert len(coloured) == 8
+    # The other 22, of three epochs each, are one line with gaps.
+    assert list(grey.get_xdata()) == pytest.approx([1, 2, 3, np.nan] * 21 + [1, 2, 3], nan_ok=True)
+    assert list(grey.get_ydata()[:3]) == pytest.approx([63.05, 78.05, 83.05])
 
 
 def test_cost_shows_gain_by_time(read: Study) -> None:
@@ -254,4 +260,50 @@ def test_long_curves_are_thinned_alike_up_to_the_last_epoch_of_all_seeds(runs: C
         assert figure is not None
         drawn += [list(line.get_xdata()) for axes in figure[0].axes for line in axes.lines]
     assert len(drawn) == 6
-    assert all(epochs == list(range(2, 201, 2)) for epochs in drawn)
+    assert all(epochs == list(range(2, 201, 3)) for epochs in drawn)
+
+
+def test_over_seeds_agrees_with_pandas() -> None:
+    draw = np.random.default_rng(0)
+    records = pd.DataFrame({"epoch": [1, 2, 3, 4, 2, 1, 3, 4, 1, 2, 3], "top1": draw.normal(size=11)})
+    records.loc[[4, 5], "top1"] = np.nan, np.inf
+    records.loc[[2, 6, 10], "top1"] = np.nan
+    expected = records.groupby("epoch")["top1"].agg(["mean", "min", "max"]).iloc[:3]
+    found = canvas.over_seeds(records, "top1")
+    assert list(found.epochs) == [1, 2, 3]
+    assert found.seeds == 3
+    for ours, theirs in ((found.mean, "mean"), (found.low, "min"), (found.high, "max")):
+        assert list(ours) == pytest.approx(list(expected[theirs]), nan_ok=True)
+
+
+@pytest.mark.parametrize(("epochs", "drawn"), [(1, 1), (79, 79), (80, 80), (81, 41), (240, 80), (1000, 77)])
+def test_a_curve_has_at_most_eighty_points_and_the_last_epoch(epochs: int, drawn: int) -> None:
+    records = pd.DataFrame({"epoch": range(1, epochs + 1), "top1": 1.0})
+    found = canvas.over_seeds(records, "top1").epochs
+    assert (len(found), found[-1]) == (drawn, epochs)
+
+
+def test_names_in_an_embedded_figure_are_left_as_they_are() -> None:
+    names = ['id="x"', "#1c1c1d", "lr0.00015", "'DejaVu Sans'", "url(#p1)", "xlink:href"]
+    texts = "".join(f"<text>{name}</text>" for name in names)
+    svg = f'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"><g id="unused">{texts}</g></svg>'
+    root = ElementTree.fromstring(canvas.inline(svg, "figure", "caption"))
+    assert [text.text for text in root.iter("text")] == names
+    assert "id" not in root[0].attrib
+
+
+def test_a_long_line_of_an_embedded_figure_is_where_it_was() -> None:
+    draw = np.random.default_rng(1)
+    lines = [draw.uniform(-5, 900, size=(points, 2)) for points in (9, 20)]
+    path = "".join(f"{'L' if index else 'M'} {x:.6f} {y:.6f} \n" for line in lines for index, (x, y) in enumerate(line))
+    short = ElementTree.fromstring(canvas.inline(f'<svg><path d="{path}z\n"/></svg>', "figure", ""))[0].attrib["d"]
+    assert len(short) < 0.7 * len(path)
+    assert short.endswith("z")
+    pieces = [[float(number) for number in re.findall(r"-?[\d.]+", piece)] for piece in short.split("M")[1:]]
+    for piece, line in zip(pieces, lines, strict=True):
+        assert np.abs(np.reshape(piece, (-1, 2)).cumsum(axis=0) - line).max() < 0.061
+
+
+def test_a_short_line_of_an_embedded_figure_keeps_its_digits() -> None:
+    path = "M 0.111111 0.222222 \nL 3.333333 4.444444 \n"
+    assert 'd="M 0.11 0.22 \nL 3.33 4.44 \n"' in canvas.inline(f'<svg><path d="{path}"/></svg>', "figure", "")

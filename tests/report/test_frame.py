@@ -245,6 +245,28 @@ def test_curves(study: SuiteFolder) -> None:
     assert set(curves["stage"]) == {"main"}
 
 
+def test_a_column_of_some_epochs_is_missing_in_the_others(runs: Callable[..., Any]) -> None:
+    suite = runs()
+    suite.teacher("resnet20", 80.0)
+    suite.done("resnet20", "resnet8", "none", 0, 70.0, terms=("ce",))
+    suite.plan_trial("resnet20", "resnet8", "none", 1)
+    suite.done("resnet20", "resnet8", "ft", 0, 71.0, terms=("ce", "factors"), stages=("paraphraser",))
+    folder = suite.write()
+    curves = read_curves(folder, read_trials(folder))
+    assert list(curves["label"]) == ["none"] * 3 + ["ft"] * 5
+    assert list(curves["epoch"]) == [1, 2, 3, 1, 2, 1, 2, 3]
+    assert list(curves["stage"]) == ["main"] * 3 + ["paraphraser"] * 2 + ["main"] * 3
+    nan = float("nan")
+    expected = {
+        "top1": [50, 65, 70, nan, nan, 51, 66, 71],
+        "term_ce": [1, 1 / 2, 1 / 3, nan, nan, 1, 1 / 2, 1 / 3],
+        "term_paraphraser": [nan, nan, nan, 1, 1 / 2, nan, nan, nan],
+        "term_factors": [nan] * 5 + [2, 1, 2 / 3],
+    }
+    for name, values in expected.items():
+        assert list(curves[name]) == pytest.approx(values, nan_ok=True), name
+
+
 def test_curves_of_nothing(study: SuiteFolder) -> None:
     curves = read_curves(study, read_trials(study, Filters(methods=["ab"])))
     assert curves.empty

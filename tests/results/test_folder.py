@@ -9,6 +9,7 @@ import os
 import pytest
 
 from kdbench.results import EpochRecord, Failure, PlanRecord, SuiteFolder, TrialFolder, TrialRecord, TrialResult
+from kdbench.results.folder import _parsed_line, _sound_line
 from kdbench.status import Status
 from kdbench.suite.plan import PROTOCOL
 
@@ -79,6 +80,45 @@ def test_what_is_not_finite_is_kept_in_strict_json(trial):
     assert (record.stage, record.terms) == ("main", {"kd": -math.inf})
     trial.write_epochs([record])
     assert (trial.path / "epochs.jsonl").read_text() == text
+
+
+GOOD = '{"format": 2, "epoch": 1, "stage": "main", "train_loss": 1, "terms": {"ce": 0.5}, "seconds": 1.5}'
+
+
+@pytest.mark.parametrize(("line", "is_sound"), [
+    (GOOD, True),
+    (GOOD.replace('"epoch": 1', '"epoch": 1.0'), False),
+    (GOOD.replace('"epoch": 1', '"epoch": true'), False),
+    (GOOD.replace('"epoch": 1', '"epoch": "1"'), False),
+    (GOOD.replace('"epoch": 1', '"epoch": 0'), False),
+    (GOOD.replace('"terms": {"ce": 0.5}', '"metrics": {"top1": 101.0}'), False),
+    (GOOD.replace('"seconds": 1.5', '"seconds": 1.5, "unknown": 1'), False),
+    (GOOD.replace('"stage"', '"format": 2, "stage"'), False),
+    (GOOD[:-1], False),
+    (GOOD + "}", False),
+    (GOOD + " " + GOOD, False),
+    ('{"format": 2, }', False),
+])  # fmt: skip
+def test_the_fast_reading_of_an_epoch_agrees_with_the_thorough_one(line, is_sound):
+    fast, thorough = _sound_line(line.encode()), _parsed_line(line.encode(), "epochs.jsonl")
+    assert (fast is not None) == is_sound
+    if is_sound:
+        assert fast == thorough
+        assert fast.model_fields_set == thorough.model_fields_set
+    elif thorough is not None:
+        # Refused by the fast reading alone: such a line is read by the thorough one.
+        assert '"format": 2, "stage"' in line
+
+
+def test_epochs_in_another_order_of_keys_and_of_the_first_format_are_read(trial):
+    trial.write_epochs([EPOCH])
+    with (trial.path / "epochs.jsonl").open("a") as file:
+        file.write('{"epoch": 2, "format": 2, "stage": "main", "train_loss": "NaN", "seconds": 1.5}\n')
+        file.write('{"epoch": 3, "stage": "main", "train_loss": 1.0, "seconds": 1.5, "top1": 50.0}\n')
+        file.write('{"format": 2, "epoch": 4, "stage": "main", "train_loss": "Infinity", "seconds": 1.5}\n')
+    assert [record.epoch for record in trial.epochs] == [1, 2, 3, 4]
+    assert trial.epochs[2].metrics == {"top1": 50.0}
+    assert trial.epochs[3].train_loss == math.inf
 
 
 def test_a_suite_folder_lists_trials_and_nothing_else(tmp_path, trial):

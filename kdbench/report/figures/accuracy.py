@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -52,6 +53,9 @@ def _accuracy_panel(axes: Axes, study: Study, pair: str, labels: Sequence[str]) 
         axes.axvline(base, color=NEUTRAL, linestyle=(0, (4, 2)), linewidth=1)
     if teacher is not None and low <= teacher <= high:
         axes.axvline(teacher, color=TEXT, linestyle=(0, (1, 1.5)), linewidth=1)
+    tops = {str(label): list(rows) for label, rows in done.groupby("label")["top1"]}
+    seeds: list[tuple[float, float, str]] = []
+    bars: list[tuple[float, float, float, str]] = []
     for row, label in enumerate(labels):
         if label not in cells.index:
             continue
@@ -69,13 +73,13 @@ def _accuracy_panel(axes: Axes, study: Study, pair: str, labels: Sequence[str]) 
             )
             continue
         mean = float(cell["top1_mean"])
-        values = done.loc[done["label"] == label, "top1"]
-        axes.scatter(values, [row] * len(values), s=11, color=style.colour, alpha=0.4, linewidths=0, clip_on=True)
+        seeds += [(value, row, style.colour) for value in tops[label]]
         if low <= mean <= high:
-            spread = None if pd.isna(cell["top1_std"]) else float(cell["top1_std"])
-            axes.errorbar(
-                mean, row, xerr=spread, color=style.colour, marker=style.marker, markersize=5.5, elinewidth=1.4,
-                markeredgecolor=PAPER, markeredgewidth=0.6,
+            if not pd.isna(cell["top1_std"]):
+                bars.append((mean - cell["top1_std"], mean + cell["top1_std"], row, style.colour))
+            axes.plot(
+                mean, row, color=style.colour, marker=style.marker, markersize=5.5, markeredgecolor=PAPER,
+                markeredgewidth=0.6,
             )  # fmt: skip
         else:
             edge, side = (low, "left") if mean < low else (high, "right")
@@ -84,6 +88,12 @@ def _accuracy_panel(axes: Axes, study: Study, pair: str, labels: Sequence[str]) 
         if cell["diverged"]:
             text = f"{cell['diverged']} of {cell['n'] + cell['diverged']} diverged "
             axes.text(high, row, text, va="center", ha="right", color=SOFT, fontsize=7)
+    # One artist each for all rows: with many methods and pairs, drawing artists takes most of the time.
+    if seeds:
+        values, rows, colours = zip(*seeds, strict=True)
+        axes.scatter(values, rows, s=11, c=colours, alpha=0.4, linewidths=0)
+    segments = [[(left, row), (right, row)] for left, right, row, _ in bars]
+    axes.add_collection(LineCollection(segments, colors=[bar[3] for bar in bars], linewidths=1.4), autolim=False)
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.grid(axis="y", linewidth=0.4)
     axes.xaxis.set_major_locator(MaxNLocator(5))

@@ -11,7 +11,18 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from kdbench.report import wording
-from kdbench.report.figures.canvas import GRID, NARROW, PAPER, WIDTH, axis_labels, legend, marker, over_seeds, panels
+from kdbench.report.figures.canvas import (
+    GRID,
+    NARROW,
+    PAPER,
+    WIDTH,
+    axis_labels,
+    joined,
+    legend,
+    marker,
+    over_seeds,
+    panels,
+)
 from kdbench.report.strip import limits
 from kdbench.report.study import Study
 from kdbench.report.styles import Style
@@ -23,20 +34,24 @@ HIGHLIGHTED = 8
 
 def curves(study: Study) -> tuple[Figure, str] | None:
     """Test top-1 by epoch; one panel per pair."""
-    records = study.curves
+    # Few columns: those of all terms would be copied for each curve.
+    records = study.curves[["pair", "label", "stage", "epoch", "top1"]]
     records = records[(records["stage"] == MAIN) & records["top1"].notna()]
-    pairs = [pair for pair in study.pairs if pair in set(records["pair"])]
+    drawn_pairs = set(records["pair"].unique())
+    pairs = [pair for pair in study.pairs if pair in drawn_pairs]
     if not pairs:
         return None
-    named, others = _highlighted(study, set(records["label"]))
+    named, others = _highlighted(study, set(records["label"].unique()))
     columns = min(3, len(pairs))
     figure, drawn = panels(len(pairs), columns, 3.1 if columns < 3 else 2.7, width=WIDTH if columns > 1 else NARROW)
+    by_pair = dict(iter(records.groupby("pair", sort=False)))
     for axes, pair in zip(drawn, pairs, strict=True):
-        mine = records[records["pair"] == pair]
+        mine = by_pair[pair]
         by_label = {str(label): rows for label, rows in mine.groupby("label")}
-        for label in others:
-            if label in by_label:
-                _curve(axes, by_label[label], Style(GRID, ""), 0.9)
+        if grey := [over_seeds(by_label[label], "top1") for label in others if label in by_label]:
+            lines = joined((curve.epochs, curve.mean) for curve in grey)
+            single = "o" if any(len(curve.epochs) == 1 for curve in grey) else None
+            axes.plot(*lines, color=GRID, linewidth=0.9, marker=single, markersize=2)
         for label in named:
             if label in by_label:
                 _curve(axes, by_label[label], study.styles[label], 1.4)
@@ -60,12 +75,13 @@ def curves(study: Study) -> tuple[Figure, str] | None:
 
 def _curve(axes: Axes, records: pd.DataFrame, style: Style, width: float) -> None:
     shown = over_seeds(records, "top1")
-    if style.marker and shown["size"].iloc[0] > 1:
-        axes.fill_between(shown.index, shown["min"], shown["max"], color=style.colour, alpha=0.13, linewidth=0)
-    gap = max(1, len(shown) // 6)
+    if shown.seeds > 1:
+        axes.fill_between(shown.epochs, shown.low, shown.high, color=style.colour, alpha=0.13, linewidth=0)
+    last = len(shown.epochs) - 1
+    gap = max(1, (last + 1) // 6)
     axes.plot(
-        shown.index, shown["mean"], color=style.colour, linewidth=width, marker=style.marker or None, markersize=4.5,
-        markeredgecolor=PAPER, markeredgewidth=0.5, markevery=((len(shown) - 1) % gap, gap),
+        shown.epochs, shown.mean, color=style.colour, linewidth=width, marker=style.marker, markersize=4.5,
+        markeredgecolor=PAPER, markeredgewidth=0.5, markevery=(last % gap, gap),
     )  # fmt: skip
 
 

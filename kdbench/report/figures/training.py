@@ -11,7 +11,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from kdbench.report.figures.canvas import NARROW, WIDTH, axis_labels, over_seeds, panels, set_names
+from kdbench.report.figures.canvas import (
+    NARROW,
+    WIDTH,
+    Numbers,
+    axis_labels,
+    joined,
+    over_seeds,
+    panels,
+    set_names,
+)
 from kdbench.report.study import Study
 from kdbench.report.styles import INK, PALETTE
 from kdbench.results.record import MAIN
@@ -24,8 +33,7 @@ TERM = "term_"
 
 def terms(study: Study) -> tuple[Figure, str] | None:
     """Training loss and its terms in the main stage; one panel per method."""
-    records = study.curves
-    made = _figure(study, records[records["stage"] == MAIN])
+    made = _figure(study, main=True)
     if made is None:
         return None
     return (
@@ -37,8 +45,7 @@ def terms(study: Study) -> tuple[Figure, str] | None:
 
 def stages(study: Study) -> tuple[Figure, str] | None:
     """Training loss and its terms in the stages before the main one; one panel per method and stage."""
-    records = study.curves
-    made = _figure(study, records[records["stage"] != MAIN])
+    made = _figure(study, main=False)
     if made is None:
         return None
     return (
@@ -58,18 +65,23 @@ def _pairs(study: Study) -> str:
     return f"Lines: {', '.join(f'{name} {title}' for name, title in zip(names, titles, strict=False))}."
 
 
-def _figure(study: Study, records: pd.DataFrame) -> Figure | None:
-    if "train_loss" not in records or records.empty:
+def _figure(study: Study, *, main: bool) -> Figure | None:
+    records = study.curves
+    if "train_loss" not in records:
         return None
+    keys = records[["label", "stage"]]
+    positions = keys.groupby(["label", "stage"], sort=False).indices
+    found = [(str(label), str(stage)) for label, stage in keys.drop_duplicates().itertuples(index=False)]
     groups = [
-        (label, str(stage), mine)
-        for label in study.labels
-        for stage, mine in records[records["label"] == label].groupby("stage", sort=False)
+        (label, stage) for label in study.labels for owner, stage in found if owner == label and (stage == MAIN) == main
     ]
+    if not groups:
+        return None
     columns = min(4, len(groups))
     figure, drawn = panels(len(groups), columns, 2.3, width=WIDTH if columns > 2 else NARROW)
-    for axes, (label, stage, mine) in zip(drawn, groups, strict=True):
-        _panel(axes, study.pairs, mine)
+    for axes, (label, stage) in zip(drawn, groups, strict=True):
+        # One panel's rows at a time: a copy of all would double the memory that a large suite takes.
+        _panel(axes, study.pairs, records.iloc[positions[label, stage]])
         axes.set_title(label if stage == MAIN else f"{label}: {stage}")
     axis_labels(drawn, columns, "epoch", "loss")
     return figure
@@ -79,18 +91,24 @@ def _panel(axes: Axes, pairs: Sequence[str], records: pd.DataFrame) -> None:
     # The terms of a method, in the order of its records.
     names = [name for name in records.columns if name.startswith(TERM) and records[name].notna().any()]
     series = {"train_loss": INK, **{name: PALETTE[index % len(PALETTE)] for index, name in enumerate(names)}}
+    by_pair = {str(pair): rows for pair, rows in records[["pair", "epoch", *series]].groupby("pair", sort=False)}
     lowest, highest = np.inf, -np.inf
     for name, colour in series.items():
-        for pair, mine in records.groupby("pair", sort=False):
-            curve = over_seeds(mine, name)["mean"]
-            finite = curve[np.isfinite(curve)]
-            if finite.empty:
+        by_style: dict[str, list[tuple[Numbers, Numbers]]] = {}
+        for pair, mine in by_pair.items():
+            curve = over_seeds(mine, name)
+            finite = np.isfinite(curve.mean)
+            if not finite.any():
                 continue
-            lowest, highest = min(lowest, finite.min()), max(highest, finite.max())
-            style = STYLES[pairs.index(str(pair))] if len(pairs) <= len(STYLES) else "-"
+            shown = curve.mean[finite]
+            lowest, highest = min(lowest, shown.min()), max(highest, shown.max())
+            style = STYLES[pairs.index(pair)] if len(pairs) <= len(STYLES) else "-"
+            by_style.setdefault(style, []).append((curve.epochs[finite], shown))
+        for style, lines in by_style.items():
+            single = any(len(epochs) == 1 for epochs, _ in lines)
             axes.plot(
-                finite.index, finite, color=colour, linestyle=style, linewidth=1.6 if name == "train_loss" else 1.1,
-                marker="o" if len(finite) == 1 else None, markersize=3.5,
+                *joined(lines), color=colour, linestyle=style, linewidth=1.6 if name == "train_loss" else 1.1,
+                marker="o" if single else None, markersize=3.5,
             )  # fmt: skip
     if lowest > 0 and highest > LOGARITHMIC * lowest:
         axes.set_yscale("log")
