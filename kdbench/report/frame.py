@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import json
 import math
+from array import array
 from collections.abc import Sequence
+from itertools import repeat
+from sys import intern
 from typing import Any
 
 import numpy as np
@@ -47,9 +50,6 @@ _AFTER = (
     "plugin", "plugin_version", "settings", "data", "data_fingerprint", "corrupt",
     "device", "precision", "kdbench", "torch", "python", "platform", "git_commit", "started", "finished",
 )  # fmt: skip
-
-
-Numbers = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def columns(added: Sequence[str] = ()) -> tuple[str, ...]:
@@ -98,22 +98,31 @@ def read_curves(folder: SuiteFolder, trials: pd.DataFrame) -> pd.DataFrame:
     """
     counts: list[int] = []
     stages: list[str] = []
-    epochs: list[int] = []
-    parts: dict[str, list[tuple[int, Numbers]]] = {}
+    epochs = array("q")
+    # By column: with a dictionary for each epoch, a large suite takes several times the time and the memory.
+    measured: dict[str, array[float]] = {"top1": array("d")}
     for identifier in trials["id"]:
         records = folder.trial(str(identifier)).epochs
         for name, values in _columns_of(records).items():
-            parts.setdefault(name, []).append((len(epochs), values))
+            column = measured.setdefault(name, array("d"))
+            _pad(column, len(epochs))
+            column.extend(values)
         counts.append(len(records))
-        stages += [record.stage for record in records]
-        epochs += [record.epoch for record in records]
+        stages += [intern(record.stage) for record in records]
+        epochs.extend(record.epoch for record in records)
+    for column in measured.values():
+        _pad(column, len(epochs))
     own = {name: np.repeat(trials[name].to_numpy(), counts) for name in ("id", "pair", "label", "seed", "status")}
-    # By column: with a dictionary for each epoch, a large suite takes several times the time and the memory.
-    measured = {name: _column(len(epochs), parts.pop(name, [])) for name in dict.fromkeys(["top1", *parts])}
-    return pd.DataFrame({**own, "epoch": epochs, "stage": stages, **measured})
+    numbers = {name: np.asarray(column) for name, column in measured.items()}
+    return pd.DataFrame({**own, "epoch": np.asarray(epochs), "stage": stages, **numbers}, copy=False)
 
 
-def _columns_of(records: Sequence[EpochRecord]) -> dict[str, Numbers]:
+def _pad(column: array[float], size: int) -> None:
+    """Fill a column with missing values."""
+    column.extend(repeat(math.nan, size - len(column)))
+
+
+def _columns_of(records: Sequence[EpochRecord]) -> dict[str, list[float]]:
     """The numbers of a trial's epochs, by column."""
     found = {
         "lr": [record.lr for record in records],
@@ -124,16 +133,7 @@ def _columns_of(records: Sequence[EpochRecord]) -> dict[str, Numbers]:
         given: list[dict[str, float]] = [getattr(record, field) for record in records]
         for name in dict.fromkeys(name for values in given for name in values):
             found[prefix + name] = [values.get(name, math.nan) for values in given]
-    # Not lists: a list of floats takes four times the memory.
-    return {name: np.asarray(values, dtype=np.float64) for name, values in found.items()}
-
-
-def _column(size: int, parts: Sequence[tuple[int, Numbers]]) -> Numbers:
-    """A column of ``size`` rows, of which ``parts`` give some, each from its row on."""
-    column = np.full(size, np.nan)
-    for start, values in parts:
-        column[start : start + len(values)] = values
-    return column
+    return found
 
 
 def method_order(trials: pd.DataFrame) -> list[str]:
