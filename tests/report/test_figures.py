@@ -140,6 +140,36 @@ def test_cost_shows_gain_by_time(read: Study) -> None:
     assert point.get_ydata()[0] == pytest.approx((2.1 + 1.3 + 1.9) / 3)
 
 
+def test_cost_shows_the_best_and_the_front_however_far_they_are_from_the_others(runs: Callable[..., Any]) -> None:
+    suite = runs()
+    suite.teacher("resnet20", 80.0)
+    close = {f"close{index}": 70.0 + 0.01 * index for index in range(12)}
+    for place, (label, top1) in enumerate({"none": 70.0, **close, "best": 77.0, "lost": 40.0}.items()):
+        seconds = 1.0 if label == "lost" else 10.0 + place
+        suite.done("resnet20", "resnet8", label, 0, top1, cost={"seconds": seconds})
+    study = read_study(suite.write())
+    made = cost(study)
+    assert made is not None
+    low, high = made[0].axes[0].get_ylim()
+    # The one that is cheapest is on the Pareto front, although its gain is -30.
+    assert low < -30 < 7 < high
+    assert "Outside the range" not in made[1]
+
+
+def test_cost_leaves_out_what_is_far_below_and_off_the_front(runs: Callable[..., Any]) -> None:
+    suite = runs()
+    suite.teacher("resnet20", 80.0)
+    for place, (label, top1) in enumerate({"none": 70.0, "kd": 70.2, "vid": 70.3, "rkd": 65.2, "pkt": 40.0}.items()):
+        suite.done("resnet20", "resnet8", label, 0, top1, cost={"seconds": 10.0 + place})
+    made = cost(read_study(suite.write()))
+    assert made is not None
+    low, high = made[0].axes[0].get_ylim()
+    # rkd is 5.1 points below the leader.
+    assert -4.8 < low < 0
+    assert high > 0.3
+    assert "Outside the range of the panel: rkd and pkt." in made[1]
+
+
 def test_the_front_is_what_nothing_beats_in_less_time(read: Study) -> None:
     frame = read.cells.iloc[:4].assign(seconds=[1.0, 2.0, 3.0, 4.0], height=[1.0, 0.5, 2.0, 2.0])
     assert list(_front(frame)["seconds"]) == [1.0, 3.0]

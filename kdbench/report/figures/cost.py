@@ -18,6 +18,8 @@ from kdbench.report.styles import NEUTRAL
 
 NAMED = 12
 """In a panel with more points, only some get a label."""
+CLOSE = 5.0
+"""Methods at most this many percentage points below the highest are never outside a panel; nor is the Pareto front."""
 
 
 def cost(study: Study) -> tuple[Figure, str] | None:
@@ -89,7 +91,9 @@ def _cost_panel(axes: Axes, study: Study, cells: pd.DataFrame, scale: float, zer
             markeredgecolor=PAPER, markeredgewidth=0.7, linestyle="none", zorder=3,
         )  # fmt: skip
     heights, seconds = list(cells["height"]), list(cells["seconds"] / scale)
-    axes.set_ylim(*limits(heights, [0.0] if zero else []))
+    # The statistics of a few close methods make an outlier of one that is far above them: of the best.
+    close = cells.loc[cells["height"] >= max(heights) - CLOSE, "height"]
+    axes.set_ylim(*limits(heights, [*front["height"], *close, *([0.0] if zero else [])]))
     left, right = min(seconds), max(seconds)
     if right > 4 * left:
         axes.set_xscale("log")
