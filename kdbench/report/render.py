@@ -16,6 +16,7 @@ from kdbench.errors import PluginError
 from kdbench.hookspecs import SectionSpec
 from kdbench.report import escape, made_from, naming, protocol, sections, wording
 from kdbench.report.parts import PagePart, PageParts, parts_of
+from kdbench.report.resolution import Resolution, of_row, resolution
 from kdbench.report.study import Study, read_study
 from kdbench.report.styles import INK, NEUTRAL
 from kdbench.report.verdict import verdicts
@@ -217,6 +218,9 @@ def _environment(study: Study, *, escape_html: bool) -> jinja2.Environment:
         "gain": wording.gain,
         "plural": wording.plural,
         "listing": wording.listing,
+        "resolutions": tuple(Resolution),
+        "resolution": of_row,
+        "resolution_of": resolution,
         "shade": _shade,
         "state": _state,
     }
@@ -232,12 +236,16 @@ def _themed(colour: str) -> str:
     return {INK: "var(--method-ink)", NEUTRAL: "var(--method-neutral)"}.get(colour, colour)
 
 
-def _shade(gain: float | None, full: float) -> Markup:
+def _shade(row: Mapping[str, Any], name: str, full: float) -> Markup:
+    """The background of a difference; hatched unless its interval excludes 0."""
+    gain = row[name]
     if gain is None or gain == 0:
         return Markup("")
     share = round(0.34 * min(1.0, abs(gain) / full), 3)
-    kind = "up" if gain > 0 else "down"
-    return Markup(f'style="background: rgb(var(--{kind}-rgb) / {share})"')
+    colour = f"rgb(var(--{'up' if gain > 0 else 'down'}-rgb) / {share})"
+    if of_row(row, name) in (Resolution.BETTER, Resolution.WORSE):
+        return Markup(f'style="background: {colour}"')
+    return Markup(f'style="--hatch: {colour}"')
 
 
 def _state(row: Mapping[str, Any]) -> str:

@@ -56,6 +56,9 @@ def test_accuracy_shows_every_seed_the_mean_and_the_spread(read: Study) -> None:
     assert set(labels) == {"none", "kd", "vid", "rkd", "pkt", "ab", "ft", "deit"}
     row = labels.index("vid")
     seeds = [tuple(point) for dots in axes.collections for point in _offsets(dots) if point[1] == row]
+    # Right of the panel, in shares of its width, is the mark of the gain.
+    assert [x for x, _ in seeds if x < 2] == [1.015]
+    seeds = [(x, y) for x, y in seeds if x > 2]
     assert sorted(x for x, _ in seeds) == [72.1, 72.3, 73.9]
     means = [
         line.get_xdata()[0] for line in axes.lines if list(line.get_ydata()) == [row] and line.get_marker() != "None"
@@ -138,6 +141,53 @@ def test_cost_shows_gain_by_time(read: Study) -> None:
     point = next(line for line in made[0].axes[0].lines if line.get_color() == colour)
     assert point.get_xdata()[0] == pytest.approx(11.0)
     assert point.get_ydata()[0] == pytest.approx((2.1 + 1.3 + 1.9) / 3)
+
+
+@pytest.fixture(scope="module")
+def four_states(tmp_path_factory: pytest.TempPathFactory, module_runs: Callable[..., Any]) -> Study:
+    """Over none: kd is better, vid is worse, rkd is inconclusive, and pkt has one seed."""
+    suite = module_runs(tmp_path_factory.mktemp("states"))
+    suite.teacher("resnet20", 80.0)
+    tops = {"none": (70, 71, 72), "kd": (72.1, 73, 74), "vid": (67.9, 69, 70), "rkd": (71, 70, 73), "pkt": (71,)}
+    for label, values in tops.items():
+        for seed, top1 in enumerate(values):
+            suite.done("resnet20", "resnet8", label, seed, float(top1))
+    return read_study(suite.write())
+
+
+WORDS = ["better", "worse", "inconclusive", "no interval"]
+
+
+def test_cost_marks_what_is_known_of_a_gain_by_shape_and_colour(four_states: Study) -> None:
+    made = cost(four_states)
+    assert made is not None
+    (axes,) = made[0].axes
+    points = {line.get_color(): line for line in axes.lines if line.get_marker() not in ("None", None)}
+    filled = {
+        label: points[four_states.styles[label].colour].get_markerfacecolor() != canvas.PAPER
+        for label in four_states.labels
+    }
+    assert filled == {"none": True, "kd": True, "vid": True, "rkd": False, "pkt": False}
+    marks = [dots for dots in axes.collections if type(dots).__name__ == "PathCollection"]
+    heights = [[round(float(y), 2) for _, y in dots.get_offsets()] for dots in marks]
+    assert heights == [[2.03], [-2.03], [0.33], [1.0]]
+    assert len({dots.get_paths()[0].vertices.tobytes() for dots in marks}) == 4
+    colours = [tuple(dots.get_edgecolor()[0]) for dots in marks]
+    assert len(set(colours)) == 3
+    assert colours[2] == colours[3]
+    texts = [text.get_text() for text in made[0].legends[0].get_texts()]
+    assert [text for text in texts if text in WORDS] == WORDS
+    assert "○ inconclusive: the interval contains 0" in made[1]
+
+
+def test_accuracy_marks_what_is_known_of_a_gain(four_states: Study) -> None:
+    made = accuracy(four_states)
+    assert made is not None
+    (axes,) = made[0].axes
+    labels = [text.get_text() for text in axes.get_yticklabels()]
+    marks = [[labels[int(y)] for x, y in _offsets(dots) if x == 1.015] for dots in axes.collections]
+    assert [found for found in marks if found] == [["kd"], ["vid"], ["rkd"], ["pkt"]]
+    assert [text.get_text() for text in made[0].legends[0].get_texts()] == WORDS
 
 
 def test_cost_shows_the_best_and_the_front_however_far_they_are_from_the_others(runs: Callable[..., Any]) -> None:

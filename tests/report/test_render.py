@@ -225,6 +225,18 @@ def test_one_seed_says_so(runs: Callable[..., Any], tmp_path: Path) -> None:
     assert "All pairs" not in words
 
 
+def test_tables_mark_what_is_known_of_a_gain(page: tuple[Path, Page]) -> None:
+    html = page[0].read_text(encoding="utf-8")
+    mark = '<span class="{}"><span class="mark" role="img" aria-label="{}">{}</span>{}</span>'
+    for shown in (("up", "better", "↑", "+1.77"), ("unresolved", "inconclusive", "○", "0.00")):
+        assert mark.format(*shown) in html
+    # The second pair has one seed: no interval of +1.00.
+    assert mark.format("unresolved", "no interval", "?", "+1.00") in html
+    cells = re.findall(r'<td class="number([^"]*)" data-value="[^"]*" (?:style="([^"]*)")?>', html)
+    shaded = {(" hatched" in names, style.partition(":")[0]) for names, style in cells if style}
+    assert shaded == {(True, "--hatch"), (False, "background")}
+
+
 def test_ab_shows_its_extra_epochs(runs: Callable[..., Any], tmp_path: Path) -> None:
     suite = runs()
     suite.teacher("resnet20", 80.0)

@@ -11,8 +11,22 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from kdbench.report import wording
-from kdbench.report.figures.canvas import NARROW, PAPER, SOFT, TEXT, WIDTH, axis_labels, panels
+from kdbench.report.figures.canvas import (
+    NARROW,
+    PAPER,
+    RESOLUTION_WORDS,
+    RESOLUTIONS,
+    SOFT,
+    TEXT,
+    WIDTH,
+    axis_labels,
+    legend,
+    mark_resolution,
+    panels,
+    resolution_legend,
+)
 from kdbench.report.leaderboard import COUNTED
+from kdbench.report.resolution import of_row
 from kdbench.report.strip import limits
 from kdbench.report.study import Study
 from kdbench.report.styles import NEUTRAL
@@ -26,16 +40,25 @@ def accuracy(study: Study) -> tuple[Figure, str] | None:
     labels = [standing.label for standing in study.overall.standings]
     columns = min(3, len(pairs))
     figure, drawn = panels(
-        len(pairs), columns, 0.6 + 0.2 * max(len(labels), 3), width=WIDTH if columns > 1 else NARROW, sharey=True
+        len(pairs),
+        columns,
+        0.6 + 0.2 * max(len(labels), 3),
+        width=WIDTH if columns > 1 else NARROW,
+        sharey=True,
+        right=0.008,
     )
     for axes, pair in zip(drawn, pairs, strict=True):
         _accuracy_panel(axes, study, pair, labels)
     for axes in drawn[::columns]:
         axes.set_yticks(range(len(labels)), labels)
     axis_labels(drawn, columns, "test top-1, %", "")
+    compared = study.cells[study.cells["n"] > 0].to_dict("records")
+    if marks := resolution_legend(of_row(row, study.reference.gain) for row in compared):
+        legend(figure, marks)
     return figure, (
         "Test top-1. Dots: seeds; marker: mean; bar: one standard deviation. "
-        f"Dashed line: mean of {study.reference.label}. Dotted line: teacher, if inside the panel."
+        f"Dashed line: mean of {study.reference.label}. Dotted line: teacher, if inside the panel. "
+        f"Right of a panel: the gain over {study.reference.label}. {RESOLUTION_WORDS}"
     )
 
 
@@ -88,10 +111,17 @@ def _accuracy_panel(axes: Axes, study: Study, pair: str, labels: Sequence[str]) 
         if cell["diverged"]:
             text = f"{cell['diverged']} of {cell['n'] + cell['diverged']} diverged "
             axes.text(high, row, text, va="center", ha="right", color=SOFT, fontsize=7)
+    states = {label: of_row(cells.loc[label], study.reference.gain) for label in labels if label in cells.index}
+    for state in RESOLUTIONS:
+        marked = [row for row, label in enumerate(labels) if states.get(label) is state]
+        if marked:
+            # Beside the panel, not inside.
+            where = axes.get_yaxis_transform()
+            mark_resolution(axes, state, [1.015] * len(marked), marked, transform=where, clip_on=False)
     # One artist each for all rows: with many methods and pairs, drawing artists takes most of the time.
     if seeds:
-        values, rows, colours = zip(*seeds, strict=True)
-        axes.scatter(values, rows, s=11, c=colours, alpha=0.4, linewidths=0)
+        values, places, colours = zip(*seeds, strict=True)
+        axes.scatter(values, places, s=11, c=colours, alpha=0.4, linewidths=0)
     segments = [[(left, row), (right, row)] for left, right, row, _ in bars]
     axes.add_collection(LineCollection(segments, colors=[bar[3] for bar in bars], linewidths=1.4), autolim=False)
     axes.set_ylim(len(labels) - 0.4, -0.6)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Sequence
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path as FilePath
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -18,14 +18,20 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
+from matplotlib.path import Path
+from matplotlib.transforms import Affine2D
 
+from kdbench.report.resolution import Resolution
 from kdbench.report.study import Study
 from kdbench.report.styles import INK, NEUTRAL
 from kdbench.results import write_atomically
 
 # Distinct values, so that the page can replace each by a colour of its theme.
 TEXT, SOFT, GRID, PAPER = "#1c1c1d", "#5c5c5e", "#e4e4e2", "#fffffe"
+UP, DOWN = "#0b5c8e", "#b04a01"
 THEME = {
+    UP: "var(--up)",
+    DOWN: "var(--down)",
     TEXT: "var(--ink)",
     SOFT: "var(--soft)",
     GRID: "var(--grid)",
@@ -128,14 +134,16 @@ def _tenths(value: int) -> str:
     return f"{'-' if value < 0 else ' '}{whole if whole or not tenth else ''}{f'.{tenth}' if tenth else ''}"
 
 
-def panels(count: int, columns: int, height: float, *, width: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:
-    """A grid of panels; those after ``count`` stay empty."""
+def panels(
+    count: int, columns: int, height: float, *, width: float, sharey: bool = False, right: float = 0.0
+) -> tuple[Figure, list[Axes]]:
+    """A grid of panels; those after ``count`` stay empty. ``right``: a margin as a share of the width."""
     rows = -(-count // columns)
     figure = Figure(figsize=(width, rows * height + 0.5), layout="constrained")
     grid = figure.subplots(rows, columns, sharey=sharey, squeeze=False)
     layout = figure.get_layout_engine()
     assert isinstance(layout, ConstrainedLayoutEngine)
-    layout.set(w_pad=0.1, h_pad=0.08)
+    layout.set(w_pad=0.1, h_pad=0.08, rect=(0, 0, 1 - right, 1))
     panels = list(grid.flat)
     for axes in panels[count:]:
         axes.set_axis_off()
@@ -229,6 +237,43 @@ def marker(study: Study, label: str, linestyle: Literal["none", "-"] = "none") -
     return Line2D([], [], color=style.colour, marker=style.marker, linestyle=linestyle, markersize=5.5, label=label)
 
 
+# No triangles: those are markers of methods.
+_ARROW = Path(
+    [(0, -1), (0, 1), (-0.7, 0.2), (0, 1), (0.7, 0.2)], [Path.MOVETO, Path.LINETO, Path.MOVETO] + [Path.LINETO] * 2
+)
+RESOLUTIONS: dict[Resolution, tuple[Any, str]] = {
+    Resolution.BETTER: (_ARROW, UP),
+    Resolution.WORSE: (_ARROW.transformed(Affine2D().rotate_deg(180)), DOWN),
+    Resolution.INCONCLUSIVE: ("o", SOFT),
+    Resolution.NO_INTERVAL: ("$?$", SOFT),
+}
+"""The marker and the colour of what is known of a difference; the same shapes as in the tables."""
+RESOLUTION_WORDS = "Marks: " + ", ".join(f"{state.mark} {state.meaning}" for state in RESOLUTIONS) + "."
+
+
+def mark_resolution(axes: Axes, state: Resolution, x: Sequence[float], y: Sequence[float], **where: Any) -> None:
+    """Draw the mark of a state at the points."""
+    shape, colour = RESOLUTIONS[state]
+    hollow = shape == "o"
+    axes.scatter(
+        x, y, s=18 if hollow else 30, marker=shape, linewidths=0.3 if shape == "$?$" else 1.1,
+        facecolors="none" if hollow else colour, edgecolors=colour, **where,
+    )  # fmt: skip
+
+
+def resolution_legend(found: Iterable[Resolution | None]) -> list[Line2D]:
+    """Entries of a legend for the marks that occur."""
+    occurring = set(found)
+    return [
+        Line2D(
+            [], [], linestyle="none", marker=shape, markersize=5, color=colour,
+            markerfacecolor="none" if shape == "o" else colour, markeredgewidth=0.3 if shape == "$?$" else 1.1,
+            label=state.value,
+        )
+        for state, (shape, colour) in RESOLUTIONS.items() if state in occurring
+    ]  # fmt: skip
+
+
 def layout(figure: Figure) -> None:
     """Give the panels their final sizes, once for both formats: with many panels, this takes most of the time."""
     if (engine := figure.get_layout_engine()) is not None:
@@ -237,7 +282,7 @@ def layout(figure: Figure) -> None:
         figure.set_layout_engine(None)
 
 
-def save(figure: Figure, stem: Path) -> None:
+def save(figure: Figure, stem: FilePath) -> None:
     """Write ``stem.svg`` and ``stem.png``."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     layout(figure)
