@@ -13,7 +13,7 @@ from kdbench.report.parts import PageParts, parts_of
 from kdbench.results import NO_PLAN, PlanRecord, SuiteFolder
 from kdbench.status import Status
 
-FILES = ("trials.csv", "leaderboard.csv", "leaderboard.md", "index.html")
+FILES = ("trials.csv", "leaderboard.csv", "overall.csv", "leaderboard.md", "index.html")
 _READ = ("trial.json", "epochs.jsonl", "result.json", "error.json")
 _META = re.compile(r'<meta name="kdbench:made-from" content="([0-9a-f]{64})">')
 

@@ -15,6 +15,7 @@ import kdbench
 from kdbench.errors import PluginError
 from kdbench.hookspecs import SectionSpec
 from kdbench.report import escape, made_from, naming, protocol, sections, wording
+from kdbench.report.over_pairs import over_pairs
 from kdbench.report.parts import PagePart, PageParts, parts_of
 from kdbench.report.resolution import Resolution, of_row, resolution
 from kdbench.report.study import Study, read_study
@@ -61,10 +62,10 @@ def render(
     patterns on label or method name), ``pairs`` (``teacher:student``) and ``seeds`` select what is shown; gains over a
     baseline are given even if it is not shown.
 
-    Writes ``index.html``, ``leaderboard.md``, ``leaderboard.csv``, ``trials.csv`` and, unless ``plots=False``,
-    ``plots/*.svg`` and ``plots/*.png`` below ``report``. ``parts`` are the sections and figures; by default, those of
-    the plugins that the plan names are loaded. ``warn`` is called for results that the previous report in this folder
-    showed and this one does not, and for sections and figures that are left out.
+    Writes ``index.html``, ``leaderboard.md``, ``leaderboard.csv``, ``overall.csv``, ``trials.csv`` and, unless
+    ``plots=False``, ``plots/*.svg`` and ``plots/*.png`` below ``report``. ``parts`` are the sections and figures; by
+    default, those of the plugins that the plan names are loaded. ``warn`` is called for results that the previous
+    report in this folder showed and this one does not, and for sections and figures that are left out.
 
     Raises:
         ResultsError: nothing was planned in ``folder``, another protocol version wrote it, no trial passes the
@@ -87,6 +88,7 @@ def render(
         warn(f"figure '{name}' is left out of the report: {why}")
     write_text(report / "trials.csv", escape.csv(study.trials))
     write_text(report / "leaderboard.csv", escape.csv(study.cells))
+    write_text(report / "overall.csv", escape.csv(over_pairs(study)))
     write_text(report / "leaderboard.md", markdown(study))
     # Last: it contains the digest of all inputs.
     write_text(report / "index.html", page(study, parts, drawn, failed, digest, warn))

@@ -41,7 +41,7 @@ def report(tmp_path_factory: pytest.TempPathFactory, module_runs: Callable[..., 
     return render(suite.write(), tmp_path_factory.mktemp("report"), methods=["*", "`a`|<b>"]).parent
 
 
-@pytest.mark.parametrize("name", ["trials.csv", "leaderboard.csv"])
+@pytest.mark.parametrize("name", ["trials.csv", "leaderboard.csv", "overall.csv"])
 def test_no_cell_is_a_formula(report: Path, name: str) -> None:
     with (report / name).open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -80,7 +80,7 @@ def test_all_files_stand(page: tuple[Path, Page]) -> None:
     assert path.name == "index.html"
     names = {str(p.relative_to(path.parent)) for p in path.parent.rglob("*") if p.is_file()}
     plots = {f"plots/{name}.{suffix}" for name in ("accuracy", "curves", "terms", "cost") for suffix in ("svg", "png")}
-    assert names == {"index.html", "leaderboard.md", "leaderboard.csv", "trials.csv"} | plots
+    assert names == {"index.html", "leaderboard.md", "leaderboard.csv", "overall.csv", "trials.csv"} | plots
 
 
 def test_the_page_loads_nothing_from_outside(page: tuple[Path, Page]) -> None:
@@ -162,7 +162,7 @@ def test_rendering_twice_gives_the_same_bytes(
 ) -> None:
     first, second = page[0], render(untouched_study, tmp_path / "again")
     names = [p.relative_to(first.parent) for p in first.parent.rglob("*") if p.is_file()]
-    assert len(names) == 12
+    assert len(names) == 13
     for name in names:
         assert (first.parent / name).read_bytes() == (second.parent / name).read_bytes(), name
 
