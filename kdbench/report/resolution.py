@@ -16,7 +16,7 @@ class Resolution(Enum):
 
     BETTER = "better"
     WORSE = "worse"
-    INCONCLUSIVE = "inconclusive"
+    NOT_RESOLVED = "not resolved"
     NO_INTERVAL = "no interval"
 
     @property
@@ -38,13 +38,13 @@ class Resolution(Enum):
 _MARKS = {
     Resolution.BETTER: "↑",
     Resolution.WORSE: "↓",
-    Resolution.INCONCLUSIVE: "○",
+    Resolution.NOT_RESOLVED: "○",
     Resolution.NO_INTERVAL: "?",
 }
 _MEANINGS = {
     Resolution.BETTER: "better: the interval is above 0",
     Resolution.WORSE: "worse: the interval is below 0",
-    Resolution.INCONCLUSIVE: "inconclusive: the interval contains 0",
+    Resolution.NOT_RESOLVED: "not resolved: the interval contains 0",
     Resolution.NO_INTERVAL: "no interval",
 }
 
@@ -60,7 +60,7 @@ def resolution(mean: float | None, resolved: bool | None) -> Resolution | None:
     if pd.isna(resolved):
         return Resolution.NO_INTERVAL
     if not resolved:
-        return Resolution.INCONCLUSIVE
+        return Resolution.NOT_RESOLVED
     return Resolution.BETTER if mean > 0 else Resolution.WORSE
 
 

@@ -28,15 +28,17 @@ def test_overall_csv_has_the_table_of_all_pairs(runs: Callable[..., Any], tmp_pa
     frame = pd.read_csv(tmp_path / "overall.csv").set_index("label")
     assert list(frame.columns) == [
         "method", "pairs", "mean_rank", "mean_rank_low", "mean_rank_high",
-        "gain_over_none", "gain_over_none_n", "gain_over_none_low", "gain_over_none_high",
-        "gain_over_kd", "gain_over_kd_n", "gain_over_kd_low", "gain_over_kd_high",
-        "highest_or_inconclusive", "diverged", "finished", "relative_seconds", "why_unranked",
+        "gain_over_none", "gain_over_none_n", "gain_over_none_low", "gain_over_none_high", "gain_over_none_word",
+        "gain_over_kd", "gain_over_kd_n", "gain_over_kd_low", "gain_over_kd_high", "gain_over_kd_word",
+        "probability_of_improvement", "probability_above_0.3", "diverged", "finished",
+        "relative_seconds", "why_unranked",
     ]  # fmt: skip
     vid = frame.loc["vid"]
     half = stats.t.ppf(0.975, 4) * gains.std(ddof=1) / np.sqrt(5)
     assert (vid["gain_over_none"], vid["gain_over_none_n"]) == (pytest.approx(1.5), 5)
     assert vid["gain_over_none_low"] == pytest.approx(1.5 - half, rel=1e-5)
     assert vid["gain_over_none_high"] == pytest.approx(1.5 + half, rel=1e-5)
+    assert (vid["gain_over_none_word"], vid["probability_of_improvement"]) == ("better", 1.0)
     assert vid["gain_over_kd"] == pytest.approx(2.5)
     assert (vid["mean_rank"], vid["relative_seconds"], vid["pairs"], vid["finished"]) == (1.0, 4.0, 5, 5)
     pkt, ft = frame.loc["pkt"], frame.loc["ft"]

@@ -12,13 +12,13 @@ NAN = float("nan")
 @pytest.mark.parametrize(("mean", "resolved", "expected"), [
     (1.0, True, Resolution.BETTER),
     (-1.0, True, Resolution.WORSE),
-    (1.0, False, Resolution.INCONCLUSIVE),
-    (0.0, False, Resolution.INCONCLUSIVE),
+    (1.0, False, Resolution.NOT_RESOLVED),
+    (0.0, False, Resolution.NOT_RESOLVED),
     (1.0, None, Resolution.NO_INTERVAL),
     (1.0, pd.NA, Resolution.NO_INTERVAL),
     (1.0, NAN, Resolution.NO_INTERVAL),
     (np.float64(-1.0), np.True_, Resolution.WORSE),
-    (np.float64(-1.0), np.False_, Resolution.INCONCLUSIVE),
+    (np.float64(-1.0), np.False_, Resolution.NOT_RESOLVED),
     (None, True, None),
     (NAN, pd.NA, None),
 ])  # fmt: skip

@@ -111,9 +111,9 @@ def _accuracy_panel(axes: Axes, study: Study, pair: str, labels: Sequence[str]) 
         if cell["diverged"]:
             text = f"{cell['diverged']} of {cell['n'] + cell['diverged']} diverged "
             axes.text(high, row, text, va="center", ha="right", color=SOFT, fontsize=7)
-    states = {label: of_row(cells.loc[label], study.reference.gain) for label in labels if label in cells.index}
+    resolutions = {label: of_row(cells.loc[label], study.reference.gain) for label in labels if label in cells.index}
     for state in RESOLUTIONS:
-        marked = [row for row, label in enumerate(labels) if states.get(label) is state]
+        marked = [row for row, label in enumerate(labels) if resolutions.get(label) is state]
         if marked:
             # Beside the panel, not inside.
             where = axes.get_yaxis_transform()

@@ -244,7 +244,7 @@ _ARROW = Path(
 RESOLUTIONS: dict[Resolution, tuple[Any, str]] = {
     Resolution.BETTER: (_ARROW, UP),
     Resolution.WORSE: (_ARROW.transformed(Affine2D().rotate_deg(180)), DOWN),
-    Resolution.INCONCLUSIVE: ("o", SOFT),
+    Resolution.NOT_RESOLVED: ("o", SOFT),
     Resolution.NO_INTERVAL: ("$?$", SOFT),
 }
 """The marker and the colour of what is known of a difference; the same shapes as in the tables."""

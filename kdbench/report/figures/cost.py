@@ -79,7 +79,7 @@ def cost(study: Study) -> tuple[Figure, str] | None:
         points = list(zip(mine["seconds"] / scale, mine["height"], strict=True))
         names = [label if label in wanted else "" for label in mine["label"]]
         place_labels(canvas, axes, points, names, [study.styles[label].colour for label in mine["label"]])
-    hollow = f" {RESOLUTION_WORDS} Hollow: inconclusive, or no interval." if over_reference else ""
+    hollow = f" {RESOLUTION_WORDS} Hollow: not resolved, or no interval." if over_reference else ""
     what = f"Gain over {reference.label}" if over_reference else "Test top-1"
     lost = f" Outside the range of the panel: {wording.listing(list(dict.fromkeys(outside)))}." if outside else ""
     return figure, (
@@ -119,7 +119,7 @@ def _cost_panel(
     for cell, state in zip(cells.itertuples(), states or [None] * len(cells), strict=True):
         style = study.styles[str(cell.label)]
         # Hollow: the sign of the gain is not known.
-        hollow = state in (Resolution.INCONCLUSIVE, Resolution.NO_INTERVAL)
+        hollow = state in (Resolution.NOT_RESOLVED, Resolution.NO_INTERVAL)
         axes.plot(
             cell.seconds / scale, cell.height, marker=style.marker, color=style.colour, markersize=6.5,
             markerfacecolor=PAPER if hollow else style.colour, markeredgecolor=style.colour if hollow else PAPER,

@@ -67,5 +67,5 @@ def critical_difference(study: Study) -> tuple[Figure, str] | None:
     test = f"χ² = {comparison.statistic:.1f}, p = {comparison.p_value:.2g}"
     return figure, (
         f"Mean ranks over {comparison.pairs} pairs, best on the right. A bar joins methods whose differences are "
-        f"inconclusive in Nemenyi's test (critical difference {difference}). Friedman's test: {test}."
+        f"not resolved by Nemenyi's test (critical difference {difference}). Friedman's test: {test}."
     )
