@@ -343,14 +343,17 @@ def _compare(
                 seed: value for seed in seeds if (value := top1[cell["label"]].get(seed)) is not None
             }
     best = min((cell for cell in ranked if not cell["diverged"]), key=lambda cell: cell["rank"], default=None)
-    # The seeds that did not diverge are selected by their outcome, and others are missing: no interval there.
-    sound = {cell["label"]: used[cell["label"]] for cell in ranked if not cell["diverged"]}
+    # The seeds that did not diverge are selected by their outcome, others are missing, and one score does not tell how
+    # much it varies: no interval there.
+    sound = {
+        cell["label"]: used[cell["label"]] for cell in ranked if not cell["diverged"] and len(used[cell["label"]]) > 1
+    }
     behind = stats.behind_best(sound, stats.noise(sound))
     gains = {}
     for name, (reference, theirs) in references.items():
         values = used.get(reference, theirs)
         gains[name] = _plain_gains(used, values)
-        if values and reference not in diverged:
+        if len(values) > 1 and reference not in diverged:
             family = {**sound, reference: values}
             gains[name] |= stats.gains(family, reference, stats.noise(family))
     for cell in cells:

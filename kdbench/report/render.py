@@ -32,6 +32,9 @@ FURTHER = {"name": "further-figures", "title": "Further figures"}
 """The section for figures of plugins whose section is not shown."""
 NO_OUTCOME = (Status.FAILED, Status.STALE, Status.SKIPPED, Status.PENDING)
 
+FULL_SHADE = 0.34
+"""Opacity of the strongest shade of a gain."""
+
 # matplotlib's markers as SVG paths in a box from -5 to 5.
 MARKERS = {
     "o": "M-4.4 0a4.4 4.4 0 1 0 8.8 0a4.4 4.4 0 1 0 -8.8 0z",
@@ -243,7 +246,7 @@ def _shade(row: Mapping[str, Any], name: str, full: float) -> Markup:
     gain = row[name]
     if gain is None or gain == 0:
         return Markup("")
-    share = round(0.34 * min(1.0, abs(gain) / full), 3)
+    share = round(FULL_SHADE * min(1.0, abs(gain) / full), 3)
     colour = f"rgb(var(--{'up' if gain > 0 else 'down'}-rgb) / {share})"
     if of_row(row, name) in (Resolution.BETTER, Resolution.WORSE):
         return Markup(f'style="background: {colour}"')

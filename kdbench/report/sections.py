@@ -76,6 +76,7 @@ def pairs(study: Study) -> Context | None:
                     base,
                     range_,
                 ),
+                "strip_label": _spoken(study, pair, row, base),
             }
             for row in _rows(cells)
         ]
@@ -97,6 +98,7 @@ def pairs(study: Study) -> Context | None:
         )
     return {
         "tables": tables,
+        "extra": any(row["extra_epochs"] for table in tables for row in table["rows"]),
         "open": len(tables) <= 6,
         "baselines": [
             baseline
@@ -105,6 +107,16 @@ def pairs(study: Study) -> Context | None:
         ],
         "validation": study.selects_on_validation,
     }
+
+
+def _spoken(study: Study, pair: str, row: Mapping[str, Any], base: float | None) -> str:
+    """The drawing of a row in words."""
+    done = study.done(pair)
+    seeds = [wording.number(top1) for top1 in done.loc[done["label"] == row["label"], "top1"]]
+    spread = f", standard deviation {wording.number(row['top1_std'])}" if row["top1_std"] is not None else ""
+    line = f"; mean of {study.reference.label} {wording.number(base)}" if base is not None else ""
+    mean = f"mean {wording.number(row['top1_mean'])} %{spread}; seeds {wording.listing(seeds)}{line}"
+    return f"{study.title(pair)}, {row['label']}: {mean if seeds else 'no result'}"
 
 
 def beside(study: Study) -> Context | None:

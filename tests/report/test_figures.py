@@ -145,7 +145,7 @@ def test_cost_shows_gain_by_time(read: Study) -> None:
 
 @pytest.fixture(scope="module")
 def four_states(tmp_path_factory: pytest.TempPathFactory, module_runs: Callable[..., Any]) -> Study:
-    """Over none: kd is better, vid is worse, rkd is inconclusive, and pkt has one seed."""
+    """Over none: kd is better, vid is worse, rkd is not resolved, and pkt has one seed."""
     suite = module_runs(tmp_path_factory.mktemp("states"))
     suite.teacher("resnet20", 80.0)
     tops = {"none": (70, 71, 72), "kd": (72.1, 73, 74), "vid": (67.9, 69, 70), "rkd": (71, 70, 73), "pkt": (71,)}
@@ -155,7 +155,7 @@ def four_states(tmp_path_factory: pytest.TempPathFactory, module_runs: Callable[
     return read_study(suite.write())
 
 
-WORDS = ["better", "worse", "inconclusive", "no interval"]
+WORDS = ["better", "worse", "not resolved", "no interval"]
 
 
 def test_cost_marks_what_is_known_of_a_gain_by_shape_and_colour(four_states: Study) -> None:
@@ -177,7 +177,7 @@ def test_cost_marks_what_is_known_of_a_gain_by_shape_and_colour(four_states: Stu
     assert colours[2] == colours[3]
     texts = [text.get_text() for text in made[0].legends[0].get_texts()]
     assert [text for text in texts if text in WORDS] == WORDS
-    assert "○ inconclusive: the interval contains 0" in made[1]
+    assert "○ not resolved: the interval contains 0" in made[1]
 
 
 def test_accuracy_marks_what_is_known_of_a_gain(four_states: Study) -> None:
@@ -249,7 +249,7 @@ def test_labels_do_not_overlap() -> None:
     axes.set(xlim=(0, 1), ylim=(0, 1))
     points = [(0.5, 0.5), (0.52, 0.51), (0.5, 0.51), (0.51, 0.5), (0.5, 0.5), (0.51, 0.51), (0.1, 0.9)]
     canvas.draw()
-    placed = place_labels(canvas, axes, points, ["label"] * len(points), ["#000000"] * len(points))
+    placed = place_labels(canvas, axes, points, ["label"] * len(points))
     assert placed == len(axes.texts)
     assert 1 <= placed < len(points)
     boxes = [text.get_window_extent() for text in axes.texts]

@@ -228,7 +228,7 @@ def test_one_seed_says_so(runs: Callable[..., Any], tmp_path: Path) -> None:
 def test_tables_mark_what_is_known_of_a_gain(page: tuple[Path, Page]) -> None:
     html = page[0].read_text(encoding="utf-8")
     mark = '<span class="{}"><span class="mark" role="img" aria-label="{}">{}</span>{}</span>'
-    for shown in (("up", "better", "↑", "+1.77"), ("unresolved", "inconclusive", "○", "0.00")):
+    for shown in (("up", "better", "↑", "+1.77"), ("unresolved", "not resolved", "○", "0.00")):
         assert mark.format(*shown) in html
     # The second pair has one seed: no interval of +1.00.
     assert mark.format("unresolved", "no interval", "?", "+1.00") in html

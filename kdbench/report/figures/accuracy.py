@@ -107,7 +107,7 @@ def _accuracy_panel(axes: Axes, study: Study, pair: str, labels: Sequence[str]) 
         else:
             edge, side = (low, "left") if mean < low else (high, "right")
             arrow = f" ◂ {wording.number(mean, 1)}" if side == "left" else f"{wording.number(mean, 1)} ▸ "
-            axes.text(edge, row, arrow, va="center", ha=side, color=style.colour, fontsize=7.5)
+            axes.text(edge, row, arrow, va="center", ha=side, color=TEXT, fontsize=7.5)
         if cell["diverged"]:
             text = f"{cell['diverged']} of {cell['n'] + cell['diverged']} diverged "
             axes.text(high, row, text, va="center", ha="right", color=SOFT, fontsize=7)
@@ -121,7 +121,7 @@ def _accuracy_panel(axes: Axes, study: Study, pair: str, labels: Sequence[str]) 
     # One artist each for all rows: with many methods and pairs, drawing artists takes most of the time.
     if seeds:
         values, places, colours = zip(*seeds, strict=True)
-        axes.scatter(values, places, s=11, c=colours, alpha=0.4, linewidths=0)
+        axes.scatter(values, places, s=11, facecolors="none", edgecolors=colours, linewidths=0.8)
     segments = [[(left, row), (right, row)] for left, right, row, _ in bars]
     axes.add_collection(LineCollection(segments, colors=[bar[3] for bar in bars], linewidths=1.4), autolim=False)
     axes.set_ylim(len(labels) - 0.4, -0.6)

@@ -15,10 +15,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.path import Path
+from matplotlib.textpath import TextPath
 from matplotlib.transforms import Affine2D
 
 from kdbench.report.resolution import Resolution
@@ -28,10 +30,12 @@ from kdbench.results import write_atomically
 
 # Distinct values, so that the page can replace each by a colour of its theme.
 TEXT, SOFT, GRID, PAPER = "#1c1c1d", "#5c5c5e", "#e4e4e2", "#fffffe"
-UP, DOWN = "#0b5c8e", "#b04a01"
+UP, DOWN = "#084a75", "#963e00"
+FAINT = "#8a8a8b"
 THEME = {
     UP: "var(--up)",
     DOWN: "var(--down)",
+    FAINT: "var(--faint)",
     TEXT: "var(--ink)",
     SOFT: "var(--soft)",
     GRID: "var(--grid)",
@@ -88,7 +92,9 @@ def inline(svg: str, name: str, caption: str) -> str:
     body = re.sub(r"<[^<>]*>", lambda tag: _embedded(tag[0], name, used), body)
     body = re.sub(r">\s+<", "><", body).replace("<g></g>", "").replace("<g/>", "")
     text = caption.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-    return body.replace("<svg", f'<svg role="img" aria-label="{text}"', 1)
+    width = re.search(r'<svg [^>]*width="([\d.]+pt)"', body)
+    style = f' style="--width: {width[1]}"' if width else ""
+    return body.replace("<svg", f'<svg role="img" aria-label="{text}"{style}', 1)
 
 
 def _embedded(tag: str, name: str, used: Collection[str]) -> str:
@@ -241,11 +247,20 @@ def marker(study: Study, label: str, linestyle: Literal["none", "-"] = "none") -
 _ARROW = Path(
     [(0, -1), (0, 1), (-0.7, 0.2), (0, 1), (0.7, 0.2)], [Path.MOVETO, Path.LINETO, Path.MOVETO] + [Path.LINETO] * 2
 )
+
+
+def _question_mark() -> Path:
+    # Not "$?$": parsing of mathematics is off.
+    drawn = TextPath((0, 0), "?", size=1, prop=FontProperties(family="DejaVu Sans", weight="bold"))
+    box = drawn.get_extents()
+    return drawn.transformed(Affine2D().translate(-(box.x0 + box.x1) / 2, -(box.y0 + box.y1) / 2))
+
+
 RESOLUTIONS: dict[Resolution, tuple[Any, str]] = {
     Resolution.BETTER: (_ARROW, UP),
     Resolution.WORSE: (_ARROW.transformed(Affine2D().rotate_deg(180)), DOWN),
     Resolution.NOT_RESOLVED: ("o", SOFT),
-    Resolution.NO_INTERVAL: ("$?$", SOFT),
+    Resolution.NO_INTERVAL: (_question_mark(), SOFT),
 }
 """The marker and the colour of what is known of a difference; the same shapes as in the tables."""
 RESOLUTION_WORDS = "Marks: " + ", ".join(f"{state.mark} {state.meaning}" for state in RESOLUTIONS) + "."
@@ -254,11 +269,15 @@ RESOLUTION_WORDS = "Marks: " + ", ".join(f"{state.mark} {state.meaning}" for sta
 def mark_resolution(axes: Axes, state: Resolution, x: Sequence[float], y: Sequence[float], **where: Any) -> None:
     """Draw the mark of a state at the points."""
     shape, colour = RESOLUTIONS[state]
-    hollow = shape == "o"
     axes.scatter(
-        x, y, s=18 if hollow else 30, marker=shape, linewidths=0.3 if shape == "$?$" else 1.1,
-        facecolors="none" if hollow else colour, edgecolors=colour, **where,
+        x, y, s=18 if shape == "o" else 30, marker=shape, linewidths=_edge(state),
+        facecolors="none" if shape == "o" else colour, edgecolors=colour, **where,
     )  # fmt: skip
+
+
+def _edge(state: Resolution) -> float:
+    # The question mark is a filled letter.
+    return 0.0 if state is Resolution.NO_INTERVAL else 1.1
 
 
 def resolution_legend(found: Iterable[Resolution | None]) -> list[Line2D]:
@@ -266,9 +285,8 @@ def resolution_legend(found: Iterable[Resolution | None]) -> list[Line2D]:
     occurring = set(found)
     return [
         Line2D(
-            [], [], linestyle="none", marker=shape, markersize=5, color=colour,
-            markerfacecolor="none" if shape == "o" else colour, markeredgewidth=0.3 if shape == "$?$" else 1.1,
-            label=state.value,
+            [], [], linestyle="none", marker=shape, markersize=5, color=colour, label=state.value,
+            markerfacecolor="none" if shape == "o" else colour, markeredgewidth=_edge(state),
         )
         for state, (shape, colour) in RESOLUTIONS.items() if state in occurring
     ]  # fmt: skip

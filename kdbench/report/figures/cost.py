@@ -78,7 +78,7 @@ def cost(study: Study) -> tuple[Figure, str] | None:
         wanted = set(mine["label"]) if len(mine) <= NAMED else few
         points = list(zip(mine["seconds"] / scale, mine["height"], strict=True))
         names = [label if label in wanted else "" for label in mine["label"]]
-        place_labels(canvas, axes, points, names, [study.styles[label].colour for label in mine["label"]])
+        place_labels(canvas, axes, points, names)
     hollow = f" {RESOLUTION_WORDS} Hollow: not resolved, or no interval." if over_reference else ""
     what = f"Gain over {reference.label}" if over_reference else "Test top-1"
     lost = f" Outside the range of the panel: {wording.listing(list(dict.fromkeys(outside)))}." if outside else ""

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from kdbench.report import wording
 from kdbench.report.figures.canvas import (
-    GRID,
+    FAINT,
     NARROW,
     PAPER,
     WIDTH,
@@ -51,7 +51,7 @@ def curves(study: Study) -> tuple[Figure, str] | None:
         if grey := [over_seeds(by_label[label], "top1") for label in others if label in by_label]:
             lines = joined((curve.epochs, curve.mean) for curve in grey)
             single = "o" if any(len(curve.epochs) == 1 for curve in grey) else None
-            axes.plot(*lines, color=GRID, linewidth=0.9, marker=single, markersize=2)
+            axes.plot(*lines, color=FAINT, linewidth=0.6, marker=single, markersize=2)
         for label in named:
             if label in by_label:
                 _curve(axes, by_label[label], study.styles[label], 1.4)
@@ -63,7 +63,7 @@ def curves(study: Study) -> tuple[Figure, str] | None:
     axis_labels(drawn, columns, "epoch", "test top-1, %")
     handles = [marker(study, label, linestyle="-") for label in named]
     if others:
-        handles.append(Line2D([], [], color=GRID, label="others", linewidth=1.8))
+        handles.append(Line2D([], [], color=FAINT, label="others", linewidth=0.8))
     legend(figure, handles)
     return figure, "Test top-1 by epoch of the main stage. Line: mean over seeds; band: range of seeds. " + (
         "Labelled: the baselines and the methods with the best mean ranks over all pairs; "

@@ -16,7 +16,6 @@ def place_labels(
     axes: Axes,
     points: Sequence[tuple[float, float]],
     labels: Sequence[str],
-    colours: Sequence[str],
     size: float = 7.5,
 ) -> int:
     """Write each label right, left, above or below its point, the highest points first; returns the number placed.
@@ -45,7 +44,7 @@ def place_labels(
         ):
             text = axes.annotate(
                 labels[index], points[index], xytext=offset, textcoords="offset points", ha=horizontal, va=vertical,
-                fontsize=size, color=colours[index],
+                fontsize=size,
             )  # fmt: skip
             box = text.get_window_extent(renderer)
             others = (mark for other, mark in enumerate(marks) if other != index)
