@@ -20,6 +20,8 @@ SUITE = {
     "name": "tiny",
     "question": "Does it run?",
     "seeds": [0, 1, 2],
+    # Cohorts that may begin at the same time.
+    "teacher_seeds": "single",
     "checkpoint_every": 1,
     "data": {"name": "digits", "train_limit": 400, "test_limit": 50},
     "recipe": {"epochs": EPOCHS},
