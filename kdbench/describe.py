@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kdbench.discovery import Offer, Registry
+from kdbench.discovery import Offer, Registry, searches_of
 from kdbench.hookspecs import KINDS, FigureSpec, MethodSpec, MetricSpec, ModelSpec, SectionSpec
 from kdbench.method import DataSignature, Method, Signature
 from kdbench.models.base import from_offer, signature
@@ -23,6 +23,7 @@ def describe_offer(offer: Offer[Any], registry: Registry) -> dict[str, Any]:
     row = {"kind": kind, **offer.to_json(), "provided_by": str(offer.provider)}
     if isinstance(offer.spec, MethodSpec):
         row.update(_method(offer, registry))
+        row["tuned"] = {key: str(search) for key, search in searches_of(offer).items()}
     elif isinstance(offer.spec, ModelSpec):
         row.update(_model(offer))
     elif isinstance(offer.spec, MetricSpec):

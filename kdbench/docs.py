@@ -151,6 +151,8 @@ HEADINGS = {
     "pairs": "`[[pairs]]`",
     "teachers": "`[teachers.NAME]`",
     "methods": "`[[methods]]` and `[[add_methods]]`",
+    "tune": "`[tune]`",
+    "tuning": "`[tuning]`",
 }
 
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pluggy
 
+from kdbench.search import Search
+
 if TYPE_CHECKING:
     from kdbench.method import Method
     from kdbench.results import EpochRecord, Failure, TeacherRecord, TeacherResult, TrialResult
@@ -42,6 +44,10 @@ class Spec:
 @dataclass(frozen=True)
 class MethodSpec(Spec):
     """A distillation loss: ``target`` is a ``kdbench.method.Method`` class. ``reference`` overrides its ``paper``."""
+
+    search: Mapping[str, Search] = field(default_factory=dict)
+    """The values that ``kdbench tune`` tries, by setting; by default the class's ``search``. They do not belong to the
+    identity of a trial: a range may change, and results remain valid."""
 
 
 @dataclass(frozen=True)

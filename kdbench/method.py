@@ -23,6 +23,7 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
 from kdbench.errors import Incompatible, PluginError
+from kdbench.search import Search
 
 __all__ = [
     "Batch",
@@ -35,6 +36,7 @@ __all__ = [
     "Output",
     "Positive",
     "PositiveInt",
+    "Search",
     "Signature",
     "Stage",
     "TapSignature",
@@ -226,6 +228,8 @@ class Method(nn.Module):
     needs_teacher: bool = True
     part_of_student: tuple[str, ...] = ()
     """Submodules that the student uses for prediction; they are exported and counted with it (DeiT's second head)."""
+    search: ClassVar[Mapping[str, Search]] = {}
+    """The values that ``kdbench tune`` tries, by setting: ``{"weight": Search(low=0.1, high=10, log=True)}``."""
     expected_failures: Mapping[str, str] = {}
     """Conformance checks that the method fails by design, each with the reason."""
     members_setting: ClassVar[str] = ""

@@ -153,6 +153,12 @@ class Recipe(Table):
         epochs = {d if isinstance(d, int) else int(d * self.epochs + 1e-6) for d in self.drops}
         return tuple(sorted(epochs - {0}))
 
+    def scaled(self, factor: float) -> Recipe:
+        """The same recipe with every learning rate multiplied by ``factor``."""
+        if factor == 1:
+            return self  # equal to the last bit: it identifies a trial
+        return self.model_copy(update={"lr": self.lr * factor, "min_lr": self.min_lr * factor})
+
     def resolved(self) -> Recipe:
         """The same recipe with drops in whole epochs, so that equal trainings have equal recipes."""
         return self.model_copy(update={"drops": self.drop_epochs})

@@ -21,6 +21,8 @@ TABLES: Mapping[str, type[BaseModel]] = {
     "pairs": schema.Pair,
     "teachers": schema.TeacherTable,
     "methods": schema.MethodTable,
+    "tune": schema.Tune,
+    "tuning": schema.Tuning,
 }
 NOT_IN_SCHEMA: Mapping[str, Mapping[str, dict[str, Any]]] = {
     "suite": {
@@ -74,7 +76,9 @@ def _keys(model: type[BaseModel]) -> dict[str, dict[str, Any]]:
 
 
 def _plain(default: Any) -> Any:
-    return default.name if isinstance(default, Part) else default
+    if isinstance(default, Part):
+        return default.name
+    return default.model_dump(exclude_unset=True) if isinstance(default, BaseModel) else default
 
 
 def in_words(annotation: Any) -> str:

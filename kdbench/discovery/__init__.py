@@ -4,7 +4,7 @@ No module here imports torch, except for local files that need it.
 """
 
 from kdbench.discovery.load import Local, add_class, add_file, built_in, discover
-from kdbench.discovery.offer import LOCAL, SUPPLIED, Broken, Offer, Provider, contained
+from kdbench.discovery.offer import LOCAL, SUPPLIED, Broken, Offer, Provider, contained, searches_of
 from kdbench.discovery.registry import ADAPTERS, Registry
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "built_in",
     "contained",
     "discover",
+    "searches_of",
 ]

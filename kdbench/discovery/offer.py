@@ -14,8 +14,9 @@ from typing import Any, Generic, TypeVar
 
 from kdbench.discovery.settings import Declared, load_target, read_by_import, read_statically, source_of
 from kdbench.discovery.sources import FIRST_PARTY, Source, read_source, recorded_hashes
-from kdbench.errors import PluginError, text_of
+from kdbench.errors import PluginError, did_you_mean, text_of
 from kdbench.hookspecs import MethodSpec, ModelSpec, OptimizerSpec, ScheduleSpec, Spec
+from kdbench.search import Search
 
 LOCAL = "local"
 """The version of a local file."""
@@ -129,6 +130,21 @@ class Offer(Generic[AnySpec]):
             # A property's value depends on the settings.
             row["reads"] = sorted(reads) if isinstance(reads, Collection) else None
         return row
+
+
+def searches_of(offer: Offer[MethodSpec]) -> Mapping[str, Search]:
+    """The values that tuning tries, by setting: those of the offer, or else of its class.
+
+    Raises ``PluginError`` for a setting that the method does not have.
+    """
+    found = offer.spec.search or getattr(offer.load(), "search", {})
+    for key in found:
+        if key not in offer.declared.settings:
+            raise PluginError(
+                f"'{offer.spec.name}' of {offer.provider}: search: '{key}' is not a setting"
+                f"{did_you_mean(key, offer.declared.settings)}"
+            )
+    return found
 
 
 @dataclass(frozen=True)

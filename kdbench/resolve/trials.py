@@ -46,7 +46,7 @@ def plan_trials(resolver: Resolver) -> Plan:
                 label=method.shown,
                 seed=resolver.suite.seeds[0],
                 settings=settings,
-                recipe=recipe,
+                recipe=recipe.scaled(method.lr_factor),
                 origin=origin,
                 student_source=foreign_source(resolver.registry.model(pair.student)),
                 part_sources=part_sources,

@@ -60,6 +60,7 @@ def run_suite(
     lease: float = LEASE_SECONDS,
     observers: Sequence[object] | None = None,
     warn: Callable[[str], None] | None = None,
+    with_report: bool = True,
 ) -> Results:
     """Train the missing trials of a suite, and write its report.
 
@@ -78,7 +79,7 @@ def run_suite(
     ``methods`` are globs on names or labels, ``pairs`` are ``teacher:student``, ``overrides`` are
     ``key.path=value``. With any of these, a separate report of the selected trials is written; ``report_name``
     sets its folder. ``tracking_uri`` is MLflow's store, ``"none"`` for no tracking. ``observers`` replaces the
-    progress display and MLflow.
+    progress display and MLflow. Without ``with_report``, no report is written.
     SIGINT, SIGTERM or SIGHUP ends the run after its epoch, or after ``grace`` seconds at the last checkpoint, and
     ``Results.interrupted`` is then true; a second signal raises ``KeyboardInterrupt``. Signals are handled only in the
     main thread.
@@ -140,7 +141,7 @@ def run_suite(
             context = Context(opened, folder, info, chosen_device, notify, warn, stop, claims)
             if alone:
                 loop = Loop(context, allow_teacher_mismatch=allow_teacher_mismatch, parts=parts or 1, wait=wait)
-                return Invocation(context, loop)(filters, fresh=fresh)
+                return Invocation(context, loop, with_report=with_report)(filters, fresh=fresh)
 
             job = Job(
                 suite=opened.given.absolute() if isinstance(opened.given, Path) else opened.given,
@@ -154,7 +155,7 @@ def run_suite(
                 sign=claims.sign,
             )
             driver = Driver(starter, jobs_for(job, names, workers), context, per_cohort=per_cohort)
-            return Invocation(context, driver)(filters, fresh=fresh)
+            return Invocation(context, driver, with_report=with_report)(filters, fresh=fresh)
 
 
 def _warn(console: Console, message: str) -> None:

@@ -29,9 +29,10 @@ Train = Callable[[frozenset[str], Mapping[str, Failure | None]], None]
 class Invocation:
     """Trains the cohorts, notifies observers, writes the report."""
 
-    def __init__(self, context: Context, train: Train) -> None:
+    def __init__(self, context: Context, train: Train, *, with_report: bool = True) -> None:
         self.context = context
         self.train = train
+        self.with_report = with_report
         self.kind = trials_of(context.folder.path.name)
 
     def __call__(self, filters: Filters, *, fresh: bool) -> Results:
@@ -89,7 +90,7 @@ class Invocation:
         self._remember(plan)
         record = self.context.opened.record(plan)
         others = self.context.claims.others(self.kind)
-        if not others:
+        if self.with_report and not others:
             self._report(record, filters)
         self.context.notify("kdbench_suite_finished", plan=plan, run=self.context.info, interrupted=interrupted)
         return Results(

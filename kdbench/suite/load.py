@@ -13,6 +13,7 @@ from kdbench.discovery.settings import as_json, explain
 from kdbench.errors import SuiteError, did_you_mean, nearest
 from kdbench.hookspecs import AugmentationSpec, OptimizerSpec, ScheduleSpec, Spec
 from kdbench.recipe import OWN_KEYS, Recipe
+from kdbench.search import Search
 from kdbench.suite import schema
 from kdbench.suite.schema import Suite
 from kdbench.suite.tables import (
@@ -26,6 +27,7 @@ from kdbench.suite.tables import (
     shipped,
     table,
 )
+from kdbench.words import shown
 
 __all__ = ["Catalogue", "load", "locate", "pair_recipe", "plugin_files", "read", "report_name", "shipped"]
 
@@ -73,6 +75,7 @@ def load(path: Path | str, tables: Mapping[str, Any], catalogue: Catalogue | Non
         if catalogue is not None:
             yield from _name_problems(tables, catalogue)
             yield from _addition_problems(tables, catalogue)
+            yield from _tune_problems(tables, catalogue)
 
     found = list(islice(dict.fromkeys(problems()), MAX_PROBLEMS + 1))
     if found or suite is None:
@@ -119,6 +122,9 @@ def _what(detail: Mapping[str, Any], model: type[BaseModel]) -> str:
         return what
     for part in detail["loc"][:-1]:
         model = _TABLES.get((model, part), model)
+    if model in {schema.Tune, schema.Tuning} and len(detail["loc"]) > 2:
+        # Their tables have names of the suite's own: methods and settings.
+        model = schema.TunedMethod if detail["loc"][0] == "tuning" and len(detail["loc"]) == 4 else Search
     return what + did_you_mean(str(detail["loc"][-1]), model.model_fields)
 
 
@@ -128,6 +134,8 @@ _TABLES: dict[tuple[type[BaseModel], int | str], type[BaseModel]] = {
     (Suite, "pairs"): schema.Pair,
     (Suite, "methods"): schema.MethodTable,
     (Suite, "teachers"): schema.TeacherTable,
+    (Suite, "tune"): schema.Tune,
+    (Suite, "tuning"): schema.Tuning,
 }
 
 
@@ -249,6 +257,35 @@ def _part_problems(tables: Mapping[str, Any], catalogue: Catalogue) -> Iterator[
             for own in parts.get(str(part.get("name")), ()):
                 if own in part and own in recipe:
                     yield (*where, key, own), f"is given twice, here and as {own} of the recipe; remove one"
+
+
+def _tune_problems(tables: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Problem]:
+    """Labels, settings and values of ``[tune]`` that the suite or its methods do not have."""
+    tune = table(tables.get("tune"))
+    methods = {str(row.get("label") or row["name"]): row for row in rows(tables, "methods") if "name" in row}
+    for label, searches in tune.items():
+        if label in schema.Tune.model_fields or not methods:
+            continue
+        if label not in methods:
+            known = {*methods, *schema.Tune.model_fields}
+            yield ("tune", label), f"is not a method of this suite{did_you_mean(label, known)}"
+            continue
+        row = methods[label]
+        settings = {key: value for key, value in row.items() if key not in schema.MethodTable.model_fields}
+        wrong = {key for key, _ in catalogue.method_problems(str(row["name"]), settings)}
+        for key, search in table(searches).items():
+            values = table(search).get("choices")
+            tried = values if isinstance(values, list) else [table(search)[b] for b in ("low", "high") if b in search]
+            for value in tried if key not in wrong else ():
+                for found, what in catalogue.method_problems(str(row["name"]), {**settings, key: value}):
+                    if found == key:
+                        yield ("tune", label, key), what
+    pairs = [f"{pair.get('teacher')}:{pair.get('student')}" for pair in rows(tables, "pairs")]
+    if isinstance(tune.get("pair"), str) and pairs and tune["pair"] not in pairs:
+        yield ("tune", "pair"), f"'{tune['pair']}' is not a pair of this suite{did_you_mean(tune['pair'], pairs)}"
+    seeds = tables.get("seeds")
+    if isinstance(tune.get("seed"), int) and isinstance(seeds, list) and tune["seed"] not in seeds:
+        yield ("tune", "seed"), f"must be one of seeds, {', '.join(map(str, seeds))}; got {shown(tune['seed'])}"
 
 
 def _addition_problems(tables: Mapping[str, Any], catalogue: Catalogue) -> Iterator[Problem]:

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from kdbench.recipe import Recipe, Table
+from kdbench.search import Search
 from kdbench.words import shown
 
 MAX_TRIALS = 50_000
@@ -116,6 +117,8 @@ class MethodTable(BaseModel):
     """Its name in ``kdbench list methods``."""
     label: Label = ""
     """Name of the row in tables; required if a method occurs twice with different settings."""
+    lr_factor: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    """Multiplies the learning rates of the recipe (``lr`` and ``min_lr``) for this method."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -164,6 +167,72 @@ class TeacherTable(Table):
     """What differs from ``[recipe]`` when it is trained."""
 
 
+class Tune(BaseModel):
+    """``[tune]``: what ``kdbench tune`` tries. ``[tune.LABEL]`` gives the values of a method's settings.
+
+    ``weight = { low = 0.1, high = 10, log = true }`` is a range, ``loss = { choices = ["l1", "mse"] }`` a list.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+    __pydantic_extra__: dict[str, dict[str, Search]]
+
+    trials: Annotated[int, Field(gt=0, le=1000)] = 16
+    """Configurations of each method; the first has the settings of the suite."""
+    pair: str = ""
+    """The pair to tune on, ``teacher:student``; by default the first."""
+    seed: Seed | None = None
+    """The seed to tune with, one of ``seeds``; by default the first."""
+    lr_factor: Search = Search(low=0.25, high=4.0, log=True)
+    """Values of ``lr_factor``, which is tuned for every method, also for ``none``."""
+
+    @field_validator("lr_factor")
+    @classmethod
+    def _factors_are_positive(cls, search: Search) -> Search:
+        for value in search.values:
+            if isinstance(value, bool | str) or not value > 0:
+                raise ValueError(f"factors must be positive numbers, got {shown(value)}")
+        return search
+
+    @property
+    def methods(self) -> Mapping[str, Mapping[str, Search]]:
+        """Values by setting, by label of the method."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class TunedMethod(Table):
+    """``[tuning.methods.LABEL]``: how a method was tuned."""
+
+    trials: Annotated[int, Field(ge=0)]
+    """Configurations that were trained."""
+    without_result: Annotated[int, Field(ge=0)] = 0
+    """How many of them diverged or failed."""
+    space: Mapping[str, Search] = {}
+    """The values that were tried."""
+    default: Mapping[str, Any] = {}
+    """The first configuration: the settings of the suite that was tuned."""
+    chosen: Mapping[str, Any] = {}
+    """The configuration with the highest validation accuracy."""
+    default_top1: Annotated[float, Field(ge=0, le=100)] | None = None
+    """Validation accuracy of the default in percent; left out if it diverged or failed."""
+    chosen_top1: Annotated[float, Field(ge=0, le=100)] | None = None
+    """Validation accuracy of the chosen configuration, likewise."""
+    note: Annotated[str, AfterValidator(_text)] = ""
+    """Why a method was not tuned."""
+
+
+class Tuning(Table):
+    """``[tuning]``: the record of ``kdbench tune``, for the report; it changes no trial."""
+
+    pair: str
+    """The pair that was tuned on."""
+    seed: Seed
+    """The seed that was tuned with."""
+    trials: Annotated[int, Field(gt=0)]
+    """Configurations of each method."""
+    methods: Mapping[Name, TunedMethod] = {}
+    """By label."""
+
+
 class Suite(Table):
     """A whole suite file."""
 
@@ -202,6 +271,10 @@ class Suite(Table):
     """Labels or methods that gains are given over; the first is the reference of verdicts and of relative times."""
     checkpoint_every: Annotated[int, Field(gt=0)] = 10
     """Epochs between checkpoints."""
+    tune: Tune = Tune()
+    """What ``kdbench tune`` tries."""
+    tuning: Tuning | None = None
+    """How the settings of this suite were tuned, as ``kdbench tune`` records it."""
 
     @field_validator("seeds")
     @classmethod

@@ -129,7 +129,7 @@ def _read_given(given: Mapping[str, Any]) -> Tables:
     plain = _plain(given, ())
     _check_size(plain, lambda location: f"{GIVEN}: {key_of(location)}".removesuffix(": "))
     tables = _extended(plain, GIVEN, Path.cwd(), ())
-    _anchor(tables, Path.cwd())
+    anchor(tables, Path.cwd())
     return tables
 
 
@@ -248,7 +248,7 @@ def _extended(tables: dict[str, Any], path: Path | str, folder: Path, seen: tupl
     except SuiteError as error:
         raise SuiteError([f"{path}: extends: {problem}" for problem in error.problems]) from None
     inherited = _read_extending(parent, seen)
-    _anchor(inherited, parent.resolve().parent)
+    anchor(inherited, parent.resolve().parent)
     added = tables.pop("add_methods", [])
     if not isinstance(added, list):
         raise SuiteError([f"{path}: add_methods: must be an array of tables, [[add_methods]], got {shown(added)}"])
@@ -299,7 +299,7 @@ def _leaves(tables: Mapping[str, Any], place: Location = ()) -> Iterator[Locatio
             yield from _leaves(value, (*place, key))
 
 
-def _anchor(tables: dict[str, Any], folder: Path) -> None:
+def anchor(tables: dict[str, Any], folder: Path) -> None:
     """Paths in a suite are relative to its own file, also where another one extends it."""
     if isinstance(tables.get("plugins"), list):
         tables["plugins"] = [str(folder / name) if isinstance(name, str) else name for name in tables["plugins"]]
