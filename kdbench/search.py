@@ -46,6 +46,13 @@ class Search(BaseModel):
         return cls(low=default / factor, high=default * factor, log=True)
 
     @property
+    def bounds(self) -> tuple[float, float]:
+        """The smallest and the largest value of a range."""
+        if self.low is None or self.high is None:
+            raise TypeError("choices have no bounds")
+        return float(self.low), float(self.high)
+
+    @property
     def values(self) -> tuple[Any, ...]:
         """The bounds, or the choices."""
         return self.choices or (self.low, self.high)

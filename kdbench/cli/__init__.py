@@ -3,7 +3,19 @@
 A module holds a group of commands; importing it registers them, in the order in which `--help` lists them.
 """
 
-from kdbench.cli import suites, offers, checks, students, trials, folders, authors, tracking  # isort: skip
+from kdbench.cli import suites, tuning, offers, checks, students, trials, folders, authors, tracking  # isort: skip
 from kdbench.cli.application import app, main
 
-__all__ = ["app", "authors", "checks", "folders", "main", "offers", "students", "suites", "tracking", "trials"]
+__all__ = [
+    "app",
+    "authors",
+    "checks",
+    "folders",
+    "main",
+    "offers",
+    "students",
+    "suites",
+    "tracking",
+    "trials",
+    "tuning",
+]
