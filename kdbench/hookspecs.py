@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pluggy
 
-from kdbench.search import Search
+from kdbench.search import Search as Search
 
 if TYPE_CHECKING:
     from kdbench.method import Method

@@ -14,6 +14,7 @@ SECTIONS = {
     "costs": "Cost",
     "published": "Comparison with published results",
     "uncounted": "Excluded trials",
+    "tuning": "Tuning",
     "rules": "Protocol",
     "environment": "Environment and reproduction",
 }

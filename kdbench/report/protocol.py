@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from kdbench.recipe import Recipe
-from kdbench.report import stats, wording
+from kdbench.report import stats, tuning, wording
 from kdbench.report.study import Study
 from kdbench.results import TeacherRecord
 from kdbench.results.reproduction import run_command
@@ -69,7 +69,7 @@ def paragraphs(study: Study) -> list[str]:
             f"Methods with stages before the main one (epochs in brackets): {named}. If such a stage trains the "
             "student, as in AB, the student is trained longer than the others. Training times include these stages."
         )
-    return [*text, *_data(study), *_precision(study)]
+    return [*text, tuning.sentence(study), *_data(study), *_precision(study)]
 
 
 def _teachers_of_seeds(study: Study) -> str:
@@ -151,7 +151,7 @@ def recipe_rows(study: Study) -> list[tuple[str, str]]:
         name = f"{pair['teacher']}:{pair['student']}"
         if pair.get("recipe") and name in study.pairs:
             rows.append((f"for {study.title(name)}", _value(pair["recipe"])))
-    return rows
+    return [*rows, *tuning.factors(study)]
 
 
 def teacher_warnings(study: Study) -> list[str]:

@@ -14,6 +14,7 @@ import pandas as pd
 
 from kdbench.metrics import HEADLINE
 from kdbench.report import protocol, wording
+from kdbench.report import tuning as tuned
 from kdbench.report.published import comparison
 from kdbench.report.strip import limits, strip
 from kdbench.report.study import Study
@@ -199,6 +200,16 @@ def uncounted(study: Study) -> Context | None:
         if rows:
             groups.append({"status": status, "meaning": meaning, "rows": rows, "trials": len(chosen)})
     return {"groups": groups}
+
+
+def tuning(study: Study) -> Context | None:
+    """The budget, the values tried, and the default and chosen settings of each method."""
+    found = tuned.record(study)
+    if found is None:
+        return None
+    rows = [{**row, "is_first": index == 0} for index, row in enumerate(tuned.rows(study, found))]
+    budget = wording.plural(found.trials, "configuration")
+    return {"pair": found.pair.replace(":", " → "), "seed": found.seed, "budget": budget, "rows": rows}
 
 
 def rules(study: Study) -> Context:

@@ -174,7 +174,7 @@ class Tune(BaseModel):
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
-    __pydantic_extra__: dict[str, dict[str, Search]]
+    __pydantic_extra__: dict[str, dict[str, Search]] = Field(init=False)
 
     trials: Annotated[int, Field(gt=0, le=1000)] = 16
     """Configurations of each method; the first has the settings of the suite."""
