@@ -99,7 +99,7 @@ class Invocation:
             self.context.info.report,
             filters,
             interrupted,
-            self.context.stop.signal if interrupted else None,
+            self.context.stop.signal,
             record,
             others,
         )

@@ -27,7 +27,7 @@ class Results:
     filters: Filters
     interrupted: bool = False
     stopped_by: int | None = None
-    """The number of the signal that interrupted the run."""
+    """The number of the signal that asked the run to stop, also if it came in the last epoch of all."""
     record: PlanRecord | None = None
     """The plan's record for reports; by default that of the last run in the folder."""
     elsewhere: Mapping[str, Holder] = field(default_factory=dict)

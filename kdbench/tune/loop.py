@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,10 +94,12 @@ def tune_suite(
                 warn=warn,
                 with_report=False,
             )
-            if results.interrupted:
-                rows = _rows(found, asked, budget)
-                return Tuned(rows, chosen_pair.name, chosen_seed, budget, folder.path, None, True, results.stopped_by)
-            _tell(results, asked, labels, selection)
+            if not results.interrupted:
+                _tell(results, asked, labels, selection)
+            if results.interrupted or results.stopped_by is not None:
+                # Also where the signal came in the last epoch of a batch, which is then finished.
+                stopped = Tuned(_rows(found, asked, budget), chosen_pair.name, chosen_seed, budget, folder.path)
+                return replace(stopped, interrupted=True, stopped_by=results.stopped_by)
         rows = _rows(found, asked, budget)
     tuning = Tuning(
         pair=chosen_pair.name,

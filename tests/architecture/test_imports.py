@@ -64,6 +64,7 @@ PLANTED = {
         ("kdbench/observers/progress.py", "from mlflow import MlflowClient", "kdbench.observers.progress -> mlflow"),
     ],
     "matplotlib": [("kdbench/report/strip.py", "import matplotlib.pyplot", "kdbench.report.strip -> matplotlib")],
+    "optuna": [("kdbench/tune/loop.py", "import optuna", "kdbench.tune.loop -> optuna")],
     "harness": [
         ("kdbench/resolve.py", "from kdbench_methods.kd import KD", "kdbench.resolve -> kdbench_methods.kd"),
     ],
