@@ -36,7 +36,13 @@ def sentence(study: Study) -> str:
         f"Methods were tuned with {wording.plural(found.trials, 'configuration')} each, chosen by validation accuracy "
         "(section Tuning)."
     )
-    return text + (f" Not tuned, or with other settings than chosen: {wording.listing(rest)}." if rest else "")
+    if not rest:
+        return text
+    verbs = ("was", "has") if len(rest) == 1 else ("were", "have")
+    return (
+        f"{text} The {'method' if len(rest) == 1 else 'methods'} {wording.listing(rest)} {verbs[0]} not tuned, or "
+        f"{verbs[1]} other settings than the chosen ones."
+    )
 
 
 def rows(study: Study, found: Tuning) -> list[dict[str, Any]]:
