@@ -56,8 +56,8 @@ def test_a_record_is_shown_with_budget_values_default_and_choice(runs: Callable[
     assert (kd["default_top1"], kd["chosen_top1"], kd["without_result"], kd["is_used"]) == (80.0, 81.5, 1, True)
     assert UNTUNED not in paragraphs(found)
     assert (
-        "Methods were tuned with 8 configurations each, chosen by validation accuracy (section Tuning). The method none "
-        "was not tuned, or has other settings than the chosen ones."
+        "Methods were tuned with 8 configurations each, chosen by validation accuracy (section Tuning). The method "
+        "none was not tuned, or has other settings than the chosen ones."
     ) in paragraphs(found)
     assert ("for kd", "learning rates × 0.5") in recipe_rows(found)
 
