@@ -24,15 +24,27 @@ def tune(
     suite: SuiteArgument,
     trials: Annotated[
         int | None,
-        typer.Option("--trials", metavar="N", min=1, help="Configurations of each method; default: [tune]'s, or 16."),
+        typer.Option(
+            "--trials",
+            metavar="N",
+            min=1,
+            help="Configurations of each method; default: tune.trials of the suite, or 16.",
+        ),
     ] = None,
     methods: Methods = None,
     pair: Annotated[
         str | None,
-        typer.Option("--pair", metavar="TEACHER:STUDENT", help="The pair to tune on; default: [tune]'s, or the first."),
+        typer.Option(
+            "--pair",
+            metavar="TEACHER:STUDENT",
+            help="The pair to tune on; default: tune.pair of the suite, or the first.",
+        ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", metavar="N", help="The seed to tune with; default: [tune]'s, or the first.")
+        int | None,
+        typer.Option(
+            "--seed", metavar="N", help="The seed to tune with; default: tune.seed of the suite, or the first."
+        ),
     ] = None,
     device: Annotated[str, typer.Option("--device", metavar="D", help="auto, cpu, cuda or cuda:N.")] = "auto",
     overrides: Overrides = None,

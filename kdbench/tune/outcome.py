@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -77,5 +77,3 @@ class Tuned:
     interrupted: bool = False
     stopped_by: int | None = None
     """The number of the signal that interrupted it."""
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """The chosen settings, by label."""

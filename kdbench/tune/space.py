@@ -88,6 +88,8 @@ def _with_value(search: Search, value: Any) -> tuple[Search, str]:
     The default is one of the configurations, so that tuning never chooses from a range that excludes it.
     """
     if search.choices:
+        if not isinstance(value, bool | int | float | str):
+            return search, f"the suite's value {value!r} cannot be one of choices; set another one in the suite"
         known = value in search.choices
         return (search if known else Search(choices=(value, *search.choices))), ""
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
 import tomllib
@@ -13,7 +14,8 @@ from typing import Any
 import pytest
 
 from kdbench import cli
-from kdbench.errors import KdbenchError
+from kdbench.claims import claiming_all
+from kdbench.errors import KdbenchError, ResultsError
 from kdbench.hookspecs import hookimpl
 from kdbench.results import SuiteFolder
 from kdbench.run import open_suite, run_suite
@@ -113,6 +115,27 @@ def test_an_interrupted_tuning_resumes_to_the_same_configurations(
     assert not again.interrupted  # nothing was left to train
     assert asked(again) == asked(tuned)
     assert resumed.path.read_text() == before
+    (resumed.folder / "tune.journal").unlink()
+    afresh = tiny(tmp_path, trials=TRIALS, observers=[Interrupts(1)])
+    assert asked(afresh) == asked(tuned)  # the same questions, whose answers are known
+
+
+def test_one_process_tunes_a_suite_at_a_time(folder: Path, tuned: Tuned) -> None:
+    with claiming_all(folder / "runs", [("tune", "tiny-tune")]), pytest.raises(ResultsError) as error:
+        tiny(folder, trials=TRIALS)
+    assert str(error.value).startswith(f"{folder / 'runs'}: tiny-tune is in use by process ")
+
+
+def test_a_larger_budget_continues_and_a_smaller_one_chooses_among_the_first(
+    tmp_path: Path, folder: Path, tuned: Tuned
+) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    more = tiny(tmp_path, trials=TRIALS + 1)
+    for (_, configurations, values), (_, first, known) in zip(asked(more), asked(tuned), strict=True):
+        assert (configurations[:TRIALS], values[:TRIALS], len(values)) == (first, known, TRIALS + 1)
+    fewer = tiny(tmp_path, trials=2)
+    assert [len(row.results) for row in fewer.rows] == [2, 2]
+    assert [row.chosen_top1 for row in fewer.rows] == [max(values[:2]) for _, _, values in asked(tuned)]
 
 
 def test_the_tuned_suite_trains_all_seeds_and_its_report_shows_the_tuning(folder: Path, tuned: Tuned) -> None:

@@ -12,7 +12,7 @@ from kdbench.errors import PluginError, SuiteError
 from kdbench.hookspecs import MethodSpec
 from kdbench.opening import open_suite
 from kdbench.search import Search
-from kdbench.tune.space import Space, spaces
+from kdbench.tune.space import Space, _with_value, spaces
 
 
 def spaces_of(path: Path, *globs: str) -> dict[str, Space]:
@@ -58,6 +58,18 @@ def test_a_weight_that_the_suite_sets_to_zero_stays_zero(write: Callable[..., Pa
     assert str(error.value) == (
         f"{path}: tune.kd.kd_weight: the suite's value 0.0 cannot be in a logarithmic range; remove log = true"
     )
+
+
+@pytest.mark.parametrize(
+    ("search", "value", "problem"),
+    [
+        (Search(low=1, high=2), True, "the suite's value True is not a number; give choices"),
+        (Search(low=1, high=2), "l1", "the suite's value 'l1' is not a number; give choices"),
+        (Search(choices=(1, 2)), [1], "the suite's value [1] cannot be one of choices; set another one in the suite"),
+    ],
+)
+def test_nok_a_value_of_another_kind(search: Search, value: object, problem: str) -> None:
+    assert _with_value(search, value) == (search, problem)
 
 
 def test_nothing_to_tune(write: Callable[..., Path]) -> None:
