@@ -29,8 +29,10 @@ Train = Callable[[frozenset[str], Mapping[str, Failure | None]], None]
 class Invocation:
     """Trains the cohorts, notifies observers, writes the report."""
 
-    def __init__(self, context: Context, train: Train) -> None:
+    def __init__(self, context: Context, train: Train, highlight: Sequence[str] = ()) -> None:
+        """``highlight``: labels that the report marks."""
         self.context = context
+        self.highlight = tuple(highlight)
         self.train = train
         self.kind = trials_of(context.folder.path.name)
 
@@ -114,7 +116,7 @@ class Invocation:
                 time.sleep(REPORT_SECONDS)
         try:
             folder, info, registry = self.context.folder, self.context.info, self.context.opened.registry
-            write_report(folder, info.report, self.context.warn, record, filters, registry)
+            write_report(folder, info.report, self.context.warn, record, filters, registry, self.highlight)
         finally:
             claim.release()
 

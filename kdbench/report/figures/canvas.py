@@ -80,6 +80,8 @@ POINTS = 80
 """Largest number of epochs drawn of a curve; the last one is always drawn."""
 WIDTH = 12.5
 NARROW = 8.5
+BOLD = 3.0
+"""Width of the line of a highlighted method."""
 
 
 def inline(svg: str, name: str, caption: str) -> str:
@@ -237,10 +239,32 @@ def set_names(made: Legend, names: Sequence[str]) -> None:
         text.set_text(name)
 
 
+STAR = "★"
+
+
+def shown_as(study: Study, label: str) -> str:
+    """A method's name in a figure; a highlighted one has a star."""
+    return f"{STAR} {label}" if label in study.highlighted else label
+
+
+def ring(axes: Axes, x: float, y: float, **where: Any) -> None:
+    """Draw a ring around the marker of a highlighted method."""
+    axes.scatter([x], [y], s=120, marker="o", facecolors="none", edgecolors=TEXT, linewidths=1.4, **where)
+
+
 def marker(study: Study, label: str, linestyle: Literal["none", "-"] = "none") -> Line2D:
     """A method's entry in a legend."""
     style = study.styles[label]
-    return Line2D([], [], color=style.colour, marker=style.marker, linestyle=linestyle, markersize=5.5, label=label)
+    return Line2D(
+        [],
+        [],
+        color=style.colour,
+        marker=style.marker,
+        linestyle=linestyle,
+        markersize=5.5,
+        label=shown_as(study, label),
+        linewidth=BOLD if label in study.highlighted else 1.5,
+    )
 
 
 # No triangles: those are markers of methods.
