@@ -26,6 +26,11 @@ import torch
 Install = Callable[..., Path]
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are cores: some tests wait for servers, leases and processes that they start."""
+    return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Tests leave the user's cache folder alone; one that needs an empty cache sets another folder."""

@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from kdbench import atomic
+
 _NAME = re.compile(r"(?P<name>.+)\.(?P<number>[0-9]{6,})")
 # What a file system without hard links answers.
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
@@ -77,7 +79,8 @@ class Chain:
         self.folder.mkdir(parents=True, exist_ok=True)
         place = self.path(name, number)
         content = json.dumps(asdict(entry)).encode()
-        temporary = self.folder / f".{secrets.token_hex(8)}.tmp"
+        # As kdbench.atomic names what it removes after its process has died.
+        temporary = self.folder / f".{secrets.token_hex(8)}.{atomic.HOST}.{os.getpid()}.tmp"
         temporary.write_bytes(content)
         try:
             os.link(temporary, place)

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from kdbench.atomic import remove_leftovers
 from kdbench.claims.chain import FREE, Chain, Entry
 from kdbench.claims.heartbeat import LEASE_SECONDS, Heartbeat, Holder, Watch
 from kdbench.errors import ResultsError
@@ -226,6 +227,8 @@ def claiming(output: Path, lease: float = LEASE_SECONDS) -> Iterator[Claims]:
     with explained(output):
         heartbeat.start()
         watch.forget_dead()
+        for place in (output / CLAIMS).glob("*/*/"):
+            remove_leftovers(place)
     try:
         yield Claims(output, heartbeat, watch)
     finally:

@@ -33,6 +33,12 @@ ReportName = Annotated[
         help="Name of the report's folder; default: the suite's name, with the values of --set, -m, --pair and --seed.",
     ),
 ]
+Highlight = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--highlight", metavar="LABEL", help="Mark this method in the report's tables and figures; may be repeated."
+    ),
+]
 Parts = Annotated[
     int | None,
     typer.Option(

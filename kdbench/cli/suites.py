@@ -17,6 +17,7 @@ from kdbench.cli.options import (
     RUNS,
     AsJson,
     Debug,
+    Highlight,
     Methods,
     Output,
     Overrides,
@@ -74,6 +75,7 @@ def run(
     output: Output = RUNS,
     report_dir: ReportDir = REPORTS,
     report_name: ReportName = None,
+    highlight: Highlight = None,
     tracking_uri: TrackingUri = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Train again, ignoring earlier results of these trials.")
@@ -123,6 +125,7 @@ def run(
             output=output,
             report_dir=report_dir,
             report_name=report_name,
+            highlight=highlight or (),
             tracking_uri=tracking_uri,
             fresh=fresh,
             allow_teacher_mismatch=allow_teacher_mismatch,
@@ -314,6 +317,7 @@ def report(
     output: Output = RUNS,
     report_dir: ReportDir = REPORTS,
     report_name: ReportName = None,
+    highlight: Highlight = None,
     debug: Debug = False,
 ) -> None:
     """Write the report of the results so far that match the current suite file."""
@@ -353,6 +357,7 @@ def report(
         methods=filters.methods,
         pairs=filters.pairs,
         seeds=filters.seeds,
+        highlight=tuple(highlight or ()),
         parts=parts_of(plan, registry) if plan is not None else None,
         warn=show_warning,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,16 @@ def digest(
     filters: str = "",
     plots: bool = True,
     parts: PageParts | None = None,
+    highlight: Sequence[str] = (),
 ) -> str:
-    """The SHA-256 of the inputs of a report: the plan, the results so far, the filters, and the code of the report.
+    """The SHA-256 of the inputs of a report: plan, results so far, filters, highlighted labels, and its code.
 
     ``plan``: the plan to report; by default the last one. ``parts``: its sections and figures; by default those of
     the plugins that the plan names.
     """
     plan = plan or folder.plan or NO_PLAN
     parts = parts or parts_of(plan)
-    given = [_own_code(), folder.path.name, filters, plots, _read_of(plan), parts.to_json()]
+    given = [_own_code(), folder.path.name, filters, plots, _read_of(plan), parts.to_json(), sorted(highlight)]
     sha = hashlib.sha256(json.dumps(given, sort_keys=True).encode())
     trials = list(folder) if plan is NO_PLAN else [folder.trial(row.id) for row in plan.trials]
     places = {trial.path: trial.damage() for trial in trials}

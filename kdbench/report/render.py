@@ -55,6 +55,7 @@ def render(
     methods: Sequence[str] = (),
     pairs: Sequence[str] = (),
     seeds: Sequence[int] = (),
+    highlight: Sequence[str] = (),
     plots: bool = True,
     parts: PageParts | None = None,
     warn: Callable[[str], None] | None = None,
@@ -63,7 +64,7 @@ def render(
 
     ``plan`` sets the trials and their labels; by default, those of the suite as last planned. ``methods`` (shell
     patterns on label or method name), ``pairs`` (``teacher:student``) and ``seeds`` select what is shown; gains over a
-    baseline are given even if it is not shown.
+    baseline are given even if it is not shown. ``highlight`` are labels to mark in tables and figures.
 
     Writes ``index.html``, ``leaderboard.md``, ``leaderboard.csv``, ``overall.csv``, ``trials.csv`` and, unless
     ``plots=False``, ``plots/*.svg`` and ``plots/*.png`` below ``report``. ``parts`` are the sections and figures; by
@@ -73,12 +74,15 @@ def render(
     Raises:
         ResultsError: nothing was planned in ``folder``, another protocol version wrote it, no trial passes the
             filters, or ``report`` cannot be written.
+        SuiteError: a label in ``highlight`` is not shown.
     """
     filters = Filters(tuple(methods), tuple(pairs), tuple(seeds))
     # Computed first: a change during rendering is either shown or makes the page out of date.
     parts = parts or parts_of(plan or folder.plan or NO_PLAN)
-    digest = made_from.digest(folder, plan=plan, filters=filters.describe(), plots=plots, parts=parts)
-    study = read_study(folder, filters, plan)
+    digest = made_from.digest(
+        folder, plan=plan, filters=filters.describe(), plots=plots, parts=parts, highlight=highlight
+    )
+    study = read_study(folder, filters, plan, highlight)
     warn = warn or (lambda _: None)
     if loss := naming.lost(report, study.trials):
         warn(loss)

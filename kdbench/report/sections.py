@@ -7,7 +7,7 @@ write its function and ``templates/sections/<name>.html.j2``, and add it to :mod
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -67,25 +67,18 @@ def pairs(study: Study) -> Context | None:
         done = study.done(pair)
         base = _first(cells.loc[cells["label"] == study.reference.label, "top1_mean"])
         range_ = limits(list(done["top1"]), [] if base is None else [base])
-        rows = [
-            {
-                **row,
-                "strip": strip(
-                    list(done.loc[done["label"] == row["label"], "top1"]),
-                    row["top1_mean"],
-                    row["top1_std"],
-                    base,
-                    range_,
-                ),
-                "strip_label": _spoken(study, pair, row, base),
-            }
-            for row in _rows(cells)
-        ]
+        tops = {str(label): list(values) for label, values in done.groupby("label")["top1"]}
+        title = study.title(pair)
+        rows = []
+        for row in _rows(cells):
+            seeds = tops.get(row["label"], [])
+            drawn = strip(seeds, row["top1_mean"], row["top1_std"], base, range_)
+            rows.append({**row, "strip": drawn, "strip_label": _spoken(title, row, seeds, base, study.reference.label)})
         first = cells.iloc[0]
         tables.append(
             {
                 "pair": pair,
-                "title": study.title(pair),
+                "title": title,
                 "teacher": first["teacher"],
                 "student": first["student"],
                 "teacher_top1": study.teacher_top1(pair),
@@ -110,14 +103,14 @@ def pairs(study: Study) -> Context | None:
     }
 
 
-def _spoken(study: Study, pair: str, row: Mapping[str, Any], base: float | None) -> str:
+def _spoken(title: str, row: Mapping[str, Any], tops: Sequence[float], base: float | None, reference: str) -> str:
     """The drawing of a row in words."""
-    done = study.done(pair)
-    seeds = [wording.number(top1) for top1 in done.loc[done["label"] == row["label"], "top1"]]
+    if not tops:
+        return f"{title}, {row['label']}: no result"
     spread = f", standard deviation {wording.number(row['top1_std'])}" if row["top1_std"] is not None else ""
-    line = f"; mean of {study.reference.label} {wording.number(base)}" if base is not None else ""
-    mean = f"mean {wording.number(row['top1_mean'])} %{spread}; seeds {wording.listing(seeds)}{line}"
-    return f"{study.title(pair)}, {row['label']}: {mean if seeds else 'no result'}"
+    line = f"; mean of {reference} {wording.number(base)}" if base is not None else ""
+    seeds = wording.listing([wording.number(top1) for top1 in tops])
+    return f"{title}, {row['label']}: mean {wording.number(row['top1_mean'])} %{spread}; seeds {seeds}{line}"
 
 
 def beside(study: Study) -> Context | None:

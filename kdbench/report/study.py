@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from kdbench.report.stats import Noise
 from kdbench.report.styles import Style, styles
 from kdbench.results import NO_PLAN, PlanRecord, SuiteFolder
 from kdbench.status import FINISHED, Status
-from kdbench.suite.filters import Filters
+from kdbench.suite.filters import Filters, check_highlight
 from kdbench.suite.schema import BASELINES
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ class Study:
     """The baselines for gains; the first is the reference of verdicts and relative times."""
     metrics: Mapping[str, MetricSpec]
     """All metrics by name."""
+    highlighted: tuple[str, ...] = ()
+    """Labels that tables and figures mark, in the suite's order."""
     standings: dict[str, Standings] = field(default_factory=dict, init=False, repr=False, compare=False)
     """By pair, kept by :func:`kdbench.report.verdict.standings` for all sections."""
 
@@ -147,10 +149,18 @@ class Study:
         return float(known["teacher_top1"].mean()) if len(known) else None
 
 
-def read_study(folder: SuiteFolder, filters: Filters | None = None, plan: PlanRecord | None = None) -> Study:
+def read_study(
+    folder: SuiteFolder,
+    filters: Filters | None = None,
+    plan: PlanRecord | None = None,
+    highlight: Sequence[str] = (),
+) -> Study:
     """Read the results of ``plan``, or of the suite as last planned, from a results folder.
 
+    ``highlight``: labels to mark.
+
     Raises:
+        SuiteError: a label to mark is not shown.
         ResultsError: as :func:`kdbench.report.frame.read_trials`.
     """
     filters = filters or Filters()
@@ -159,6 +169,7 @@ def read_study(folder: SuiteFolder, filters: Filters | None = None, plan: PlanRe
     trials = select(everyone, filters)
     if trials.empty:
         trials = read_trials(folder, filters, plan)  # raises with the reason
+    check_highlight(highlight, trials["label"])
     plan = plan or folder.plan or NO_PLAN
     baselines = tuple(plan.suite.get("baselines") or BASELINES)
     cells = leaderboard(everyone, method_order(trials), added=added_metrics(plan), baselines=baselines)
@@ -173,4 +184,5 @@ def read_study(folder: SuiteFolder, filters: Filters | None = None, plan: PlanRe
         styles=styles(methods, baselines),
         baselines=tuple(Baseline(name, baseline(everyone, name)) for name in baselines),
         metrics={**METRICS, **{metric.name: metric.spec for metric in plan.metrics}},
+        highlighted=tuple(label for label in method_order(trials) if label in highlight),
     )

@@ -31,7 +31,7 @@ from kdbench.run.job import Job
 from kdbench.run.loop import Loop
 from kdbench.run.outcome import Results
 from kdbench.session import default_observers, registered, stop_at_signals
-from kdbench.suite.filters import Filters
+from kdbench.suite.filters import Filters, check_highlight
 from kdbench.terminal import outliving_terminals
 
 SHORTEST_LEASE = 1.0
@@ -49,6 +49,7 @@ def run_suite(
     output: str | Path = "runs",
     report_dir: str | Path = "reports",
     report_name: str | None = None,
+    highlight: Sequence[str] = (),
     tracking_uri: str | None = None,
     fresh: bool = False,
     allow_teacher_mismatch: bool = False,
@@ -78,8 +79,8 @@ def run_suite(
     be defined in a notebook; a class is registered under its attribute ``name``, or its class name in lower case.
     ``methods`` are globs on names or labels, ``pairs`` are ``teacher:student``, ``overrides`` are
     ``key.path=value``. With any of these, a separate report of the selected trials is written; ``report_name``
-    sets its folder. ``tracking_uri`` is MLflow's store, ``"none"`` for no tracking. ``observers`` replaces the
-    progress display and MLflow. Without ``with_report``, no report is written.
+    sets its folder. ``highlight`` are labels that the report marks. ``tracking_uri`` is MLflow's store, ``"none"`` for
+    no tracking. ``observers`` replaces the progress display and MLflow. Without ``with_report``, no report is written.
     SIGINT, SIGTERM or SIGHUP ends the run after its epoch, or after ``grace`` seconds at the last checkpoint, and
     ``Results.interrupted`` is then true; a second signal raises ``KeyboardInterrupt``. Signals are handled only in the
     main thread.
@@ -99,6 +100,7 @@ def run_suite(
     opened = open_suite(suite, overrides=overrides, plugins=plugins)
     filters = Filters(tuple(methods), tuple(pairs), tuple(seeds))
     filters.check(opened.suite)
+    check_highlight(highlight, [trial.label for trial in opened.plan.trials if filters.match(trial)])
     names = device.split(",")
     if executor is None:
         # Of another executor's machines, nothing is known here.
@@ -141,7 +143,7 @@ def run_suite(
             context = Context(opened, folder, info, chosen_device, notify, warn, stop, claims)
             if alone:
                 loop = Loop(context, allow_teacher_mismatch=allow_teacher_mismatch, parts=parts or 1, wait=wait)
-                return Invocation(context, loop, with_report=with_report)(filters, fresh=fresh)
+                return Invocation(context, loop, highlight, with_report=with_report)(filters, fresh=fresh)
 
             job = Job(
                 suite=opened.given.absolute() if isinstance(opened.given, Path) else opened.given,
@@ -155,7 +157,7 @@ def run_suite(
                 sign=claims.sign,
             )
             driver = Driver(starter, jobs_for(job, names, workers), context, per_cohort=per_cohort)
-            return Invocation(context, driver, with_report=with_report)(filters, fresh=fresh)
+            return Invocation(context, driver, highlight, with_report=with_report)(filters, fresh=fresh)
 
 
 def _warn(console: Console, message: str) -> None:

@@ -29,8 +29,12 @@ Train = Callable[[frozenset[str], Mapping[str, Failure | None]], None]
 class Invocation:
     """Trains the cohorts, notifies observers, writes the report."""
 
-    def __init__(self, context: Context, train: Train, *, with_report: bool = True) -> None:
+    def __init__(
+        self, context: Context, train: Train, highlight: Sequence[str] = (), *, with_report: bool = True
+    ) -> None:
+        """``highlight``: labels that the report marks; ``with_report``: whether one is written."""
         self.context = context
+        self.highlight = tuple(highlight)
         self.train = train
         self.with_report = with_report
         self.kind = trials_of(context.folder.path.name)
@@ -115,7 +119,7 @@ class Invocation:
                 time.sleep(REPORT_SECONDS)
         try:
             folder, info, registry = self.context.folder, self.context.info, self.context.opened.registry
-            write_report(folder, info.report, self.context.warn, record, filters, registry)
+            write_report(folder, info.report, self.context.warn, record, filters, registry, self.highlight)
         finally:
             claim.release()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kdbench.discovery import Registry
@@ -20,12 +20,14 @@ def write_report(
     plan: PlanRecord | None = None,
     filters: Filters | None = None,
     registry: Registry | None = None,
+    highlight: Sequence[str] = (),
 ) -> None:
     """Render the report of the results so far, unless it is up to date. An error here does not affect the results."""
     filters = filters or Filters()
     try:
         parts = parts_of(plan or folder.plan or NO_PLAN, registry)
-        if made_from.is_current(report, made_from.digest(folder, plan=plan, filters=filters.describe(), parts=parts)):
+        wanted = made_from.digest(folder, plan=plan, filters=filters.describe(), parts=parts, highlight=highlight)
+        if made_from.is_current(report, wanted):
             return
         from kdbench.report.render import render
 
@@ -36,6 +38,7 @@ def write_report(
             methods=filters.methods,
             pairs=filters.pairs,
             seeds=filters.seeds,
+            highlight=highlight,
             parts=parts,
             warn=warn,
         )

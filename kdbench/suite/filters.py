@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Protocol
@@ -81,3 +81,18 @@ class Filters:
         options += [f"--pair {pair}" for pair in self.pairs]
         options += [f"--seed {seed}" for seed in self.seeds]
         return " ".join(options)
+
+
+def check_highlight(labels: Iterable[str], shown: Iterable[str]) -> None:
+    """Refuse a label to highlight that a report does not show.
+
+    Raises:
+        SuiteError: with the label that was meant.
+    """
+    known = set(shown)
+    if problems := [
+        f"--highlight {label}: no label of the methods shown{did_you_mean(label, known)}"
+        for label in labels
+        if label not in known
+    ]:
+        raise SuiteError(problems)

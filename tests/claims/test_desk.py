@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from kdbench.atomic import HOST
 from kdbench.claims import CLAIMS, NEVER_HELD, ClaimLostError, Claims, HeldError, Watch, claiming, standings
 from kdbench.claims.heartbeat import Heartbeat
 from kdbench.errors import ResultsError
@@ -38,6 +41,18 @@ def first(tmp_path, clock) -> Process:
 @pytest.fixture
 def second(tmp_path, clock) -> Process:
     return Process(tmp_path, clock)
+
+
+def test_what_a_dead_process_left_of_a_claim_is_removed(tmp_path):
+    folder = tmp_path / ".claims/tiny/trials"
+    folder.mkdir(parents=True)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left, own = (folder / f".00ff.{HOST}.{pid}.tmp" for pid in (ended.pid, os.getppid()))
+    left.touch()
+    own.touch()
+    with claiming(tmp_path):
+        assert [path.name for path in folder.iterdir()] == [own.name]
 
 
 def test_one_holds_it_until_it_gives_it_up(first, second):

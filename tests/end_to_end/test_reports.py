@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from kdbench.cli.suites import report as report_command
-from kdbench.errors import KdbenchError
+from kdbench.errors import KdbenchError, SuiteError
 from kdbench.run import run_suite
 
 pytestmark = pytest.mark.usefixtures("without_figures")
@@ -133,3 +133,18 @@ def test_a_changed_expectation_of_a_finished_suites_teacher_is_remarked(write_su
         assert "the suite expects 99.90 ± 1.00 %" in (tmp_path / "reports/tiny" / name).read_text()
     shown = kdbench("plan", suite)
     assert "warning: teacher resnet8: reaches" in shown.stdout
+
+
+def test_a_highlighted_label_is_marked_also_when_nothing_is_left_to_train(write_suite, run, report, watch, tmp_path):
+    suite = write_suite("none", "kd")
+    with pytest.raises(SuiteError, match=r"^--highlight kdd: no label of the methods shown; did you mean 'kd'\?$"):
+        run(suite, highlight=["kdd"])
+    assert watch.heard == []
+    run(suite)
+    page = tmp_path / "reports/tiny/index.html"
+    assert "★" not in page.read_text()
+    run(suite, highlight=["kd"])
+    assert watch.epochs == []
+    assert "★ Highlighted: kd" in page.read_text()
+    report(suite, highlight=["none"])
+    assert "★ Highlighted: none" in page.read_text()

@@ -24,6 +24,8 @@ from kdbench.report.figures.canvas import (
     mark_resolution,
     panels,
     resolution_legend,
+    ring,
+    shown_as,
 )
 from kdbench.report.leaderboard import COUNTED
 from kdbench.report.resolution import of_row
@@ -50,7 +52,7 @@ def accuracy(study: Study) -> tuple[Figure, str] | None:
     for axes, pair in zip(drawn, pairs, strict=True):
         _accuracy_panel(axes, study, pair, labels)
     for axes in drawn[::columns]:
-        axes.set_yticks(range(len(labels)), labels)
+        axes.set_yticks(range(len(labels)), [shown_as(study, label) for label in labels])
     axis_labels(drawn, columns, "test top-1, %", "")
     compared = study.cells[study.cells["n"] > 0].to_dict("records")
     if marks := resolution_legend(of_row(row, study.reference.gain) for row in compared):
@@ -104,6 +106,8 @@ def _accuracy_panel(axes: Axes, study: Study, pair: str, labels: Sequence[str]) 
                 mean, row, color=style.colour, marker=style.marker, markersize=5.5, markeredgecolor=PAPER,
                 markeredgewidth=0.6,
             )  # fmt: skip
+            if label in study.highlighted:
+                ring(axes, mean, row, zorder=4)
         else:
             edge, side = (low, "left") if mean < low else (high, "right")
             arrow = f" ◂ {wording.number(mean, 1)}" if side == "left" else f"{wording.number(mean, 1)} ▸ "
@@ -111,9 +115,9 @@ def _accuracy_panel(axes: Axes, study: Study, pair: str, labels: Sequence[str]) 
         if cell["diverged"]:
             text = f"{cell['diverged']} of {cell['n'] + cell['diverged']} diverged "
             axes.text(high, row, text, va="center", ha="right", color=SOFT, fontsize=7)
-    resolutions = {label: of_row(cells.loc[label], study.reference.gain) for label in labels if label in cells.index}
+    gains = {label: of_row(cells.loc[label], study.reference.gain) for label in labels if label in cells.index}
     for state in RESOLUTIONS:
-        marked = [row for row, label in enumerate(labels) if resolutions.get(label) is state]
+        marked = [row for row, label in enumerate(labels) if gains.get(label) is state]
         if marked:
             # Beside the panel, not inside.
             where = axes.get_yaxis_transform()

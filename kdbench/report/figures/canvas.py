@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Sequence
 from itertools import pairwise
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
-from matplotlib.path import Path
+from matplotlib.path import Path as Outline
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import Affine2D
 
@@ -80,6 +80,8 @@ POINTS = 80
 """Largest number of epochs drawn of a curve; the last one is always drawn."""
 WIDTH = 12.5
 NARROW = 8.5
+BOLD = 3.0
+"""Width of the line of a highlighted method."""
 
 
 def inline(svg: str, name: str, caption: str) -> str:
@@ -102,8 +104,7 @@ def _embedded(tag: str, name: str, used: Collection[str]) -> str:
     tag = _IDENTIFIER.sub(lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", tag)
     if "#" in tag:
         tag = _REFERENCE.sub(rf"\1#{name}-", tag)
-        for colour, themed in THEME.items():
-            tag = tag.replace(colour, themed)
+        tag = _COLOURS.sub(lambda found: THEME[found[0]], tag)
     if "xlink" in tag or "xmlns" in tag:
         # Without namespace declarations, the page contains no URLs that look like external resources.
         tag = _NAMESPACE.sub("", tag).replace("xlink:href", "href")
@@ -114,6 +115,7 @@ def _embedded(tag: str, name: str, used: Collection[str]) -> str:
     return _POLYLINE.sub(_shorter, tag)
 
 
+_COLOURS = re.compile("|".join(THEME))
 _IDENTIFIER = re.compile(r' id="([^"]+)"')
 _REFERENCE = re.compile(r'(\bhref="|\burl\()#')
 _NAMESPACE = re.compile(r' xmlns(:xlink)?="[^"]*"')
@@ -237,19 +239,42 @@ def set_names(made: Legend, names: Sequence[str]) -> None:
         text.set_text(name)
 
 
+STAR = "★"
+
+
+def shown_as(study: Study, label: str) -> str:
+    """A method's name in a figure; a highlighted one has a star."""
+    return f"{STAR} {label}" if label in study.highlighted else label
+
+
+def ring(axes: Axes, x: float, y: float, **where: Any) -> None:
+    """Draw a ring around the marker of a highlighted method."""
+    axes.scatter([x], [y], s=120, marker="o", facecolors="none", edgecolors=TEXT, linewidths=1.4, **where)
+
+
 def marker(study: Study, label: str, linestyle: Literal["none", "-"] = "none") -> Line2D:
     """A method's entry in a legend."""
     style = study.styles[label]
-    return Line2D([], [], color=style.colour, marker=style.marker, linestyle=linestyle, markersize=5.5, label=label)
+    return Line2D(
+        [],
+        [],
+        color=style.colour,
+        marker=style.marker,
+        linestyle=linestyle,
+        markersize=5.5,
+        label=shown_as(study, label),
+        linewidth=BOLD if label in study.highlighted else 1.5,
+    )
 
 
 # No triangles: those are markers of methods.
-_ARROW = Path(
-    [(0, -1), (0, 1), (-0.7, 0.2), (0, 1), (0.7, 0.2)], [Path.MOVETO, Path.LINETO, Path.MOVETO] + [Path.LINETO] * 2
+_ARROW = Outline(
+    [(0, -1), (0, 1), (-0.7, 0.2), (0, 1), (0.7, 0.2)],
+    [Outline.MOVETO, Outline.LINETO, Outline.MOVETO] + [Outline.LINETO] * 2,
 )
 
 
-def _question_mark() -> Path:
+def _question_mark() -> Outline:
     # Not "$?$": parsing of mathematics is off.
     drawn = TextPath((0, 0), "?", size=1, prop=FontProperties(family="DejaVu Sans", weight="bold"))
     box = drawn.get_extents()
@@ -300,7 +325,7 @@ def layout(figure: Figure) -> None:
         figure.set_layout_engine(None)
 
 
-def save(figure: Figure, stem: FilePath) -> None:
+def save(figure: Figure, stem: Path) -> None:
     """Write ``stem.svg`` and ``stem.png``."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     layout(figure)

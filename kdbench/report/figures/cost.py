@@ -27,6 +27,8 @@ from kdbench.report.figures.canvas import (
     marker,
     panels,
     resolution_legend,
+    ring,
+    shown_as,
 )
 from kdbench.report.figures.labels import place_labels
 from kdbench.report.resolution import Resolution, of_row
@@ -74,10 +76,10 @@ def cost(study: Study) -> tuple[Figure, str] | None:
         low, high = axes.get_ylim()
         outside += list(mine.loc[(mine["height"] < low) | (mine["height"] > high), "label"])
         # With many methods, only those on the Pareto front and the baselines get a label.
-        few = {*(baseline.label for baseline in study.baselines), *_front(mine)["label"]}
+        few = {*(baseline.label for baseline in study.baselines), *_front(mine)["label"], *study.highlighted}
         wanted = set(mine["label"]) if len(mine) <= NAMED else few
         points = list(zip(mine["seconds"] / scale, mine["height"], strict=True))
-        names = [label if label in wanted else "" for label in mine["label"]]
+        names = [shown_as(study, label) if label in wanted else "" for label in mine["label"]]
         place_labels(canvas, axes, points, names)
     hollow = f" {RESOLUTION_WORDS} Hollow: not resolved, or no interval." if over_reference else ""
     what = f"Gain over {reference.label}" if over_reference else "Test top-1"
@@ -125,6 +127,8 @@ def _cost_panel(
             markerfacecolor=PAPER if hollow else style.colour, markeredgecolor=style.colour if hollow else PAPER,
             markeredgewidth=1.1 if hollow else 0.7, linestyle="none", zorder=3,
         )  # fmt: skip
+        if cell.label in study.highlighted:
+            ring(axes, cell.seconds / scale, cell.height, zorder=2)
     for state in RESOLUTIONS:
         marked = cells[[one is state for one in states or [None] * len(cells)]]
         if len(marked):

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from kdbench.report import wording
 from kdbench.report.figures.canvas import (
+    BOLD,
     FAINT,
     NARROW,
     PAPER,
@@ -54,7 +55,8 @@ def curves(study: Study) -> tuple[Figure, str] | None:
             axes.plot(*lines, color=FAINT, linewidth=0.6, marker=single, markersize=2)
         for label in named:
             if label in by_label:
-                _curve(axes, by_label[label], study.styles[label], 1.4)
+                own = label in study.highlighted
+                _curve(axes, by_label[label], study.styles[label], BOLD if own else 1.4, zorder=4 if own else 2)
         last = int(mine["epoch"].max())
         settled = mine.loc[mine["epoch"] >= max(1, round(0.15 * last)), "top1"]
         axes.set_ylim(*limits(list(settled)))
@@ -73,7 +75,7 @@ def curves(study: Study) -> tuple[Figure, str] | None:
     )
 
 
-def _curve(axes: Axes, records: pd.DataFrame, style: Style, width: float) -> None:
+def _curve(axes: Axes, records: pd.DataFrame, style: Style, width: float, zorder: float) -> None:
     shown = over_seeds(records, "top1")
     if shown.seeds > 1:
         axes.fill_between(shown.epochs, shown.low, shown.high, color=style.colour, alpha=0.13, linewidth=0)
@@ -81,7 +83,7 @@ def _curve(axes: Axes, records: pd.DataFrame, style: Style, width: float) -> Non
     gap = max(1, (last + 1) // 6)
     axes.plot(
         shown.epochs, shown.mean, color=style.colour, linewidth=width, marker=style.marker, markersize=4.5,
-        markeredgecolor=PAPER, markeredgewidth=0.5, markevery=(last % gap, gap),
+        markeredgecolor=PAPER, markeredgewidth=0.5, markevery=(last % gap, gap), zorder=zorder,
     )  # fmt: skip
 
 
@@ -91,5 +93,5 @@ def _highlighted(study: Study, drawn: Collection[str]) -> tuple[list[str], list[
         return ordered, []
     baselines = [baseline.label for baseline in study.baselines if baseline.label in ordered]
     best = [label for label in ordered if label not in baselines][: HIGHLIGHTED - len(baselines)]
-    named = [label for label in ordered if label in {*baselines, *best}]
+    named = [label for label in ordered if label in {*baselines, *best, *study.highlighted}]
     return named, [label for label in ordered if label not in named]

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from kdbench.errors import PluginError
 from kdbench.hookspecs import FigureSpec
-from kdbench.report.figures.canvas import SETTINGS, inline, save
+from kdbench.report.figures.canvas import SETTINGS, STAR, inline, save
 from kdbench.report.parts import PagePart
 from kdbench.report.study import Study
 
@@ -40,7 +40,8 @@ def draw(
         # Reset the settings for each figure, because a plugin may change them.
         with matplotlib.rc_context(SETTINGS):
             try:
-                drawing = part(study, partial(_saved, folder / part.name))
+                note = f" {STAR}: highlighted." if study.highlighted and part.built_in else ""
+                drawing = part(study, partial(_saved, folder / part.name, note))
             except PluginError as error:
                 failed[part.name] = str(error)
         if drawing is not None:
@@ -52,7 +53,7 @@ def draw(
     return drawings, failed
 
 
-def _saved(stem: Path, made: Any) -> Drawing | None:
+def _saved(stem: Path, note: str, made: Any) -> Drawing | None:
     if made is None:
         return None
     figure, caption = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
@@ -62,4 +63,4 @@ def _saved(stem: Path, made: Any) -> Drawing | None:
     save(figure, stem)
     # Not with_suffix: a name may contain dots.
     text = stem.with_name(f"{stem.name}.svg").read_text(encoding="utf-8")
-    return Drawing(inline(text, stem.name, caption), caption)
+    return Drawing(inline(text, stem.name, caption + note), caption + note)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from kdbench.report import stats
-from kdbench.report.figures.canvas import PAPER, SOFT, TEXT, WIDTH
+from kdbench.report.figures.canvas import PAPER, SOFT, TEXT, WIDTH, ring, shown_as
 from kdbench.report.study import Study
 
 
@@ -61,7 +61,10 @@ def critical_difference(study: Study) -> tuple[Figure, str] | None:
             markeredgecolor=PAPER,
             markeredgewidth=0.6,
         )
-        text = f"{label}  {rank:.2f}" if better else f"{rank:.2f}  {label}"
+        if label in study.highlighted:
+            ring(axes, rank, line, zorder=4)
+        name = shown_as(study, label)
+        text = f"{name}  {rank:.2f}" if better else f"{rank:.2f}  {name}"
         axes.text(end, y, f" {text} ", ha="left" if better else "right", va="center", fontsize=8.5)
     difference = f"{comparison.critical_difference:.2f} at {stats.CONFIDENCE:.0%}"
     test = f"χ² = {comparison.statistic:.1f}, p = {comparison.p_value:.2g}"

@@ -20,6 +20,7 @@ from kdbench.report.figures.canvas import (
     over_seeds,
     panels,
     set_names,
+    shown_as,
 )
 from kdbench.report.study import Study
 from kdbench.report.styles import INK, PALETTE
@@ -82,7 +83,8 @@ def _figure(study: Study, *, main: bool) -> Figure | None:
     for axes, (label, stage) in zip(drawn, groups, strict=True):
         # One panel's rows at a time: a copy of all would double the memory that a large suite takes.
         _panel(axes, study.pairs, records.iloc[positions[label, stage]])
-        axes.set_title(label if stage == MAIN else f"{label}: {stage}")
+        name = shown_as(study, label)
+        axes.set_title(name if stage == MAIN else f"{name}: {stage}")
     axis_labels(drawn, columns, "epoch", "loss")
     return figure
 
