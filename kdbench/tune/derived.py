@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -59,6 +58,8 @@ def entry(space: Space, number: int, configuration: Mapping[str, Any]) -> dict[s
 
 def tuned_suite(opened: Opened, tuned: Sequence[Row], tuning: Tuning, target: Path) -> str:
     """The suite with the chosen settings, in TOML, to be written to ``target``."""
+    import tomli_w
+
     chosen = {row.space.label: dict(row.chosen_settings) for row in tuned}
     given = opened.given
     if isinstance(given, Path):
@@ -83,7 +84,7 @@ def tuned_suite(opened: Opened, tuned: Sequence[Row], tuning: Tuning, target: Pa
             for label, one in tuning.methods.items()
         },
     }
-    return to_toml(tables)
+    return str(tomli_w.dumps(tables))
 
 
 def _without_chosen(row: Mapping[str, Any], chosen: Mapping[str, Mapping[str, Any]], tuned_on: str) -> dict[str, Any]:
@@ -113,69 +114,3 @@ def _reference(given: Path, target: Path) -> str:
         return Path(os.path.relpath(given.resolve(), target.parent.resolve())).as_posix()
     except ValueError:  # another drive
         return given.resolve().as_posix()
-
-
-# ---- TOML
-
-
-def to_toml(tables: Mapping[str, Any]) -> str:
-    """Tables in TOML: values first, then tables and arrays of tables; deeper ones are inline.
-
-    >>> print(to_toml({"seeds": [0, 1], "methods": [{"name": "kd", "lr_factor": 0.5}], "data": {"name": "digits"}}))
-    seeds = [0, 1]
-    <BLANKLINE>
-    [[methods]]
-    name = "kd"
-    lr_factor = 0.5
-    <BLANKLINE>
-    [data]
-    name = "digits"
-    <BLANKLINE>
-    """
-    text = "".join(f"{_key(k)} = {_inline(v)}\n" for k, v in tables.items() if not _is_block(v))
-    for key, value in tables.items():
-        if isinstance(value, dict):
-            text += _blocks([key], value)
-        elif _is_block(value):
-            text += "".join(f"\n[[{_key(key)}]]\n" + _lines(row) for row in value)
-    return text
-
-
-def _blocks(path: list[str], content: Mapping[str, Any]) -> str:
-    """A table, and below it the tables of tables (``[tuning.methods.kd]``)."""
-    nested = {
-        k: v for k, v in content.items() if isinstance(v, dict) and v and all(isinstance(i, dict) for i in v.values())
-    }
-    plain = {key: value for key, value in content.items() if key not in nested}
-    head = ".".join(map(_key, path))
-    text = f"\n[{head}]\n{_lines(plain)}" if plain or not nested else ""
-    for key, value in nested.items():
-        for name, inner in value.items():
-            text += f"\n[{head}.{_key(key)}.{_key(name)}]\n{_lines(inner)}"
-    return text
-
-
-def _is_block(value: object) -> bool:
-    return isinstance(value, dict) or (
-        isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
-    )
-
-
-def _lines(content: Mapping[str, Any]) -> str:
-    return "".join(f"{_key(key)} = {_inline(value)}\n" for key, value in content.items())
-
-
-def _key(key: str) -> str:
-    plain = key.isascii() and key.replace("_", "").replace("-", "").isalnum()
-    return key if plain else json.dumps(key, ensure_ascii=False)
-
-
-def _inline(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return (
-            "{ " + ", ".join(f"{_key(key)} = {_inline(item)}" for key, item in value.items()) + " }" if value else "{}"
-        )
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_inline, value)) + "]"
-    # JSON's strings, numbers and booleans are TOML's, too.
-    return json.dumps(value, ensure_ascii=False)

@@ -7,11 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from kdbench.opening import open_suite
 from kdbench.suite.schema import Tuning
-from kdbench.tune.derived import suite_of_configurations, to_toml, tuned_suite
+from kdbench.tune.derived import suite_of_configurations, tuned_suite
 from kdbench.tune.outcome import Row
 from kdbench.tune.space import spaces
 
@@ -97,15 +95,3 @@ def test_the_suite_of_configurations_has_the_teacher_of_the_suite(write: Callabl
         assert trial.teacher.key == own.teacher.key
         assert trial.recipe.selection == "validation"
         assert trial.recipe.model_copy(update={"selection": "last"}) == own.recipe
-
-
-@pytest.mark.parametrize(
-    "tables",
-    [
-        {"a": 1, "b": [1, 2.5, "x"], "c": {"d": True, "e.f": {"g": 1e-7}}, "rows": [{"x": {"y": []}}, {"z": 'q"\\'}]},
-        {"tuning": {"pair": "a:b", "methods": {"kd/keras": {"space": {"t": {"low": 1, "high": 2.0}}, "note": "ü\t"}}}},
-        {"empty": {}, "nested": {"teachers": {"resnet8": {"recipe": {"epochs": 3}}}}},
-    ],
-)
-def test_toml_reads_back(tables: dict[str, Any]) -> None:
-    assert tomllib.loads(to_toml(tables)) == tables
