@@ -227,7 +227,7 @@ def claiming(output: Path, lease: float = LEASE_SECONDS) -> Iterator[Claims]:
     with explained(output):
         heartbeat.start()
         watch.forget_dead()
-        for place in (output / CLAIMS).glob("*/*/"):
+        for place in (output / CLAIMS).glob("**/"):
             remove_leftovers(place)
     try:
         yield Claims(output, heartbeat, watch)

@@ -206,7 +206,8 @@ def overall(trials: pd.DataFrame, cells: pd.DataFrame, baselines: Sequence[str] 
             comparison = stats.compare_over_pairs(means)
             differences = _differences(dict(zip(block_methods, means.T, strict=True)), teachers)
     gains = [_gains_over_pairs(cells, name, methods) for name in baselines]
-    standings = [_standing(label, cells, trials, ranked.get(label), block_pairs, gains, baselines) for label in methods]
+    by_pair, first = _scores_by_pair(trials), baseline(trials, baselines[0])
+    standings = [_standing(label, cells, by_pair, ranked.get(label), block_pairs, gains, first) for label in methods]
     standings.sort(key=_standing_order)
     return Overall(tuple(standings), tuple(block_pairs), tuple(block_methods), comparison, differences, partial)
 
@@ -338,24 +339,23 @@ def _compare(
     if any(not is_complete(cell) for cell in ranked):
         # A difference over other seeds could contradict the ranks.
         for cell in ranked:
-            seeds = map(int, cell["ranked_seeds"].split())
-            used[cell["label"]] = {
-                seed: value for seed in seeds if (value := top1[cell["label"]].get(seed)) is not None
-            }
+            ours = top1[cell["label"]]
+            used[cell["label"]] = {seed: ours[seed] for seed in map(int, cell["ranked_seeds"].split()) if seed in ours}
     best = min((cell for cell in ranked if not cell["diverged"]), key=lambda cell: cell["rank"], default=None)
     # The seeds that did not diverge are selected by their outcome, others are missing, and one score does not tell how
     # much it varies: no interval there.
     sound = {
         cell["label"]: used[cell["label"]] for cell in ranked if not cell["diverged"] and len(used[cell["label"]]) > 1
     }
-    behind = stats.behind_best(sound, stats.noise(sound))
+    noise = stats.noise(sound)
+    behind = stats.behind_best(sound, noise)
     gains = {}
     for name, (reference, theirs) in references.items():
         values = used.get(reference, theirs)
         gains[name] = _plain_gains(used, values)
         if len(values) > 1 and reference not in diverged:
             family = {**sound, reference: values}
-            gains[name] |= stats.gains(family, reference, stats.noise(family))
+            gains[name] |= stats.gains(family, reference, noise if reference in sound else stats.noise(family))
     for cell in cells:
         label = cell["label"]
         for name, (reference, theirs) in references.items():
@@ -400,24 +400,24 @@ def _block(cells: pd.DataFrame, methods: Sequence[str], pairs: Sequence[str]) ->
 def _standing(
     label: str,
     everyone: pd.DataFrame,
-    trials: pd.DataFrame,
+    scores: Mapping[str, Mapping[str, stats.Array]],
     rank: RankInterval | None,
     block: Sequence[str],
     gains: Sequence[Mapping[str, tuple[Mean, Word]]],
-    baselines: Sequence[str],
+    first: str,
 ) -> Standing:
+    """``gains``: over each baseline, by label; ``first``: the label of the first baseline."""
     cells = everyone[everyone["label"] == label]
     finished = cells[cells["n"] + cells["diverged"] > 0]
     complete = cells[cells["n"] + cells["diverged"] == cells["planned"]]
     lacking = [pair for pair in block if pair not in set(complete["pair"])]
-    first = baseline(trials, baselines[0])
     return Standing(
         label=label,
         method=str(cells["method"].iloc[0]),
         pairs=len(finished),
         gains=tuple(found[label][0].estimate for found in gains),
         words=tuple(found[label][1] for found in gains),
-        improvement=None if label == first else _improvement(trials, label, first),
+        improvement=None if label == first else _improvement(scores, label, first),
         useful=gains[0][label][0].probability_above(stats.EQUIVALENCE),
         rank=rank,
         diverged=int(cells["diverged"].sum()),
@@ -427,12 +427,19 @@ def _standing(
     )
 
 
-def _improvement(trials: pd.DataFrame, label: str, first: str) -> float | None:
-    done = trials[trials["status"] == Status.DONE]
-    scores = {key: rows["top1"].to_numpy(dtype=np.float64) for key, rows in done.groupby(["label", "pair"])}
-    ours, theirs = ({pair: found for (name, pair), found in scores.items() if name == one} for one in (label, first))
-    common = [pair for pair in pair_order(trials) if pair in ours and pair in theirs]
+def _improvement(scores: Mapping[str, Mapping[str, stats.Array]], label: str, first: str) -> float | None:
+    ours, theirs = scores.get(label, {}), scores.get(first, {})
+    common = [pair for pair in ours if pair in theirs]
     return stats.probability_of_improvement([ours[pair] for pair in common], [theirs[pair] for pair in common])
+
+
+def _scores_by_pair(trials: pd.DataFrame) -> dict[str, dict[str, stats.Array]]:
+    """The top-1 of the done trials, by label and pair."""
+    done = trials[trials["status"] == Status.DONE]
+    found: dict[str, dict[str, stats.Array]] = {}
+    for (label, pair), rows in done.groupby(["label", "pair"], sort=False):
+        found.setdefault(label, {})[pair] = rows["top1"].to_numpy(dtype=np.float64)
+    return found
 
 
 def _relative_cost(cells: pd.DataFrame, everyone: pd.DataFrame, first: str) -> float | None:

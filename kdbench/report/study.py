@@ -137,10 +137,11 @@ class Study:
         return len(found) > 1 and len(set().union(*found)) == sum(map(len, found)) == len(found)
 
     def noise(self, pair: str) -> Noise | None:
-        """The noise of the scores of a pair's ranked methods, without those that have a diverged trial."""
+        """The noise of the scores of a pair's ranked methods that have several seeds and no diverged trial."""
         done, cells = self.done(pair), self.pair(pair)
         ranked = cells.loc[cells["rank"].notna() & (cells["diverged"] == 0), "label"]
-        return stats.noise({label: top1_by_seed(done[done["label"] == label]) for label in ranked})
+        scores = {label: top1_by_seed(done[done["label"] == label]) for label in ranked}
+        return stats.noise({label: values for label, values in scores.items() if len(values) > 1})
 
     def teacher_top1(self, pair: str) -> float | None:
         """The mean test accuracy of a pair's teachers in percent, each counted once; None if no trial recorded it."""

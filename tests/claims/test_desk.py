@@ -43,8 +43,9 @@ def second(tmp_path, clock) -> Process:
     return Process(tmp_path, clock)
 
 
-def test_what_a_dead_process_left_of_a_claim_is_removed(tmp_path):
-    folder = tmp_path / ".claims/tiny/trials"
+@pytest.mark.parametrize("kind", ["tiny/trials", "_teachers"])
+def test_what_a_dead_process_left_of_a_claim_is_removed(tmp_path, kind):
+    folder = tmp_path / CLAIMS / kind
     folder.mkdir(parents=True)
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()

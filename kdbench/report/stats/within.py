@@ -26,7 +26,9 @@ Scores = Mapping[str, Mapping[int, float]]
 OUTLYING = 0.05
 """Level of the test that excludes a method from the common noise, because its own is larger."""
 POWER = 0.8
+"""The probability with which a gain of the stated size is resolved."""
 MOST_SEEDS = 1000
+"""The largest number of seeds that is named."""
 
 
 @dataclass(frozen=True)
