@@ -75,7 +75,9 @@ class OptimizerSpec(Spec):
     decays_all: bool = False
     """Whether biases, normalisations and parameters that a network exempts also decay, as usual for SGD."""
     capturable: bool = False
-    """Whether a CUDA graph can capture its step."""
+    """Whether its step reads ``lr`` from a scalar tensor on the device, and waits for nothing: it gets such a tensor in
+    its parameter groups, and a CUDA graph can record its step. Otherwise it gets a number before each step.
+    """
 
 
 @dataclass(frozen=True)

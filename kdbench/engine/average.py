@@ -19,7 +19,8 @@ class Average:
     def __init__(self, module: nn.Module, decay: float) -> None:
         self._followed = module.state_dict()  # shares the module's memory
         self._decay = decay
-        self._steps = 0
+        self.begun = False
+        """Whether it has the weights of a step."""
         self._average = {key: value.clone() for key, value in self._followed.items()}
         self._floating = [key for key, value in self._followed.items() if value.is_floating_point()]
 
@@ -32,11 +33,11 @@ class Average:
         """Add the current weights to the average. Does not wait for the device."""
         followed = [self._followed[key] for key in self._floating]
         average = [self._average[key] for key in self._floating]
-        if self._steps == 0:
-            torch._foreach_copy_(average, followed)
-        else:
+        if self.begun:
             torch._foreach_lerp_(average, followed, 1 - self._decay)
-        self._steps += 1
+        else:
+            torch._foreach_copy_(average, followed)
+        self.begun = True
 
     def deployed_state(self) -> dict[str, Tensor]:
         """The module's state with averaged weights; integer entries (counters) are not averaged."""
@@ -44,10 +45,10 @@ class Average:
 
     def state_dict(self) -> dict[str, Any]:
         """The state for a checkpoint."""
-        return {"steps": self._steps, "average": self._average}
+        return {"begun": self.begun, "average": self._average}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint."""
-        self._steps = state["steps"]
+        self.begun = state["begun"]
         for key, value in state["average"].items():
             self._average[key].copy_(value)

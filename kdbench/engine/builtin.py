@@ -16,8 +16,8 @@ def kdbench_optimizers() -> Sequence[OptimizerSpec]:
     """The built-in optimisers."""
     return [
         # As in the code of RepDistiller and of most later work.
-        OptimizerSpec("sgd", "kdbench.engine.optimizer:sgd", decays_all=True),
-        OptimizerSpec("adamw", "kdbench.engine.optimizer:adamw", reference=_ADAMW),
+        OptimizerSpec("sgd", "kdbench.engine.optimizer:sgd", decays_all=True, capturable=True),
+        OptimizerSpec("adamw", "kdbench.engine.optimizer:adamw", capturable=True, reference=_ADAMW),
     ]
 
 

@@ -22,6 +22,7 @@ from kdbench.engine.added import AddedMetrics
 from kdbench.engine.device import Stopwatch
 from kdbench.engine.evaluation import Evaluation
 from kdbench.engine.frozen import FrozenTeacher
+from kdbench.engine.graphs.replays import MakeRecorder, Replays
 from kdbench.engine.guard import Guard, refuse_writing
 from kdbench.engine.learner import Learner
 from kdbench.engine.lessons import Lessons
@@ -66,11 +67,13 @@ class Lockstep:
         overdue: Callable[[], bool] = lambda: False,
         watchful: bool = False,
         added: AddedMetrics | None = None,
+        make_recorder: MakeRecorder | None = None,
     ) -> None:
         """``stop`` is checked after each epoch, ``overdue`` before each batch (the last checkpoint then stays).
 
         ``watchful`` looks for replaced functions after each call of a plugin, instead of once per epoch. ``added`` are
-        the metrics that are measured on the test set in addition to the built-in ones.
+        the metrics that are measured on the test set in addition to the built-in ones. With ``make_recorder``, steps
+        are recorded and replayed.
         """
         self.learners = learners
         self.feed = feed
@@ -81,6 +84,7 @@ class Lockstep:
         self.stop = stop
         self.overdue = overdue
         self.device = learners[0].trainer.device
+        self._watch = Stopwatch(self.device)
         learners[0].trainer.precision.prepare()
         added = AddedMetrics() if added is None else added
         self._guard = Guard(
@@ -88,6 +92,11 @@ class Lockstep:
         )
         self.lessons = Lessons(teacher, feed, self._guard, learners[0]) if teacher is not None else None
         self._evaluation = Evaluation(feed, self._guard, self.lessons, partial(_leave_if, overdue), added)
+        self._replays = (
+            Replays(make_recorder, feed.n_train, teacher_is_foreign=teacher is not None and teacher.foreign)
+            if make_recorder is not None
+            else None
+        )
         self._guard.refuse_sharing(learners)
 
     @property
@@ -121,14 +130,21 @@ class Lockstep:
         trained = [learner for learner in learners if leaders[learner.id] is learner]
         for learner in trained:
             self._guard.call(learner, learner.trainer.begin_epoch, thorough=True)
+        if self._replays is not None:
+            self._replays.begin_epoch([learner for learner in trained if learner.active])
         taught = [learner for learner in learners if learner.active and learner.trainer.is_taught]
-        watch = Stopwatch(self.device)
         batches = iter(self.feed.epoch(position.stream, position.epoch))
         for number in range(self.feed.steps_per_epoch):
             _leave_if(self.overdue)
-            self._step((position.stream, position.epoch, number), next(batches), trained, watch)
+            self._step((position.stream, position.epoch, number), next(batches), trained)
         self._guard.withdraw_if_replaced(learners)
-        share = watch.read() / max(len(taught), 1)
+        if self._replays is not None:
+            repeated = self._replays.rewind(trained)
+            for learner in trained:
+                if not learner.active:
+                    self._replays.forget(learner)
+            learners = [learner for learner in learners if leaders[learner.id] not in repeated]
+        share = self._watch.read() / max(len(taught), 1)
         for learner in learners:
             self._guard.call(learner, lambda: self._follow(learner, leaders[learner.id]))  # noqa: B023
         # The cost of a shared stage is divided among its learners.
@@ -147,22 +163,29 @@ class Lockstep:
         for learner in learners:
             self._guard.call(learner, lambda: self._conclude(learner, records[learner.id]), thorough=True)  # noqa: B023
 
-    def _step(
-        self, when: tuple[str, int, int], minibatch: Minibatch, learners: Sequence[Learner], watch: Stopwatch
-    ) -> None:
+    def _step(self, when: tuple[str, int, int], minibatch: Minibatch, learners: Sequence[Learner]) -> None:
         """Train on one batch: one teacher pass, then a step of every student. ``when``: stage, epoch, step."""
         number = when[-1]
         active = [learner for learner in learners if learner.active]
         reads = tuple({name for learner in active for name in learner.trainer.phase.teacher_reads})
         lessons = self.lessons if any(learner.trainer.is_taught for learner in active) else None
-        watch.start()
-        shown = lessons.show(minibatch.images, reads, active, when) if lessons is not None else None
-        watch.stop()
+        replays = self._replays
+        self._watch.start()
+        if replays is not None:
+            minibatch = replays.place(minibatch)
+        fixed = replays.outputs if replays is not None and replays.is_fixed(minibatch) else None
+        shown = lessons.show(minibatch.images, reads, active, when, fixed) if lessons is not None else None
+        self._watch.stop()
         kept = {name: tensor.clone() for name, tensor in _beside_images(minibatch).items()}
         versions = _versions(minibatch, shown)
         images_version = minibatch.images._version
         for place, learner in enumerate(active):
-            self._guard.call(learner, lambda: learner.trainer.step(number, minibatch, shown), thorough=number == 0)  # noqa: B023
+            take = replays.take(learner, number) if replays is not None else None
+            self._guard.call(
+                learner,
+                lambda: learner.trainer.step(number, minibatch, shown, take),  # noqa: B023
+                thorough=number == 0,
+            )
             if minibatch.images._version != images_version:
                 self._guard.expel_from_images(active[place:])
                 break

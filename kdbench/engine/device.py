@@ -86,11 +86,13 @@ class Stopwatch:
     _began: float = 0.0
     _open: torch.cuda.Event | None = None
     _events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = field(default_factory=list)
+    _spare: list[torch.cuda.Event] = field(default_factory=list)
+    """Events that were read, to be recorded again."""
 
     def start(self) -> None:
         """Begin an interval."""
         if self.device.type == "cuda":
-            self._open = _event()
+            self._open = self._event()
             self._open.record()
         else:
             self._began = time.perf_counter()
@@ -98,7 +100,7 @@ class Stopwatch:
     def stop(self) -> None:
         """End the interval. An interval that an error ended early is not counted."""
         if self._open is not None:
-            end = _event()
+            end = self._event()
             end.record()
             self._events.append((self._open, end))
         else:
@@ -109,10 +111,10 @@ class Stopwatch:
         if self._events:
             self._events[-1][1].synchronize()
             self.seconds += sum(begin.elapsed_time(end) for begin, end in self._events) / 1000
+            self._spare += [event for interval in self._events for event in interval]
             self._events.clear()
         seconds, self.seconds = self.seconds, 0.0
         return seconds
 
-
-def _event() -> torch.cuda.Event:
-    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    def _event(self) -> torch.cuda.Event:
+        return self._spare.pop() if self._spare else torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]

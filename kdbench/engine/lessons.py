@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from kdbench import isolation
 from kdbench.data.feed import Feed
 from kdbench.engine.evaluate import collect
 from kdbench.engine.frozen import FrozenTeacher
+from kdbench.engine.graphs.slots import FixedOutputs
 from kdbench.engine.guard import Guard
 from kdbench.engine.learner import Learner
 from kdbench.errors import TrialError, in_words
@@ -32,16 +33,28 @@ class Lessons:
         self._failed_on_test = False
 
     def show(
-        self, images: Tensor, reads: Sequence[str], learners: Sequence[Learner], when: tuple[str, int, int]
-    ) -> dict[str, Tensor] | None:
-        """Its outputs for a batch; None if it fails. ``when``: stage, epoch, step."""
+        self,
+        images: Tensor,
+        reads: Sequence[str],
+        learners: Sequence[Learner],
+        when: tuple[str, int, int],
+        fixed: FixedOutputs | None = None,
+    ) -> Mapping[str, Tensor] | None:
+        """Its outputs for a batch; None if it fails. ``when``: stage, epoch, step.
+
+        ``fixed``: where the outputs are placed, if the images are in fixed memory.
+        """
         teacher = self.teacher
-        shown: list[dict[str, Tensor]] = []
+        shown: list[Mapping[str, Tensor]] = []
         # A third-party network may write into the images.
         own = images.clone() if teacher.foreign else images
         self._seed_globally(*when)
+
+        def forward() -> dict[str, Tensor]:
+            return teacher(own, reads, self._precision)
+
         error = self._guard.attempt(
-            lambda: shown.append(teacher(own, reads, self._precision)),
+            lambda: shown.append(forward() if fixed is None else fixed.show(images, reads, forward)),
             "the teacher's network",
             thorough=teacher.foreign and (self._guard.watchful or when[-1] == 0),
         )

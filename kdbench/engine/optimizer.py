@@ -82,20 +82,17 @@ def make_optimizer(
     ]
     made = parts.optimizer([group for group in groups if group["params"]], lr=lr, weight_decay=decay)
     optimizer: torch.optim.Optimizer = made
-    return optimizer
+    return with_momentum(optimizer)
 
 
-def begin_momentum(optimizer: torch.optim.Optimizer) -> None:
-    """Give parameters without a momentum buffer one of zeros when they get their first gradient late.
+def with_momentum(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """``optimizer``; if it is an SGD with momentum, with momentum buffers of zeros for all parameters.
 
-    The fused SGD of torch fails if only some parameters have momentum, for example if a term starts later.
+    The first step is then the same operation as the others, and adds a zero. Without them, the fused SGD of torch
+    fails where some parameters get their first gradient later than others.
     """
-    if not isinstance(optimizer, torch.optim.SGD):
-        return
-    for group in optimizer.param_groups:
-        if not group.get("momentum"):
-            continue
-        trained = [p for p in group["params"] if p.grad is not None]
-        late = [p for p in trained if optimizer.state[p].get("momentum_buffer") is None]
-        for parameter in late if len(late) < len(trained) else ():
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    if isinstance(optimizer, torch.optim.SGD):
+        for group in optimizer.param_groups:
+            for parameter in group["params"] if group.get("momentum") else ():
+                optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+    return optimizer

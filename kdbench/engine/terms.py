@@ -36,27 +36,42 @@ def weigh(terms: Any) -> tuple[dict[str, Tensor], Tensor]:
 
 
 class Means:
-    """Means of the loss and of its terms over the images of an epoch, summed on the device."""
+    """Means of the loss and of its terms over the images of an epoch, summed on the device in float64."""
 
     def __init__(self) -> None:
         self._names: tuple[str, ...] = ()
-        self._sums: Tensor | None = None
-        self._images = 0
+        self.sums: Tensor | None = None
+        """Of the loss and of each term, times the images of its step: float64, on the device."""
+        self.images = 0
+        """The images so far."""
+
+    def reset(self) -> None:
+        """Begin an epoch. The sums stay in the same memory, into which a recorded step adds."""
+        self.images = 0
+        if self.sums is not None:
+            self.sums.zero_()
 
     def check(self, names: tuple[str, ...]) -> None:
         """Raise :class:`~kdbench.errors.TrialError` if the terms differ from those of the epoch's first step."""
-        if self._sums is not None and names != self._names:
+        if self.images and names != self._names:
             raise TrialError(f"terms changed within an epoch from {list(self._names)} to {list(names)}")
 
     def add(self, loss: Tensor, values: dict[str, Tensor], images: int) -> None:
         """Add a step's loss and terms, which are means over ``images``. Does not wait for the device."""
-        read = torch.stack([value.detach().double() for value in (loss, *values.values())]) * images
-        self._names = tuple(values)
-        self._sums = read if self._sums is None else self._sums + read
-        self._images += images
+        read = torch.stack([value.detach() for value in (loss, *values.values())])
+        if self.sums is None or self._names != tuple(values):
+            self._names = tuple(values)
+            self.sums = torch.zeros(len(read), dtype=torch.float64, device=read.device)
+        self.sums.add_(read, alpha=images)
+        self.images += images
+
+    def follow(self, leader: Means) -> None:
+        """Copy the sums of another training."""
+        assert leader.sums is not None
+        self._names, self.images, self.sums = leader._names, leader.images, leader.sums.clone()
 
     def read(self) -> tuple[float, dict[str, float]]:
         """The mean loss, and the mean of each term; waits for the device."""
-        assert self._sums is not None
-        loss, *values = (self._sums / self._images).tolist()
+        assert self.sums is not None
+        loss, *values = (self.sums / self.images).tolist()
         return loss, dict(zip(self._names, values, strict=True))

@@ -7,7 +7,17 @@ epoch. Nothing here waits for a GPU. This is no sandbox: threads, crashes and ma
 """
 
 from kdbench.isolation.aspects import State, complaint, state, undo
-from kdbench.isolation.calls import contained, restored, seed_globally
+from kdbench.isolation.calls import contained, default_generator, restored, seed_globally
 from kdbench.isolation.functions import Originals
 
-__all__ = ["Originals", "State", "complaint", "contained", "restored", "seed_globally", "state", "undo"]
+__all__ = [
+    "Originals",
+    "State",
+    "complaint",
+    "contained",
+    "default_generator",
+    "restored",
+    "seed_globally",
+    "state",
+    "undo",
+]

@@ -63,7 +63,12 @@ def seed_globally(seed: int, device: torch.device, *, foreign: bool) -> None:
     # Not torch.manual_seed, which seeds every kind of device and costs 70 microseconds a call.
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
-        torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+        default_generator(device).manual_seed(seed)
     if foreign:
         random.seed(seed)
         np.random.seed(seed % 2**32)
+
+
+def default_generator(device: torch.device) -> torch.Generator:
+    """The global generator of a device."""
+    return torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator

@@ -6,7 +6,7 @@ from timm.optim import param_groups_weight_decay
 from torch import nn
 
 from kdbench.engine.learner import Learner
-from kdbench.engine.optimizer import begin_momentum, make_optimizer
+from kdbench.engine.optimizer import make_optimizer
 from kdbench.engine.teacher import FromLabels
 from kdbench.method import DataSignature
 from kdbench.models.base import signature
@@ -132,7 +132,6 @@ def test_a_parameter_that_joins_in_late_begins_with_no_momentum():
         for parameters in (found, expected):
             parameters[0].grad = torch.tensor([0.5, -1.0]) * (step + 1)
             parameters[1].grad = torch.tensor([1.0, 3.0]) if step >= 2 else None
-        begin_momentum(fused)
         fused.step()
         plain.step()
     torch.testing.assert_close(found, expected)

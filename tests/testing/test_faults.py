@@ -367,12 +367,42 @@ class Decomposition(Proper):
 
 
 # (the faulty loss, the check that must fail, what it says; further checks that cannot but fail with it, ... for many)
+class CountsOnTheHost(Sound):
+    """Its weight is a number that Python counts up, which a graph would keep."""
+
+    steps = 0
+
+    def forward(self, student, teacher, batch):
+        self.steps += 1
+        return {"ce": (self.labels(student, batch), 1 / self.steps)}
+
+
+class OtherOperationsLater(Sound):
+    """A term changes after three steps that Python counts."""
+
+    steps = 0
+
+    def forward(self, student, teacher, batch):
+        self.steps += 1
+        distance = self.distance(student, teacher, batch)
+        return {
+            "ce": (self.labels(student, batch), 1.0),
+            "distance": (distance.sqrt() if self.steps > 3 else distance, 1.0),
+        }
+
+
+class MadeOnTheHost(Sound):
+    def forward(self, student, teacher, batch):
+        scale = torch.tensor([0.5, 0.5], device=student.logits.device).sum()
+        return {"ce": (self.labels(student, batch), 1.0), "distance": (self.distance(student, teacher, batch), scale)}
+
+
 FAULTS = [
     (AnyFloat, "settings", "temperature has no annotation", ()),
     (Positional, "settings", "temperature must be a keyword-only argument", ()),
     (DefaultOutOfRange, "settings", "temperature: its default 0.0 is out of its range", ()),
     (DividesBySetting, "settings", "temperature = 0.0 is accepted, and then fails: float division by zero; give", ()),
-    (EdgeOfItsRange, "settings", "temperature = 0 is accepted, and the loss is then not finite", ()),
+    (EdgeOfItsRange, "settings", "temperature = 0 is accepted, and the loss is then not finite", ("capturable",)),
     (Vector, "terms", "main: term 'distance' must be a scalar, got shape (8,)", ...),
     (OneNumber, "terms", "main: must return named terms, got Tensor", ...),
     (Bare, "terms", "main: term 'ce' must be a pair (value, weight), got Tensor", ...),
@@ -415,6 +445,9 @@ FAULTS = [
     (NumpyOfValues, "host-sync", "main: ", ()),
     (MaskAsIndex, "host-sync", "main: a shape depends on values", ()),
     (Decomposition, "host-sync", "main: linalg_svd: its status is read on the host", ()),
+    (CountsOnTheHost, "capturable", "main: a replay is not the step: aten.", ...),
+    (OtherOperationsLater, "capturable", "main: a replay is not the step: aten.", ...),
+    (MadeOnTheHost, "capturable", "main: aten.lift_fresh.default: a tensor is made of numbers of the host", ()),
 ]
 
 

@@ -50,7 +50,7 @@ def test_passes_skips_and_expected_failures(run):
 
 def test_a_failure_says_what_was_asked_and_seen(run):
     result = run("test_attached = method_checks(Attached, pairs=['resnet20:resnet8'])", "-k", "teacher")
-    result.assert_outcomes(failed=1, deselected=26)
+    result.assert_outcomes(failed=1, deselected=27)
     result.stdout.fnmatch_lines(
         ["Does no gradient reach the teacher? main: a gradient reaches the teacher's logits; detach them"]
     )
@@ -58,7 +58,7 @@ def test_a_failure_says_what_was_asked_and_seen(run):
 
 def test_a_registered_method_with_settings(run):
     result = run("test_kd = method_checks('kd', settings={'temperature': 2.0})", "-k", "terms")
-    result.assert_outcomes(passed=1, deselected=26)
+    result.assert_outcomes(passed=1, deselected=27)
 
 
 def test_an_unknown_method_is_reported_during_collection(run):

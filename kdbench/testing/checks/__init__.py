@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from kdbench.testing.checks import batches, contract, gradients, module, networks, numbers, placement
+from kdbench.testing.checks import batches, capture, contract, gradients, module, networks, numbers, placement
 from kdbench.testing.network import NetworkSubject
 from kdbench.testing.subject import Subject
 
@@ -64,6 +64,7 @@ CHECKS: tuple[Check[Subject], ...] = tuple(
         module.state,
         placement.device,
         placement.host_sync,
+        capture.capturable,
     )
 )
 """Every check of a method."""

@@ -22,26 +22,13 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from kdbench.engine.graphs.tape import DECOMPOSITIONS
 from kdbench.method import Method
 from kdbench.results import MAIN
 from kdbench.testing.bench import Inputs
 from kdbench.testing.subject import CheckFailed, CheckSkipped, Subject
 
 ELSEWHERE = torch.device("meta")
-
-DECOMPOSITIONS = frozenset(
-    {
-        "_linalg_check_errors",
-        "_linalg_eigh",
-        "_linalg_eigvals",
-        "_linalg_svd",
-        "linalg_eig",
-        "linalg_lstsq",
-        "linalg_matrix_exp",
-        "linalg_pinv",
-    }
-)
-"""Operations whose status torch reads on the host: a CUDA graph cannot contain them."""
 
 
 def device(subject: Subject) -> str | None:
