@@ -1,6 +1,6 @@
 """How often the report's statements are right: studies drawn from a known world, judged by the report's functions.
 
-    python benchmarks/coverage.py [--draws 2000] [--markdown]
+    python benchmarks/coverage.py [--draws 2000] [--table pair]
 
 A score is the sum of the method's effect (in the population, on the teacher's architecture, and on the pair), an
 effect of the trained teacher (common to all methods, and one for each method), the student's own seed, and a binomial
@@ -12,7 +12,7 @@ hold for all methods at once, so that their coverage is the share of tables in w
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -138,6 +138,28 @@ def one_pair(world: World, draws: int, generator: np.random.Generator) -> dict[s
     return tallies
 
 
+def components(world: World, draws: int, generator: np.random.Generator) -> dict[str, Tally]:
+    """What is said about the parts of the variation on one pair, and how large they are."""
+    tallies = {name: Tally() for name in ("noise", "noise found", "noise right", "seed", "seed found", "seed right")}
+    p = world.accuracy / 100
+    own = np.sqrt(world.teacher_by_method**2 + world.own**2 + 1e4 * p * (1 - p) / world.images)
+    for _ in range(draws):
+        rows = table(world.draw(generator)[0][0])
+        noise = stats.noise(rows)
+        seeds = stats.of_seeds(rows, noise) if noise is not None else None
+        if noise is None or seeds is None:
+            continue
+        # Their squares, as estimates of variances are right on average.
+        for name, true, found in (("noise", own, stats.of_training(noise)), ("seed", world.teacher, seeds)):
+            tallies[name].add(true)
+            tallies[f"{name} found"].add(found.std**2)
+            tallies[f"{name} right"].add(found.low <= true <= found.high)
+    for name in ("noise", "seed"):
+        tally = tallies[f"{name} found"]
+        tallies[f"{name} found"] = Tally(float(np.sqrt(tally.hits / tally.draws)), 1)
+    return tallies
+
+
 def over_pairs(world: World, draws: int, generator: np.random.Generator) -> dict[str, Tally]:
     """What is said about all pairs together: the gains over the first method, and the mean ranks."""
     expected_ranks = np.mean([_ranks(world.draw(generator)[0]).mean(axis=0) for _ in range(4000)], axis=0)
@@ -205,6 +227,17 @@ def within_pair_worlds() -> Iterable[World]:
     yield replace(base, name="3 seeds, one teacher, another test", teacher_per_seed=False)
 
 
+def components_worlds() -> Iterable[World]:
+    """One pair, of which the parts of the variation are estimated."""
+    base = World("3 seeds")
+    for seeds in (2, 3, 5, 10):
+        yield replace(base, name=f"{seeds} seeds", seeds=seeds)
+    yield replace(base, name="3 seeds, 97 % of 500 images", accuracy=97.0, images=500)
+    yield replace(base, name="3 seeds, nothing in common", teacher=0.0)
+    yield replace(base, name="3 seeds, teacher 1.0", teacher=1.0)
+    yield replace(base, name="3 seeds, two methods", effects=(0.0, 0.0))
+
+
 def over_pairs_worlds() -> Iterable[World]:
     """Several pairs."""
     for seeds in (2, 3, 5):
@@ -231,6 +264,14 @@ PAIR_COLUMNS = {
     "best in": "best is in the set",
     "size": "methods in the set",
 }
+COMPONENT_COLUMNS = {
+    "noise": "one training, true",
+    "noise found": "estimated",
+    "noise right": "interval right",
+    "seed": "seed and teacher, true",
+    "seed found": "estimated ",
+    "seed right": "interval right ",
+}
 OVER_COLUMNS = {
     "old each": "t interval right",
     "old wrong word": "a wrong word by t intervals",
@@ -242,20 +283,26 @@ OVER_COLUMNS = {
 }
 
 
+TABLES: dict[str, tuple[Callable[[], Iterable[World]], Callable[..., dict[str, Tally]], dict[str, str]]] = {
+    "pair": (within_pair_worlds, one_pair, PAIR_COLUMNS),
+    "components": (components_worlds, components, COMPONENT_COLUMNS),
+    "pairs": (over_pairs_worlds, over_pairs, OVER_COLUMNS),
+}
+
+
 def main() -> None:
-    """Print both tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draws", type=int, default=2000)
     parser.add_argument("--only", default="", help="worlds whose names contain this")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--table", choices=TABLES, action="append", help="only this table")
     given = parser.parse_args()
-    for worlds, judge, columns in (
-        (within_pair_worlds(), one_pair, PAIR_COLUMNS),
-        (over_pairs_worlds(), over_pairs, OVER_COLUMNS),
-    ):
+    for name in given.table or TABLES:
+        worlds, judge, columns = TABLES[name]
         print(f"| world | {' | '.join(columns.values())} |")
         print(f"|---|{'---:|' * len(columns)}")
-        for world in (one for one in worlds if given.only in one.name):
+        for world in (one for one in worlds() if given.only in one.name):
             tallies = judge(world, given.draws, np.random.default_rng(given.seed))
             print(f"| {world.name} | {' | '.join(str(tallies[name]) for name in columns)} |", flush=True)
         print()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from kdbench.results import TrialResult
 
@@ -35,9 +36,24 @@ def mcnemar(correct_a: NDArray[np.bool_] | Sequence[bool], correct_b: NDArray[np
     if a.ndim != 1 or a.shape != b.shape:
         raise ValueError(f"correct_a and correct_b must have one shape (N,), got {a.shape} and {b.shape}")
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    if only_a + only_b == 0:
-        return 1.0
-    return float(stats.binomtest(only_a, only_a + only_b, 0.5).pvalue)
+    # The distribution is symmetric: twice one tail, as scipy.stats.binomtest has it, in a tenth of its time.
+    return min(1.0, 2 * float(special.bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
+
+
+@dataclass(frozen=True)
+class Discordant:
+    """The test images that only one of two networks classifies correctly."""
+
+    ours: int
+    theirs: int
+    p_value: float
+    """Of :func:`mcnemar`."""
+
+
+def discordant(ours: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> Discordant:
+    """Compare two networks image by image; ``ours``, ``theirs``: as in :func:`mcnemar`."""
+    p_value = mcnemar(ours, theirs)
+    return Discordant(int((ours & ~theirs).sum()), int((theirs & ~ours).sum()), p_value)
 
 
 def same_weights(one: TrialResult, other: TrialResult) -> bool:

@@ -209,6 +209,7 @@ def _environment(study: Study, *, escape_html: bool) -> jinja2.Environment:
     environment.filters |= {
         "number": wording.number,
         "signed": wording.signed,
+        "probability": wording.probability,
         "duration": wording.duration,
         "milliseconds": wording.milliseconds,
         "mebibytes": wording.mebibytes,

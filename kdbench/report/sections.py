@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -18,6 +19,7 @@ from kdbench.report import tuning as tuned
 from kdbench.report.published import comparison
 from kdbench.report.strip import limits, strip
 from kdbench.report.study import Study
+from kdbench.report.variation import variation
 from kdbench.report.verdict import incompleteness, standings, verdicts
 from kdbench.status import FINISHED, Status
 from kdbench.suite.plan import shown_teacher
@@ -62,6 +64,7 @@ def overall(study: Study) -> Context | None:
 def pairs(study: Study) -> Context | None:
     """One table per pair."""
     tables = []
+    found = [standings(study, pair) for pair in study.pairs]
     for pair in study.pairs:
         cells = study.pair(pair)
         done = study.done(pair)
@@ -94,6 +97,10 @@ def pairs(study: Study) -> Context | None:
         "tables": tables,
         "extra": any(row["extra_epochs"] for table in tables for row in table["rows"]),
         "open": len(tables) <= 6,
+        # By pair, when the page asks for it: the other formats do not show it.
+        "variation": partial(variation, study),
+        "varies": any(one.best is not None and one.others for one in found),
+        "new_teachers": all(one.new_teachers for one in found if one.noise is not None),
         "baselines": [
             baseline
             for baseline in study.baselines

@@ -13,7 +13,7 @@ from kdbench.hookspecs import MetricSpec
 from kdbench.metrics import METRICS
 from kdbench.report import stats, wording
 from kdbench.report.frame import added_metrics, method_order, pair_order, read_curves, read_trials, select
-from kdbench.report.leaderboard import Overall, baseline, gain_over, leaderboard, overall, top1_by_seed
+from kdbench.report.leaderboard import Overall, baseline, gain_over, leaderboard, overall
 from kdbench.report.stats import Noise
 from kdbench.report.styles import Style, styles
 from kdbench.results import NO_PLAN, PlanRecord, SuiteFolder
@@ -136,12 +136,33 @@ class Study:
         found = self.done(pair).groupby("seed")["teacher_sha256"].agg(set)
         return len(found) > 1 and len(set().union(*found)) == sum(map(len, found)) == len(found)
 
+    @cached_property
+    def _tops(self) -> dict[str, dict[str, dict[int, float]]]:
+        """The scores of all done trials, by pair, label and seed: grouped once, which takes pandas long for each."""
+        found: dict[str, dict[str, dict[int, float]]] = {}
+        done = self.trials[self.trials["status"] == Status.DONE]
+        for pair, label, seed, top1 in zip(done["pair"], done["label"], done["seed"], done["top1"], strict=True):
+            found.setdefault(str(pair), {}).setdefault(str(label), {})[int(seed)] = float(top1)
+        return found
+
+    def scores(self, pair: str) -> dict[str, dict[int, float]]:
+        """The scores of a pair's ranked methods without a diverged trial, by label and seed, at the ranked seeds.
+
+        Empty with one seed.
+        """
+        cells = self.pair(pair)
+        ranked = cells[cells["rank"].notna() & (cells["diverged"] == 0)]
+        seeds = [int(seed) for seed in " ".join(ranked["ranked_seeds"].iloc[:1]).split()]
+        if len(seeds) < 2:
+            return {}
+        tops = self._tops[pair]
+        return {
+            str(label): {seed: tops[label][seed] for seed in seeds if seed in tops[label]} for label in ranked["label"]
+        }
+
     def noise(self, pair: str) -> Noise | None:
-        """The noise of the scores of a pair's ranked methods that have several seeds and no diverged trial."""
-        done, cells = self.done(pair), self.pair(pair)
-        ranked = cells.loc[cells["rank"].notna() & (cells["diverged"] == 0), "label"]
-        scores = {label: top1_by_seed(done[done["label"] == label]) for label in ranked}
-        return stats.noise({label: values for label, values in scores.items() if len(values) > 1})
+        """The noise of :meth:`scores`."""
+        return stats.noise(self.scores(pair))
 
     def teacher_top1(self, pair: str) -> float | None:
         """The mean test accuracy of a pair's teachers in percent, each counted once; None if no trial recorded it."""

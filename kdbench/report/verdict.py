@@ -14,7 +14,7 @@ import pandas as pd
 
 from kdbench.report import stats, wording
 from kdbench.report.leaderboard import Word, is_complete
-from kdbench.report.stats import PAIRS_FOR_INTERVAL
+from kdbench.report.stats import PAIRS_FOR_INTERVAL, Noise
 from kdbench.report.study import Study
 
 
@@ -58,8 +58,12 @@ class Standings:
     """``label in 1 of 3``."""
     incomplete: tuple[str, ...]
     """Not ranked, because trials are missing: ``label (1 of 3)``."""
+    noise: Noise | None
+    """The noise of the ranked methods without a diverged trial."""
     resolvable: float | None
     """The gain over the baseline, in points, that this number of seeds resolves with 80 % probability."""
+    compared_seeds: int
+    """The number of seeds over which means are compared."""
     seeds_needed: int | None
     """The number of seeds that so resolves a gain of :data:`stats.EQUIVALENCE`; None if it is unknown or very large."""
     own_noise: tuple[str, ...]
@@ -99,7 +103,7 @@ def _standings(study: Study, pair: str) -> Standings:
     incomplete = begun[begun["rank"].isna()]
     partial = any(not is_complete(row) for row in ranked.to_dict("records"))
     noise, comparisons = study.noise(pair), max(1, len(contenders) - 1)
-    least = int(contenders["n"].min()) if len(contenders) else 0
+    seeds = len(str(contenders["ranked_seeds"].iloc[0]).split()) if len(contenders) else 0
     return Standings(
         pair=pair,
         title=study.title(pair),
@@ -114,7 +118,9 @@ def _standings(study: Study, pair: str) -> Standings:
         unclear=tuple(unclear["label"]),
         diverged=tuple(f"{row.label} in {row.diverged} of {row.n + row.diverged}" for row in diverged.itertuples()),
         incomplete=tuple(f"{row.label} ({row.n + row.diverged} of {row.planned})" for row in incomplete.itertuples()),
-        resolvable=None if noise is None or least < 2 else stats.resolvable(noise, least, comparisons),
+        noise=noise,
+        resolvable=None if noise is None else stats.resolvable(noise, seeds, comparisons),
+        compared_seeds=seeds,
         seeds_needed=None if noise is None else stats.seeds_needed(noise, stats.EQUIVALENCE, comparisons),
         own_noise=() if noise is None else tuple(noise.own),
         new_teachers=study.has_a_teacher_for_each_seed(pair),
@@ -193,23 +199,22 @@ def _against_reference(study: Study, found: Standings) -> list[str]:
     ]
     noisy = wording.listing(found.own_noise)
     more = f" More variable than the others, and therefore with wider intervals: {noisy}." if noisy else ""
-    return [f"{corrected}{over}, {'; '.join(parts)}.{more}{_power(found)}"]
+    resolved = power(found)
+    return [f"{corrected}{over}, {'; '.join(parts)}.{more}", *([resolved] if resolved else [])]
 
 
-def _power(found: Standings) -> str:
-    """What these seeds can resolve."""
+def power(found: Standings) -> str:
+    """What these seeds can resolve, in one sentence; empty if it is unknown."""
     if found.resolvable is None:
         return ""
     if found.resolvable > 100:
-        return " With these seeds, no gain is resolved reliably."
+        return f"With these {found.compared_seeds} seeds, no gain is resolved reliably."
     needed = ""
     if found.resolvable > stats.EQUIVALENCE:
         count = "more than 1000" if found.seeds_needed is None else str(found.seeds_needed)
         needed = f"; {stats.EQUIVALENCE} points need {count} seeds"
-    return (
-        f" With these seeds, a gain of {wording.number(found.resolvable)} points is resolved with a probability of "
-        f"{stats.POWER:.0%}{needed}."
-    )
+    gain, seeds = wording.number(found.resolvable), found.compared_seeds
+    return f"With these {seeds} seeds, a gain of {gain} points is resolved with a probability of {stats.POWER:.0%}{needed}."
 
 
 def _validity(study: Study) -> list[str]:

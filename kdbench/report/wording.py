@@ -51,6 +51,18 @@ def signed(value: float | None, digits: int = 2) -> str:
     return f"{'+' if value > 0 else MINUS}{text}"
 
 
+def probability(value: float | None) -> str:
+    """A p-value; very small ones as a bound.
+
+    >>> probability(0.0312), probability(0.00004)
+    ('0.031', '< 0.001')
+    """
+    if missing(value):
+        return DASH
+    assert value is not None
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
 def mean_std(mean: float | None, std: float | None, digits: int = 2) -> str:
     """``71.20 ± 0.31``; without a standard deviation, only the mean."""
     if missing(mean):

@@ -4,7 +4,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from kdbench.recipe import Recipe
 from kdbench.results import (
@@ -15,6 +17,7 @@ from kdbench.results import (
     TeacherRecord,
     TeacherUsed,
     TrialRecord,
+    write_correct,
 )
 from kdbench.status import Status
 from kdbench.suite.plan import Origin, Plan, TeacherPlan, Trial
@@ -73,9 +76,10 @@ class Runs:
     def done(
         self, teacher: str, student: str, label: str, seed: int, top1: float, *, method: str = "",
         curve: Sequence[float] = (), stages: Sequence[str] = (), sha256: str = "", terms: Sequence[str] = ("ce",),
-        **changes: Any,
+        correct: NDArray[np.bool_] | None = None, weights: bytes = b"", **changes: Any,
     ) -> Trial:  # fmt: skip
-        """``curve``: top-1 by epoch; ``stages``: the first stages, of two epochs each."""
+        """``curve``: top-1 by epoch; ``stages``: the first stages, of two epochs each; ``correct``: of each test image,
+        with ``top1`` as its mean; ``weights``: the content of that file."""
         trial = self.plan_trial(teacher, student, label, seed, method=method)
         folder = self.folder.trial(trial.id)
         folder.begin(TrialRecord.of(trial))
@@ -93,7 +97,10 @@ class Runs:
             "teacher": used.model_copy(update={"sha256": sha256 or used.sha256}),
             "finished": f"2025-01-01T00:0{seed}:00+00:00",
         }  # fmt: skip
-        folder.weights.write_bytes(b"")
+        folder.weights.write_bytes(weights)
+        if correct is not None:
+            write_correct(folder.correct, correct)
+            fields["data"] |= {"n_test": len(correct)}
         fields["metrics"] |= {"agreement": top1 - 1, "kl_to_teacher": 0.2, **changes.pop("metrics", {})}
         fields |= changes
         if fields["status"] is Status.DIVERGED:

@@ -86,7 +86,7 @@ def column(page: Any, table: str, index: int) -> list[str]:
 
 
 def test_sorting_by_click(visit: Callable[..., Any]) -> None:
-    page, table = visit(), "#pair-1 table"
+    page, table = visit(), "#pair-1 table.sortable"
     heading = page.locator(f"{table} th", has_text="top-1, %")
     for expected, down in (("descending", True), ("ascending", False), ("descending", True)):
         heading.locator("button").click()
@@ -99,7 +99,7 @@ def test_sorting_by_click(visit: Callable[..., Any]) -> None:
 
 
 def test_sorting_by_keyboard(visit: Callable[..., Any]) -> None:
-    page, table = visit(), "#pair-1 table"
+    page, table = visit(), "#pair-1 table.sortable"
     heading = page.locator(f"{table} th", has_text="method").first
     heading.locator("button").focus()
     page.keyboard.press("Enter")
@@ -152,7 +152,7 @@ def test_a_table_has_its_headings_on_each_printed_page(visit: Callable[..., Any]
 
 def test_hostile_names_are_shown_as_text(visit: Callable[..., Any]) -> None:
     page = visit()
-    labels = page.locator("#pair-1 tbody th .method").all_inner_texts()
+    labels = page.locator("#pair-1 .sortable tbody th .method").all_inner_texts()
     names = {label.removesuffix("★ highlighted").strip() for label in labels}
     assert {*HOSTILE, "none", "kd"} <= names
     assert page.title() == "digits – kdbench"
@@ -163,7 +163,7 @@ def test_hostile_names_are_shown_as_text(visit: Callable[..., Any]) -> None:
 
 def test_the_highlighted_row_is_framed_and_named(visit: Callable[..., Any]) -> None:
     page = visit(color_scheme="dark")
-    rows = page.locator("#pair-1 tbody tr", has_text="★ highlighted")
+    rows = page.locator("#pair-1 .sortable tbody tr", has_text="★ highlighted")
     assert rows.count() == 1
     cell = rows.locator("th")
     assert cell.get_attribute("data-value") == "kd"

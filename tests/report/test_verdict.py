@@ -31,8 +31,8 @@ def test_the_highest_mean_and_the_differences_to_it(study: SuiteFolder) -> None:
         "Highest mean here: vid, 72.77 ± 0.99 % (n=3), +1.77 [+0.34, +3.20] over none.",
         "Picked as the highest of 4, so this gain is probably too large.",
         "May equally be the best (95%, all methods at once): kd.",
-        "After correction for 3 comparisons, better than none: vid and kd; not resolved: rkd. With these seeds, a gain "
-        "of 1.85 points is resolved with a probability of 80%; 0.3 points need 74 seeds.",
+        "After correction for 3 comparisons, better than none: vid and kd; not resolved: rkd.",
+        "With these 3 seeds, a gain of 1.85 points is resolved with a probability of 80%; 0.3 points need 74 seeds.",
         "Incomplete, not ranked: ft (2 of 3) and deit (2 of 3).",
         "Diverged, ranked last: pkt in 1 of 3.",
     )
@@ -51,8 +51,8 @@ def test_nothing_beats_the_baseline(runs: Callable[..., Any]) -> None:
         "Highest mean here: none, 71.20 ± 0.20 % (n=3): no method has a higher mean than the baseline, which is "
         "trained on labels only.",
         "It is better than each other ranked method (95%).",
-        "In one comparison, worse: kd. With these seeds, a gain of 0.31 points is resolved with a probability of 80%; "
-        "0.3 points need 4 seeds.",
+        "In one comparison, worse: kd.",
+        "With these 3 seeds, a gain of 0.31 points is resolved with a probability of 80%; 0.3 points need 4 seeds.",
         ONE_TEACHER,
     )
 
@@ -117,7 +117,8 @@ def test_far_behind_with_a_wide_interval_is_not_resolved(runs: Callable[..., Any
         "Highest mean here: none, 80.00 ± 0.00 % (n=2): no method has a higher mean than the baseline, which is "
         "trained on labels only.",
         "May equally be the best (95%, all methods at once): vid and kd.",
-        "After correction for 2 comparisons, not resolved: vid and kd. With these seeds, no gain is resolved reliably.",
+        "After correction for 2 comparisons, not resolved: vid and kd.",
+        "With these 2 seeds, no gain is resolved reliably.",
         ONE_TEACHER,
     )
 
@@ -146,8 +147,8 @@ def test_a_method_that_has_just_begun_does_not_shrink_the_comparison(runs: Calla
     assert said.sentences[1:] == (
         "Picked as the highest of 2, so this gain is probably too large.",
         "It is better than each other ranked method (95%).",
-        "In one comparison on these seeds, better than none: kd. With these seeds, a gain of 0.95 points is resolved "
-        "with a probability of 80%; 0.3 points need 82 seeds.",
+        "In one comparison on these seeds, better than none: kd.",
+        "With these 10 seeds, a gain of 0.95 points is resolved with a probability of 80%; 0.3 points need 82 seeds.",
         "Incomplete: ranks and differences use only the seeds that all ranked methods have (0, 1, 2, 3, 4, 5, 6, 7, 8 "
         "and 9).",
         "Incomplete, not ranked: vid (2 of 12).",

@@ -3,6 +3,14 @@
 What each of them covers, and how often, is measured by ``benchmarks/coverage.py`` and told in ``docs/statistics.md``.
 """
 
+from kdbench.report.stats.components import (
+    OverImages,
+    Spread,
+    of_images,
+    of_one_test_set,
+    of_seeds,
+    of_training,
+)
 from kdbench.report.stats.estimate import CONFIDENCE, ROUNDING, Array, Estimate, bounded, estimate, summary
 from kdbench.report.stats.over import (
     EQUIVALENCE,
@@ -35,6 +43,7 @@ from kdbench.report.stats.within import (
     noise,
     resolvable,
     seeds_needed,
+    standard_error,
 )
 
 __all__ = [
@@ -50,8 +59,10 @@ __all__ = [
     "Estimate",
     "Mean",
     "Noise",
+    "OverImages",
     "RankInterval",
     "Scores",
+    "Spread",
     "behind_best",
     "bounded",
     "clustered",
@@ -66,9 +77,14 @@ __all__ = [
     "is_excluded",
     "mean_ranks",
     "noise",
+    "of_images",
+    "of_one_test_set",
+    "of_seeds",
+    "of_training",
     "probability_of_improvement",
     "ranks",
     "resolvable",
     "seeds_needed",
+    "standard_error",
     "summary",
 ]

@@ -40,8 +40,6 @@ class Noise:
     freedom: int
     own: Mapping[str, float]
     """Of methods that are noisier than the others, which are not in :attr:`std`."""
-    seed_std: float | None = None
-    """The standard deviation of what all methods have in common at a seed; None if it cannot be estimated."""
     scales: Mapping[str, float] = field(default_factory=dict)
     """By label: the standard deviation of its scores relative to :attr:`std`."""
 
@@ -61,7 +59,7 @@ def noise(scores: Scores) -> Noise | None:
         if noisy is None:
             total = sum(float(np.sum(r**2)) for r in residuals.values())
             std = math.sqrt(total / freedom)
-            return Noise(std, freedom, own, _seed_std(included, std), scales) if std > ROUNDING else None
+            return Noise(std, freedom, own, scales) if std > ROUNDING else None
         del included[noisy]
         own[noisy] = summary(scores[noisy].values()).std or 0.0
     return None
@@ -106,15 +104,6 @@ def _noisiest(residuals: Mapping[str, Array]) -> str | None:
     freedom = min(seeds) - 1
     f = stats.f.isf(OUTLYING / methods, freedom, (methods - 1) * freedom)
     return largest if squares[largest] / total > 1 / (1 + (methods - 1) / f) else None
-
-
-def _seed_std(scores: Scores, std: float) -> float | None:
-    """From the means of the seeds (analysis of variance); for tables without gaps."""
-    seeds = {frozenset(values) for values in scores.values()}
-    if len(seeds) != 1 or len(*seeds) < 2:
-        return None
-    means = [np.mean([values[seed] for values in scores.values()]) for seed in sorted(*seeds)]
-    return math.sqrt(max(0.0, float(np.var(means, ddof=1)) - std**2 / len(scores)))
 
 
 def gains(scores: Scores, baseline: str, found: Noise | None, confidence: float = CONFIDENCE) -> dict[str, Estimate]:
@@ -180,11 +169,21 @@ def _half_width(
     """Half the width of a difference's interval; ``share``: the confidence for methods with a noise of their own."""
     if found is None or difference.mean is None:
         return None
+    error = standard_error(found, label, other, difference)
+    if error is None:
+        return None
+    own = label in found.own or other in found.own
+    return (t_quantile(share, difference.n - 1) if own else critical) * error
+
+
+def standard_error(found: Noise, label: str, other: str, difference: Estimate) -> float | None:
+    """Of a mean difference of two methods over seeds, in points; None if a method has a noise of its own and the
+    differences do not vary."""
     if label not in found.own and other not in found.own:
-        return critical * found.of_difference(label, other, difference.n)
+        return found.of_difference(label, other, difference.n) if difference.n else None
     if difference.std is None or difference.std < ROUNDING:
         return None
-    return t_quantile(share, difference.n - 1) * difference.std / math.sqrt(difference.n)
+    return difference.std / math.sqrt(difference.n)
 
 
 def _with(difference: Estimate, half: float | None) -> Estimate:
