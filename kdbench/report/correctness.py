@@ -9,10 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from kdbench.results import TrialResult
-
-WEIGHTS = "student.safetensors"
-
 
 def mcnemar(correct_a: NDArray[np.bool_] | Sequence[bool], correct_b: NDArray[np.bool_] | Sequence[bool]) -> float:
     """The exact two-sided p-value of McNemar's test of two classifiers on the same images; 1 if none differs.
@@ -54,12 +50,3 @@ def discordant(ours: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> Discordant
     """Compare two networks image by image; ``ours``, ``theirs``: as in :func:`mcnemar`."""
     p_value = mcnemar(ours, theirs)
     return Discordant(int((ours & ~theirs).sum()), int((theirs & ~ours).sum()), p_value)
-
-
-def same_weights(one: TrialResult, other: TrialResult) -> bool:
-    """Whether two trials ended with the same weights, by the recorded checksums of their files.
-
-    False also where a trial has none, and for equal weights that versions of safetensors wrote in another order.
-    """
-    found = [result.files[WEIGHTS].sha256 for result in (one, other) if WEIGHTS in result.files]
-    return len(found) == 2 and found[0] == found[1]

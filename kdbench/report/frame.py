@@ -21,7 +21,7 @@ import pandas as pd
 from kdbench.errors import ResultsError, did_you_mean
 from kdbench.metrics import METRICS
 from kdbench.report import wording
-from kdbench.results import EpochRecord, PlannedTrial, PlanRecord, SuiteFolder, TrialResult
+from kdbench.results import EpochRecord, PlannedTrial, PlanRecord, SuiteFolder, TrialFolder, TrialResult
 from kdbench.results.record import MAIN
 from kdbench.status import FINISHED, Status
 from kdbench.suite.filters import Filters
@@ -29,7 +29,7 @@ from kdbench.suite.plan import PROTOCOL
 
 TEXT = (
     "id", "teacher", "student", "pair", "method", "label", "status", "reason", "selection", "teacher_key",
-    "teacher_sha256", "plugin", "plugin_version", "settings", "data", "data_fingerprint", "device",
+    "teacher_sha256", "student_sha256", "plugin", "plugin_version", "settings", "data", "data_fingerprint", "device",
     "precision", "kdbench", "torch", "python", "platform", "git_commit", "started", "finished",
 )  # fmt: skip
 BY_EPOCH = ("validation_top1", "best_on_test_top1")
@@ -44,7 +44,7 @@ _BEFORE = (
 )  # fmt: skip
 _AFTER = (
     *BY_EPOCH, "best_on_test_epoch", "epoch", "selection",
-    "teacher_top1", "teacher_sha256", "teacher_key",
+    "teacher_top1", "teacher_sha256", "teacher_key", "student_sha256",
     "seconds", "teacher_seconds", "seconds_per_step", "images_per_second", "peak_memory_bytes",
     "student_parameters", "trained_parameters", "adapter_parameters", "extra_epochs",
     "plugin", "plugin_version", "settings", "data", "data_fingerprint", "corrupt",
@@ -218,6 +218,8 @@ def _outcome(result: TrialResult) -> dict[str, Any]:
         row["reason"] = f"the loss was NaN or infinite ({_place(result.stage, result.epoch)})"
         return row
     row |= {**result.metrics, "validation_top1": result.validation_top1}
+    if (weights := result.files.get(TrialFolder.weights_name)) is not None:
+        row["student_sha256"] = weights.sha256
     if result.best_on_test is not None:
         row |= {f"best_on_test_{name}": value for name, value in result.best_on_test}
     return row

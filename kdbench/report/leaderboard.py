@@ -162,7 +162,7 @@ def leaderboard(
         ]
         _rank(cells, {label: _finished(rows) for label, rows in by_label.items()})
         diverged = {label for label, found in by_label.items() if (found["status"] == Status.DIVERGED).any()}
-        _compare(cells, top1, references, diverged)
+        _compare(cells, top1, references, diverged, same_students(group))
         # Unranked methods last, in the suite's order; those without any result after the incomplete ones.
         rows += sorted(
             cells, key=lambda cell: (cell["rank"] is None, cell["rank"] or 0, not cell["n"] + cell["diverged"])
@@ -246,6 +246,22 @@ def _differences(means: Mapping[str, stats.Array], teachers: Sequence[str]) -> d
         result[a, b] = Difference(mean.estimate, p_value)
         result[b, a] = Difference(mean.estimate.negated, p_value)
     return result
+
+
+def same_students(trials: pd.DataFrame) -> dict[str, str]:
+    """By label: the first label whose students have the same weights at all seeds; ``trials``: of one pair.
+
+    By the checksums of their files: students whose weights were written in another order count as different.
+    """
+    done = trials[trials["status"] == Status.DONE]
+    weights: dict[str, dict[int, str]] = {}
+    for label, seed, sha256 in zip(done["label"], done["seed"], done["student_sha256"], strict=True):
+        weights.setdefault(str(label), {})[int(seed)] = sha256
+    first: dict[tuple[tuple[int, str], ...], str] = {}
+    return {
+        label: first.setdefault(tuple(sorted(by_seed.items())), label) if all(by_seed.values()) else label
+        for label, by_seed in weights.items()
+    }
 
 
 def _cell(trials: pd.DataFrame, ours: dict[int, float], others: Sequence[str]) -> dict[str, Any]:
@@ -332,8 +348,9 @@ def _compare(
     top1: dict[str, dict[int, float]],
     references: dict[str, tuple[str, dict[int, float]]],
     diverged: Collection[str],
+    same: stats.Same,
 ) -> None:
-    """Gains over the baselines, and differences to the highest mean."""
+    """Gains over the baselines, and differences to the highest mean. ``same``: as :func:`same_students`."""
     ranked = [cell for cell in cells if cell["rank"] is not None]
     used = dict(top1)
     if any(not is_complete(cell) for cell in ranked):
@@ -347,20 +364,21 @@ def _compare(
     sound = {
         cell["label"]: used[cell["label"]] for cell in ranked if not cell["diverged"] and len(used[cell["label"]]) > 1
     }
-    noise = stats.noise(sound)
-    behind = stats.behind_best(sound, noise)
+    noise = stats.noise(sound, same)
+    behind = stats.behind_best(sound, noise, same=same)
     gains = {}
     for name, (reference, theirs) in references.items():
         values = used.get(reference, theirs)
         gains[name] = _plain_gains(used, values)
         if len(values) > 1 and reference not in diverged:
             family = {**sound, reference: values}
-            gains[name] |= stats.gains(family, reference, noise if reference in sound else stats.noise(family))
+            common = noise if reference in sound else stats.noise(family, same)
+            gains[name] |= stats.gains(family, reference, common, same=same)
     for cell in cells:
         label = cell["label"]
         for name, (reference, theirs) in references.items():
-            same = label == reference or (cell["method"] == name and theirs == top1[label])
-            cell |= _difference(gain_over(name), Estimate(0) if same else gains[name].get(label, Estimate(0)))
+            is_it = label == reference or (cell["method"] == name and theirs == top1[label])
+            cell |= _difference(gain_over(name), Estimate(0) if is_it else gains[name].get(label, Estimate(0)))
         distance = Estimate(0) if cell is best else behind.get(label, Estimate(0))
         cell |= _difference("behind_best", distance)
         cell["behind_best_resolved"] = None if distance.low is None else stats.is_excluded(distance)

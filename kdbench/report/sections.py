@@ -20,7 +20,7 @@ from kdbench.report.published import comparison
 from kdbench.report.strip import limits, strip
 from kdbench.report.study import Study
 from kdbench.report.variation import variation
-from kdbench.report.verdict import incompleteness, standings, verdicts
+from kdbench.report.verdict import notes_on, standings, verdicts
 from kdbench.status import FINISHED, Status
 from kdbench.suite.plan import shown_teacher
 
@@ -87,7 +87,7 @@ def pairs(study: Study) -> Context | None:
                 "teacher_top1": study.teacher_top1(pair),
                 "rows": rows,
                 "highest": _highest(cells),
-                "notes": incompleteness(standings(study, pair)),
+                "notes": notes_on(standings(study, pair)),
                 "range": range_ if len(done) else None,
                 "seeds": sorted(set(study.trials.loc[study.trials["pair"] == pair, "seed"])),
                 "parameters": _first(cells["student_parameters"].dropna()),

@@ -13,7 +13,7 @@ from kdbench.hookspecs import MetricSpec
 from kdbench.metrics import METRICS
 from kdbench.report import stats, wording
 from kdbench.report.frame import added_metrics, method_order, pair_order, read_curves, read_trials, select
-from kdbench.report.leaderboard import Overall, baseline, gain_over, leaderboard, overall
+from kdbench.report.leaderboard import Overall, baseline, gain_over, leaderboard, overall, same_students
 from kdbench.report.stats import Noise
 from kdbench.report.styles import Style, styles
 from kdbench.results import NO_PLAN, PlanRecord, SuiteFolder
@@ -162,7 +162,11 @@ class Study:
 
     def noise(self, pair: str) -> Noise | None:
         """The noise of :meth:`scores`."""
-        return stats.noise(self.scores(pair))
+        return stats.noise(self.scores(pair), self.same_students(pair))
+
+    def same_students(self, pair: str) -> dict[str, str]:
+        """By label: the first label whose students have the same weights at all seeds."""
+        return same_students(self.trials[self.trials["pair"] == pair])
 
     def teacher_top1(self, pair: str) -> float | None:
         """The mean test accuracy of a pair's teachers in percent, each counted once; None if no trial recorded it."""

@@ -42,8 +42,6 @@ class Variation:
 
     images: int
     """Of the test set."""
-    methods: int
-    """Those from which the noise is estimated; 0 if it is unknown."""
     of_training: Spread | None
     of_seeds: Spread | None
     of_test_set: float | None
@@ -72,9 +70,8 @@ def variation(study: Study, pair: str) -> Variation | None:
     read = cache(lambda identifier: read_correct(study.folder.trial(identifier)))
     return Variation(
         images=images,
-        methods=0 if noise is None else len(noise.scales) - len(noise.own),
         of_training=None if noise is None else stats.of_training(noise),
-        of_seeds=None if noise is None else stats.of_seeds(study.scores(pair), noise),
+        of_seeds=None if noise is None else stats.of_seeds(study.scores(pair), noise, same=study.same_students(pair)),
         of_test_set=stats.of_one_test_set(float(contenders["top1_mean"].mean()), images) if images else None,
         leader=leader,
         compared=[

@@ -54,6 +54,8 @@ class Standings:
     """Labels whose gain over the baseline has an interval below 0."""
     unclear: tuple[str, ...]
     """Labels whose gain over the baseline has no interval."""
+    same: tuple[tuple[str, ...], ...]
+    """Groups of labels whose students are the same at all seeds, weight for weight."""
     diverged: tuple[str, ...]
     """``label in 1 of 3``."""
     incomplete: tuple[str, ...]
@@ -95,14 +97,19 @@ def _standings(study: Study, pair: str) -> Standings:
     others = contenders.iloc[1:]
     shared = others["rank"] == contenders["rank"].min()
     gain = study.reference.gain
-    known = contenders[contenders[f"{gain}_resolved"].notna()]
+    same = study.same_students(pair)
+    twins = {label for label, one in same.items() if one == same.get(study.reference.label)}
+    known = contenders[contenders[f"{gain}_resolved"].notna() & ~contenders["label"].isin(twins)]
     apart = known[f"{gain}_resolved"].astype(bool)
-    unclear = contenders[contenders[f"{gain}_resolved"].isna() & (contenders["label"] != study.reference.label)]
+    unclear = contenders[
+        contenders[f"{gain}_resolved"].isna() & ~contenders["label"].isin({*twins, study.reference.label})
+    ]
     diverged = cells[cells["diverged"] > 0]
     begun = cells[cells["n"] + cells["diverged"] > 0]
     incomplete = begun[begun["rank"].isna()]
     partial = any(not is_complete(row) for row in ranked.to_dict("records"))
-    noise, comparisons = study.noise(pair), max(1, len(contenders) - 1)
+    noise = study.noise(pair)
+    comparisons = max(1, len({same.get(label, label) for label in contenders["label"]}) - 1)
     seeds = len(str(contenders["ranked_seeds"].iloc[0]).split()) if len(contenders) else 0
     return Standings(
         pair=pair,
@@ -116,6 +123,7 @@ def _standings(study: Study, pair: str) -> Standings:
         inconclusive=tuple(known.loc[~apart, "label"]),
         worse=tuple(known.loc[apart & (known[gain] < 0), "label"]),
         unclear=tuple(unclear["label"]),
+        same=_groups(same),
         diverged=tuple(f"{row.label} in {row.diverged} of {row.n + row.diverged}" for row in diverged.itertuples()),
         incomplete=tuple(f"{row.label} ({row.n + row.diverged} of {row.planned})" for row in incomplete.itertuples()),
         noise=noise,
@@ -128,6 +136,13 @@ def _standings(study: Study, pair: str) -> Standings:
     )
 
 
+def _groups(same: Mapping[str, str]) -> tuple[tuple[str, ...], ...]:
+    groups: dict[str, list[str]] = {}
+    for label, one in same.items():
+        groups.setdefault(one, []).append(label)
+    return tuple(tuple(group) for group in groups.values() if len(group) > 1)
+
+
 def _best(study: Study, cell: pd.Series[Any]) -> dict[str, Any]:
     """The leaderboard row, with the mean over the seeds used for its rank."""
     done = study.done(cell["pair"])
@@ -138,7 +153,7 @@ def _best(study: Study, cell: pd.Series[Any]) -> dict[str, Any]:
 
 
 def _on_pair(study: Study, found: Standings) -> Verdict:
-    notes = incompleteness(found)
+    notes = notes_on(found)
     if found.diverged:
         notes.append(f"Diverged, ranked last: {wording.listing(found.diverged)}.")
     if found.best is None:
@@ -147,8 +162,8 @@ def _on_pair(study: Study, found: Standings) -> Verdict:
     return Verdict(found.title, found.pair, tuple(sentences), str(found.best["label"]))
 
 
-def incompleteness(found: Standings) -> list[str]:
-    """Sentences about what is missing from the ranks of a pair."""
+def notes_on(found: Standings) -> list[str]:
+    """Sentences about what is missing from the ranks of a pair, and about students that are the same."""
     notes = []
     if found.seeds:
         notes.append(
@@ -156,6 +171,10 @@ def incompleteness(found: Standings) -> list[str]:
         )
     if found.incomplete:
         notes.append(f"Incomplete, not ranked: {wording.listing(found.incomplete)}.")
+    notes += [
+        f"{wording.listing(group)} have the same weights at each seed: their differences are exactly 0."
+        for group in found.same
+    ]
     return notes
 
 
@@ -213,8 +232,8 @@ def power(found: Standings) -> str:
     if found.resolvable > stats.EQUIVALENCE:
         count = "more than 1000" if found.seeds_needed is None else str(found.seeds_needed)
         needed = f"; {stats.EQUIVALENCE} points need {count} seeds"
-    gain, seeds = wording.number(found.resolvable), found.compared_seeds
-    return f"With these {seeds} seeds, a gain of {gain} points is resolved with a probability of {stats.POWER:.0%}{needed}."
+    gain, n = wording.number(found.resolvable), found.compared_seeds
+    return f"With these {n} seeds, a gain of {gain} points is resolved with a probability of {stats.POWER:.0%}{needed}."
 
 
 def _validity(study: Study) -> list[str]:

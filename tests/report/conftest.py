@@ -76,10 +76,11 @@ class Runs:
     def done(
         self, teacher: str, student: str, label: str, seed: int, top1: float, *, method: str = "",
         curve: Sequence[float] = (), stages: Sequence[str] = (), sha256: str = "", terms: Sequence[str] = ("ce",),
-        correct: NDArray[np.bool_] | None = None, weights: bytes = b"", **changes: Any,
+        correct: NDArray[np.bool_] | None = None, weights: bytes | None = None, **changes: Any,
     ) -> Trial:  # fmt: skip
         """``curve``: top-1 by epoch; ``stages``: the first stages, of two epochs each; ``correct``: of each test image,
-        with ``top1`` as its mean; ``weights``: the content of that file."""
+        with ``top1`` as its mean; ``weights``: the content of that file, by
+        default another one for each trial."""
         trial = self.plan_trial(teacher, student, label, seed, method=method)
         folder = self.folder.trial(trial.id)
         folder.begin(TrialRecord.of(trial))
@@ -97,7 +98,7 @@ class Runs:
             "teacher": used.model_copy(update={"sha256": sha256 or used.sha256}),
             "finished": f"2025-01-01T00:0{seed}:00+00:00",
         }  # fmt: skip
-        folder.weights.write_bytes(weights)
+        folder.weights.write_bytes(trial.id.encode() if weights is None else weights)
         if correct is not None:
             write_correct(folder.correct, correct)
             fields["data"] |= {"n_test": len(correct)}

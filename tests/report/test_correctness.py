@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import comb
 from typing import Any
 
 import numpy as np
 import pytest
 
-from kdbench.report.correctness import mcnemar, same_weights
+from kdbench.report.correctness import mcnemar
 
 
 def pair(only_a: int, only_b: int, both: int = 7, neither: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -49,19 +48,3 @@ def test_values_by_hand(only_a: int, only_b: int, p: float) -> None:
 def test_nok(a: Any, b: Any, message: str) -> None:
     with pytest.raises(ValueError, match=f"^correct_a and correct_b {message}$"):
         mcnemar(a, b)
-
-
-def test_weights_are_the_same_by_their_checksums(runs: Callable[..., Any]) -> None:
-    suite = runs()
-    suite.teacher("resnet20", 80.0)
-    one, other = (suite.done("resnet20", "resnet8", "kd", seed, 70.0) for seed in (0, 1))
-    wild = suite.plan_trial("resnet20", "resnet8", "kd", 2)
-    folders = [suite.folder.trial(trial.id) for trial in (one, other)]
-    # The fixture writes empty files.
-    assert same_weights(*(folder.result for folder in folders))
-    folders[1].weights.write_bytes(b"others")
-    folders[1].finish(**{name: value for name, value in dict(folders[1].recorded).items() if name != "files"})
-    assert not same_weights(*(folder.result for folder in folders))
-    assert suite.folder.trial(wild.id).result is None
-    without = folders[0].result.model_copy(update={"files": {}})
-    assert not same_weights(without, without)

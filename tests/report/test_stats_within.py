@@ -144,3 +144,29 @@ def test_the_number_of_seeds_is_the_smallest_that_resolves():
     least = {n: stats.resolvable(Noise(0.4, 7 * (n - 1), {}), n, 7) for n in (needed - 1, needed)}
     assert least[needed] <= 0.3 < least[needed - 1]
     assert stats.seeds_needed(known, 1e-3, 7) is None
+
+
+def test_students_that_are_the_same_count_once():
+    scores = table(70 + np.random.default_rng(11).normal(0, 0.5, (5, 3)))
+    twice = scores | {"twin": scores["m1"]}
+    same = {"twin": "m1", "m1": "m1"}
+    alone, found = stats.noise(scores), stats.noise(twice, same)
+    assert (found.std, found.freedom) == (alone.std, alone.freedom)
+    assert found.of_difference("twin", "m0", 3) == alone.of_difference("m1", "m0", 3)
+    expected = stats.gains(scores, "m0", alone)
+    assert stats.gains(twice, "m0", found, same=same) == expected | {"twin": expected["m1"]}
+    # The difference of the same students is 0, and nothing is uncertain about it.
+    gain = stats.gains(twice, "m1", found, same=same)["twin"]
+    assert (gain.mean, gain.low, gain.high, gain.resolved) == (0, 0, 0, False)
+    # Of other students with the same scores, it is uncertain.
+    by_chance = stats.gains(twice, "m1", stats.noise(twice))["twin"]
+    assert by_chance.low < 0 == by_chance.mean < by_chance.high
+
+
+def test_the_same_students_as_the_best_may_be_the_best():
+    scores = table(np.array([[70.0, 70.2, 70.1], [72.0, 72.3, 72.1], [60.0, 60.3, 60.2]]))
+    twice, same = scores | {"twin": scores["m1"]}, {"twin": "m1"}
+    found = stats.behind_best(twice, stats.noise(twice, same), same=same)
+    assert [label for label, distance in found.items() if not stats.is_excluded(distance)] == ["m1", "twin"]
+    assert (found["twin"].mean, found["twin"].low, found["twin"].high) == (0, 0, 0)
+    assert found["m0"] == stats.behind_best(scores, stats.noise(scores))["m0"]

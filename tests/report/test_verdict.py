@@ -184,3 +184,41 @@ def test_the_mean_of_a_leader_in_a_run_under_way_is_over_the_compared_seeds(runs
         "One seed gives no interval: differences cannot be separated from noise.",
         "Incomplete: ranks and differences use only the seeds that all ranked methods have (0).",
     )
+
+
+def test_students_with_the_same_weights_are_said_to_be_the_same(runs: Callable[..., Any]) -> None:
+    suite = runs()
+    suite.teacher("resnet20", 80.0)
+    # kd/w0 is none, weight for weight; vid has the same accuracies as none by chance.
+    tops = {
+        "none": (70.0, 70.4, 70.1),
+        "kd/w0": (70.0, 70.4, 70.1),
+        "vid": (70.0, 70.4, 70.1),
+        "kd": (71.2, 71.1, 71.0),
+    }
+    for label, values in tops.items():
+        for seed, top1 in enumerate(values):
+            weights = f"{seed}".encode() if label in {"none", "kd/w0"} else None
+            suite.done("resnet20", "resnet8", label, seed, top1, weights=weights)
+    study = read_study(suite.write())
+    found = standings(study, "resnet20:resnet8")
+    assert found.same == (("none", "kd/w0"),)
+    assert (found.better, found.inconclusive, found.unclear) == (("kd",), ("vid",), ())
+    cells = study.cells.set_index("label")
+    assert (cells.loc["kd/w0", "gain_over_none_low"], cells.loc["kd/w0", "gain_over_none_high"]) == (0, 0)
+    assert cells.loc["vid", "gain_over_none_low"] < 0 < cells.loc["vid", "gain_over_none_high"]
+    (said,) = verdicts(study)
+    assert "none and kd/w0 have the same weights at each seed: their differences are exactly 0." in said.sentences
+    assert any(sentence.startswith("After correction for 2 comparisons") for sentence in said.sentences)
+
+
+def test_the_same_weights_at_some_seeds_are_not_the_same_method(runs: Callable[..., Any]) -> None:
+    suite = runs()
+    suite.teacher("resnet20", 80.0)
+    for label, last in (("none", b"one"), ("kd", b"another")):
+        for seed, weights in enumerate((b"equal", b"equal", last)):
+            suite.done("resnet20", "resnet8", label, seed, 70.0 + seed, weights=weights)
+    study = read_study(suite.write())
+    assert standings(study, "resnet20:resnet8").same == ()
+    # Nothing varies, so there is no interval.
+    assert study.cells["gain_over_none_low"].isna().all()

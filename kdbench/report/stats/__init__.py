@@ -35,6 +35,7 @@ from kdbench.report.stats.ranks import (
 from kdbench.report.stats.within import (
     POWER,
     Noise,
+    Same,
     Scores,
     behind_best,
     dunnett,
@@ -61,6 +62,7 @@ __all__ = [
     "Noise",
     "OverImages",
     "RankInterval",
+    "Same",
     "Scores",
     "Spread",
     "behind_best",

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from kdbench.report.stats.estimate import CONFIDENCE
-from kdbench.report.stats.within import Noise, Scores
+from kdbench.report.stats.within import Noise, Same, Scores, distinct
 
 Correct = NDArray[np.bool_]
 """(seeds, images): whether the network of each seed classifies each test image correctly."""
@@ -43,14 +43,20 @@ def of_training(found: Noise, confidence: float = CONFIDENCE) -> Spread:
     return Spread(found.std, low, high, found.freedom)
 
 
-def of_seeds(scores: Scores, found: Noise, confidence: float = CONFIDENCE) -> Spread | None:
+def of_seeds(
+    scores: Scores, found: Noise, confidence: float = CONFIDENCE, *, same: Same | None = None
+) -> Spread | None:
     """What all methods have in common at a seed; None for tables with gaps, or fewer than two methods or seeds.
 
     From the means of the seeds, by analysis of variance; negative estimates of the variance, and of its bounds, are 0.
     Williams's interval contains the true value with at least ``1 - 2 (1 - confidence)``, in simulated tables with about
-    ``confidence`` (``docs/statistics.md``). Methods that are noisier than the others are left out.
+    ``confidence`` (``docs/statistics.md``). Methods that are noisier than the others are left out, and students that
+    are the ``same`` count once.
     """
-    included = {label: values for label, values in scores.items() if values and label not in found.own}
+    first = distinct(scores, same or {})
+    included = {
+        label: values for label, values in scores.items() if values and label not in found.own and label == first[label]
+    }
     seeds = {frozenset(values) for values in included.values()}
     if len(seeds) != 1 or len(*seeds) < 2 or len(included) < 2:
         return None

@@ -23,6 +23,8 @@ from kdbench.report.stats.estimate import CONFIDENCE, ROUNDING, Array, Estimate,
 
 Scores = Mapping[str, Mapping[int, float]]
 """Of several methods on one pair: by label, then by seed, in percent."""
+Same = Mapping[str, str]
+"""By label: the first label whose students are the same, weight for weight; of a label that is not named, itself."""
 OUTLYING = 0.05
 """Level of the test that excludes a method from the common noise, because its own is larger."""
 POWER = 0.8
@@ -48,11 +50,29 @@ class Noise:
         return self.std * math.hypot(self.scales.get(label, 1.0), self.scales.get(other, 1.0)) / math.sqrt(n)
 
 
-def noise(scores: Scores) -> Noise | None:
-    """The noise of a table, which may have gaps; None if nothing repeats, or all residuals are 0."""
+def noise(scores: Scores, same: Same | None = None) -> Noise | None:
+    """The noise of a table, which may have gaps; None if nothing repeats, or all residuals are 0.
+
+    Students that are the ``same`` count once.
+    """
+    first = distinct(scores, same or {})
+    found = _noise({label: values for label, values in scores.items() if label == first[label] and values})
+    if found is None:
+        return None
+    scales = {label: found.scales[one] for label, one in first.items() if one in found.scales}
+    own = {label: found.own[one] for label, one in first.items() if one in found.own}
+    return Noise(found.std, found.freedom, own, scales)
+
+
+def distinct(scores: Scores, same: Same) -> dict[str, str]:
+    """By label: the first label of the table with the same students."""
+    first: dict[str, str] = {}
+    return {label: first.setdefault(same.get(label, label), label) for label in scores}
+
+
+def _noise(included: dict[str, Mapping[int, float]]) -> Noise | None:
     own: dict[str, float] = {}
-    included = {label: values for label, values in scores.items() if values}
-    scales = _scales(included)
+    scales, scores = _scales(included), dict(included)
     while (fitted := _fit(included, scales)) is not None:
         residuals, freedom = fitted
         noisy = _noisiest(residuals)
@@ -106,46 +126,59 @@ def _noisiest(residuals: Mapping[str, Array]) -> str | None:
     return largest if squares[largest] / total > 1 / (1 + (methods - 1) / f) else None
 
 
-def gains(scores: Scores, baseline: str, found: Noise | None, confidence: float = CONFIDENCE) -> dict[str, Estimate]:
+def gains(
+    scores: Scores, baseline: str, found: Noise | None, confidence: float = CONFIDENCE, *, same: Same | None = None
+) -> dict[str, Estimate]:
     """The gain of each other method over ``baseline``, over their common seeds, by label.
 
-    The intervals hold for all of them at once: with ``confidence``, every one contains its true gain.
+    The intervals hold for all of them at once: with ``confidence``, every one contains its true gain. That of students
+    that are the ``same`` as the baseline's is 0, whatever the noise.
     """
-    others = [label for label in scores if label != baseline]
+    first = distinct(scores, same or {})
     theirs = scores.get(baseline, {})
+    others = {one for one in first.values() if one != first.get(baseline)}
     critical = 0.0 if found is None else dunnett(len(others), found.freedom, confidence)
     result = {}
-    for label in others:
+    for label in scores:
+        if label == baseline:
+            continue
         gain = _difference(scores[label], theirs)
         half = _half_width(label, baseline, gain, found, critical, 1 - (1 - confidence) / max(1, len(others)))
-        result[label] = _with(gain, half)
+        result[label] = _with(gain, 0.0 if first[label] == first.get(baseline) else half)
     return result
 
 
-def behind_best(scores: Scores, found: Noise | None, confidence: float = CONFIDENCE) -> dict[str, Estimate]:
+def behind_best(
+    scores: Scores, found: Noise | None, confidence: float = CONFIDENCE, *, same: Same | None = None
+) -> dict[str, Estimate]:
     """The distance of each method to the best of the others, over their common seeds, by label.
 
     With ``confidence``, all intervals contain the true distances to the truly best other method at once. A method whose
     interval is below 0 is not the best; the others may be. For the method with the highest mean, it is the distance to
-    the second.
+    the second. Students that are the ``same`` as those of the highest mean are at a distance of 0, whatever the noise.
     """
     if len(scores) < 2:
         return {label: Estimate(0) for label in scores}
+    first = distinct(scores, same or {})
+    comparisons = len(set(first.values())) - 1
     means = {label: summary(values.values()).mean or -math.inf for label, values in scores.items()}
-    critical = 0.0 if found is None else dunnett(len(scores) - 1, found.freedom, confidence, two_sided=False)
-    share = 1 - 2 * (1 - confidence) / (len(scores) - 1)
+    critical = 0.0 if found is None else dunnett(comparisons, found.freedom, confidence, two_sided=False)
+    share = 1 - 2 * (1 - confidence) / max(1, comparisons)
     result = {}
     for label, ours in scores.items():
         compared: list[tuple[float, float]] = []
         for other, theirs in scores.items():
-            if other != label:
+            if first[other] != first[label]:
                 distance = _difference(ours, theirs)
                 half = _half_width(label, other, distance, found, critical, share)
                 if distance.mean is not None and half is not None:
                     compared.append((distance.mean, half))
         best = max((one for one in scores if one != label), key=lambda one: means[one])
         nearest = _difference(ours, scores[best])
-        if len(compared) < len(scores) - 1:
+        if first[best] == first[label]:
+            result[label] = _with(nearest, 0.0)
+            continue
+        if len(compared) < sum(one != first[label] for one in first.values()):
             result[label] = Estimate(nearest.n, nearest.mean, nearest.std)
             continue
         low, high = (min(mean + sign * half for mean, half in compared) for sign in (-1, 1))
@@ -156,7 +189,7 @@ def behind_best(scores: Scores, found: Noise | None, confidence: float = CONFIDE
 
 def is_excluded(distance: Estimate) -> bool:
     """Whether a method is not the best, by its distance from :func:`behind_best`."""
-    return distance.high == 0.0
+    return distance.high == 0.0 and bool(distance.mean)
 
 
 def _difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Estimate:
