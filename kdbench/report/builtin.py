@@ -26,6 +26,7 @@ FIGURES = {
     "stages": ("training", "pairs"),
     "cost": ("cost", "costs"),
     "critical_difference": ("ranks", "overall"),
+    "performance_profile": ("profile", "overall"),
 }
 """Module in ``figures/`` and section, by name. The template of the section places the figure."""
 

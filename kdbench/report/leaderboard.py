@@ -194,7 +194,7 @@ def overall(trials: pd.DataFrame, cells: pd.DataFrame, baselines: Sequence[str] 
     """All methods of the leaderboard over its pairs."""
     pairs, methods = pair_order(cells), [m for m in method_order(trials) if m in set(cells["label"])]
     block_methods, block_pairs, partial = _block(cells, methods, pairs)
-    scores = [_scores(trials, pair, block_methods) for pair in block_pairs]
+    scores = [common_scores(trials, pair, block_methods) for pair in block_pairs]
     ranked: dict[str, RankInterval] = {}
     comparison, differences = None, {}
     if scores:
@@ -391,7 +391,7 @@ def _plain_gains(scores: stats.Scores, theirs: Mapping[int, float]) -> dict[str,
     }
 
 
-def _scores(trials: pd.DataFrame, pair: str, methods: Sequence[str]) -> stats.Array:
+def common_scores(trials: pd.DataFrame, pair: str, methods: Sequence[str]) -> stats.Array:
     """(seeds, methods): the scores over the seeds that these methods have in common on a pair."""
     group = trials[(trials["pair"] == pair) & trials["label"].isin(methods)]
     by_label = {str(label): _finished(rows) for label, rows in group.groupby("label")}

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from kdbench.report.figures.cost import _front, cost
 from kdbench.report.figures.curves import curves
 from kdbench.report.figures.draw import draw
 from kdbench.report.figures.labels import place_labels
+from kdbench.report.figures.profile import performance_profile
 from kdbench.report.figures.ranks import critical_difference
 from kdbench.report.figures.training import stages, terms
 from kdbench.report.parts import parts_of
@@ -387,3 +388,67 @@ def test_a_long_line_of_an_embedded_figure_is_where_it_was() -> None:
 def test_a_short_line_of_an_embedded_figure_keeps_its_digits() -> None:
     path = "M 0.111111 0.222222 \nL 3.333333 4.444444 \n"
     assert 'd="M 0.11 0.22 \nL 3.33 4.44 \n"' in canvas.inline(f'<svg><path d="{path}"/></svg>', "figure", "")
+
+
+def test_no_profile_below_five_pairs(runs: Callable[..., Any], read: Study) -> None:
+    assert performance_profile(read) is None
+    assert performance_profile(_gaining(runs, {"none": 0.0, "kd": 1.0}, pairs=4)) is None
+    assert performance_profile(_gaining(runs, {"vid": 0.0, "kd": 1.0})) is None
+
+
+def test_a_profile_is_the_share_of_runs_that_gain_as_much(runs: Callable[..., Any]) -> None:
+    read = _gaining(runs, {"none": 0.0, "kd": 1.0, "vid": -0.5})
+    made = performance_profile(read)
+    assert made is not None
+    (axes,) = made[0].axes
+    lines = {line.get_color(): line for line in axes.lines}
+    for label in ("kd", "vid"):
+        cells = read.trials.pivot(index=["pair", "seed"], columns="label", values="top1")
+        gains = (cells[label] - cells["none"]).to_numpy()
+        line = lines[read.styles[label].colour]
+        x, y = np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
+        assert len(gains) == 10
+        for tau in np.linspace(-2, 3, 37):
+            # Between two corners, the line is flat.
+            right = np.flatnonzero(x > tau)
+            drawn = y[right[0]] if len(right) else 0.0
+            assert drawn == pytest.approx(100 * np.mean(gains >= tau))
+    assert read.styles["none"].colour not in {line.get_color() for line in axes.lines if len(line.get_xdata()) > 2}
+
+
+def test_a_diverged_run_reaches_no_gain(runs: Callable[..., Any]) -> None:
+    made = performance_profile(_gaining(runs, {"none": 0.0, "kd": 1.0}, diverged="kd"))
+    assert made is not None
+    heights = np.concatenate(
+        [np.asarray(line.get_ydata()) for line in made[0].axes[0].lines if len(line.get_ydata()) > 2]
+    )
+    # One of two runs on one of five pairs.
+    assert heights.max() == pytest.approx(90)
+
+
+def test_a_profile_names_the_best_of_many_methods_and_the_highlighted(runs: Callable[..., Any]) -> None:
+    labels = {f"m{index}": index / 10 for index in range(14)}
+    read = _gaining(runs, {"none": 0.0, "kd": 0.05, **labels}, highlight=["m0"])
+    made = performance_profile(read)
+    assert made is not None
+    (legend,) = made[0].legends
+    names = {text.get_text() for text in legend.get_texts()}
+    assert names == {"kd", "m13", "m12", "m11", "m10", "m9", "m8", "m7", "★ m0", "others"}
+    assert made[1].endswith("6 others in grey.")
+
+
+def _gaining(
+    runs: Callable[..., Any], gains: dict[str, float], pairs: int = 5, diverged: str = "", highlight: Sequence[str] = ()
+) -> Study:
+    """Two seeds on each pair, with a different spread; the last run of ``diverged`` has no score."""
+    suite = runs()
+    suite.teacher("resnet20", 80.0)
+    for pair in range(pairs):
+        for index, (label, gain) in enumerate(gains.items()):
+            for seed in range(2):
+                if label == diverged and (pair, seed) == (pairs - 1, 1):
+                    suite.diverged("resnet20", f"student{pair}", label, seed, epoch=1)
+                    continue
+                top1 = 70 + 2 * pair + gain + 0.3 * seed + 0.01 * ((7 * pair + 3 * index + 5 * seed) % 11)
+                suite.done("resnet20", f"student{pair}", label, seed, top1)
+    return read_study(suite.write(), highlight=highlight)

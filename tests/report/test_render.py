@@ -280,6 +280,7 @@ def test_many_pairs_are_led_in_a_table(runs: Callable[..., Any], tmp_path: Path)
     assert "Lowest mean rank over these 6 pairs: vid, 1.00." in parsed.words
     assert "Friedman's test" in parsed.words
     assert (path.parent / "plots" / "critical_difference.svg").exists()
+    assert (path.parent / "plots" / "performance_profile.svg").exists()
 
 
 def test_published_results_are_compared_with_ours(runs: Callable[..., Any], tmp_path: Path) -> None:

@@ -75,3 +75,20 @@ def test_the_probability_of_improvement_is_over_pairs():
     # 71 > 70, 73 > 70, 73 > 72 of four; a tie; no result.
     assert stats.probability_of_improvement(ours, theirs) == pytest.approx((3 / 4 + 1 / 2) / 2)
     assert stats.probability_of_improvement([], []) is None
+
+
+def test_a_profile_gives_each_pair_the_same_weight() -> None:
+    values, shares = stats.profile([np.array([1.0, 2.0]), np.array([2.0, -np.inf, 0.0, 2.000001]), np.array([])])
+    assert values == pytest.approx([0, 1, 2])
+    # At least 0: both runs of the first pair, three of four of the second.
+    assert shares == pytest.approx([(1 + 0.75) / 2, (1 + 0.5) / 2, (0.5 + 0.5) / 2])
+    assert [len(one) for one in stats.profile([])] == [0, 0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_profile_of_runs_with_equal_weights_is_their_empirical_survival(seed: int) -> None:
+    gains = np.random.default_rng(seed).normal(0, 1, (7, 5))
+    values, shares = stats.profile(list(gains))
+    oracle = 1 - scipy_stats.ecdf(gains.ravel()).cdf.evaluate(values - 1e-3)
+    close = np.diff(values, prepend=-9.0) > 2e-3
+    assert shares[close] == pytest.approx(oracle[close])

@@ -80,6 +80,8 @@ POINTS = 80
 """Largest number of epochs drawn of a curve; the last one is always drawn."""
 WIDTH = 12.5
 NARROW = 8.5
+LABELLED = 8
+"""With more methods, only the best ones and the baselines are labelled."""
 BOLD = 3.0
 """Width of the line of a highlighted method."""
 
@@ -231,6 +233,17 @@ def joined(lines: Iterable[tuple[Numbers, Numbers]]) -> tuple[Numbers, Numbers]:
     gap = np.array([np.nan])
     parts = [(np.append(x, gap), np.append(y, gap)) for x, y in lines]
     return np.concatenate([x for x, _ in parts])[:-1], np.concatenate([y for _, y in parts])[:-1]
+
+
+def labelled(study: Study, drawn: Collection[str]) -> tuple[list[str], list[str]]:
+    """The labels that a figure of many lines names, best first, and the others, which it draws in grey."""
+    ordered = [standing.label for standing in study.overall.standings if standing.label in drawn]
+    if len(ordered) <= LABELLED + 1:
+        return ordered, []
+    baselines = [baseline.label for baseline in study.baselines if baseline.label in ordered]
+    best = [label for label in ordered if label not in baselines][: LABELLED - len(baselines)]
+    named = [label for label in ordered if label in {*baselines, *best, *study.highlighted}]
+    return named, [label for label in ordered if label not in named]
 
 
 def set_names(made: Legend, names: Sequence[str]) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,6 +17,7 @@ from kdbench.report.figures.canvas import (
     WIDTH,
     axis_labels,
     joined,
+    labelled,
     legend,
     marker,
     over_seeds,
@@ -28,9 +27,6 @@ from kdbench.report.strip import limits
 from kdbench.report.study import Study
 from kdbench.report.styles import Style
 from kdbench.results.record import MAIN
-
-HIGHLIGHTED = 8
-"""With more methods, only the best ones and the baselines are labelled."""
 
 
 def curves(study: Study) -> tuple[Figure, str] | None:
@@ -42,7 +38,7 @@ def curves(study: Study) -> tuple[Figure, str] | None:
     pairs = [pair for pair in study.pairs if pair in drawn_pairs]
     if not pairs:
         return None
-    named, others = _highlighted(study, set(records["label"].unique()))
+    named, others = labelled(study, set(records["label"].unique()))
     columns = min(3, len(pairs))
     figure, drawn = panels(len(pairs), columns, 3.1 if columns < 3 else 2.7, width=WIDTH if columns > 1 else NARROW)
     by_pair = dict(iter(records.groupby("pair", sort=False)))
@@ -85,13 +81,3 @@ def _curve(axes: Axes, records: pd.DataFrame, style: Style, width: float, zorder
         shown.epochs, shown.mean, color=style.colour, linewidth=width, marker=style.marker, markersize=4.5,
         markeredgecolor=PAPER, markeredgewidth=0.5, markevery=(last % gap, gap), zorder=zorder,
     )  # fmt: skip
-
-
-def _highlighted(study: Study, drawn: Collection[str]) -> tuple[list[str], list[str]]:
-    ordered = [standing.label for standing in study.overall.standings if standing.label in drawn]
-    if len(ordered) <= HIGHLIGHTED + 1:
-        return ordered, []
-    baselines = [baseline.label for baseline in study.baselines if baseline.label in ordered]
-    best = [label for label in ordered if label not in baselines][: HIGHLIGHTED - len(baselines)]
-    named = [label for label in ordered if label in {*baselines, *best, *study.highlighted}]
-    return named, [label for label in ordered if label not in named]

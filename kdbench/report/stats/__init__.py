@@ -20,6 +20,7 @@ from kdbench.report.stats.over import (
     clustered,
     holm,
     probability_of_improvement,
+    profile,
 )
 from kdbench.report.stats.ranks import (
     DIVERGED,
@@ -84,6 +85,7 @@ __all__ = [
     "of_seeds",
     "of_training",
     "probability_of_improvement",
+    "profile",
     "ranks",
     "resolvable",
     "seeds_needed",

@@ -84,6 +84,24 @@ def holm(p_values: Iterable[float]) -> list[float]:
     return adjusted
 
 
+def profile(gains: Sequence[Array]) -> tuple[Array, Array]:
+    """The different gains of all runs, rising, and the share of runs that gain at least as much.
+
+    One array of gains per pair, (seeds,); each pair has the same weight, however many seeds it has. Pairs without gains
+    are left out; -inf is a run that reaches no gain, and is in no value.
+    """
+    known = [np.asarray(one, dtype=np.float64) for one in gains if len(one)]
+    if not known:
+        return np.empty(0), np.empty(0)
+    values = np.concatenate(known)
+    weights = np.concatenate([np.full(len(one), 1 / len(one) / len(known)) for one in known])
+    values, weights = values[np.isfinite(values)], weights[np.isfinite(values)]
+    # Gains that differ by rounding are one.
+    levels, index = np.unique(np.round(values / ROUNDING), return_inverse=True)
+    masses = np.bincount(index, weights, minlength=len(levels)).astype(np.float64)
+    return np.asarray(levels * ROUNDING), np.cumsum(masses[::-1])[::-1]
+
+
 def probability_of_improvement(ours: Sequence[Array], theirs: Sequence[Array]) -> float | None:
     """That a run of ours has a higher score than one of theirs on the same pair: the mean over pairs; ties count half.
 
