@@ -95,6 +95,7 @@ def pairs(study: Study) -> Context | None:
         )
     return {
         "tables": tables,
+        "diverged": any(row["diverged"] for table in tables for row in table["rows"]),
         "extra": any(row["extra_epochs"] for table in tables for row in table["rows"]),
         "open": len(tables) <= 6,
         # By pair, when the page asks for it: the other formats do not show it.

@@ -304,10 +304,14 @@ def _words_over_pairs(study: Study) -> list[str]:
 def _differences_over_pairs(study: Study, leader: str) -> list[str]:
     """From which methods the leader differs, after correction for all differences of two methods."""
     differences = study.overall.differences
-    open_ = [b for (a, b), found in differences.items() if a == leader and found.word is Word.UNRESOLVED]
-    if not any(a == leader for a, _ in differences):
+    compared = {b: found.word for (a, b), found in differences.items() if a == leader}
+    # What is said of the baseline is corrected for fewer comparisons; both must not contradict one another.
+    compared.pop(study.reference.label, None)
+    open_ = [label for label, word in compared.items() if word is Word.UNRESOLVED]
+    if not compared:
         return []
     pairs = wording.plural(len(differences) // 2, "comparison")
     if open_:
         return [f"Its difference to {wording.listing(open_, 8)} is not resolved (corrected for {pairs})."]
-    return [f"It differs from every other method (corrected for {pairs})."]
+    others = "every other method" if leader == study.reference.label else "every method besides the baseline"
+    return [f"It differs from {others} (corrected for {pairs})."]

@@ -279,6 +279,9 @@ def test_many_pairs_are_led_in_a_table(runs: Callable[..., Any], tmp_path: Path)
     assert "The highest mean on each pair." in parsed.words
     assert "Lowest mean rank over these 6 pairs: vid, 1.00." in parsed.words
     assert "Friedman's test" in parsed.words
+    # What the seeds of each pair resolve, and marks that a correction decides and not the interval beside them.
+    assert "Resolvable: the gain in points" in parsed.words
+    assert "Marks, corrected for the number of methods: ↑ better , ↓ worse , ○ not resolved" in parsed.words
     assert (path.parent / "plots" / "critical_difference.svg").exists()
     assert (path.parent / "plots" / "performance_profile.svg").exists()
 

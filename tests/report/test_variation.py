@@ -154,3 +154,21 @@ def test_with_many_pairs_each_says_what_its_seeds_resolve(runs: Callable[..., An
     std = 2 * np.std([0.3, -0.2, 0.1], ddof=1)
     expected = [(1 + pair) * std * (4.30265 + 1.06066) / math.sqrt(3) for pair in range(4)]
     assert [float(value) for value in said] == pytest.approx(expected, rel=0.01)
+
+
+def test_diverged_trials_have_a_column_only_if_there_are_any(runs: Callable[..., Any], tmp_path: Any) -> None:
+    for diverged in (False, True):
+        suite = runs(f"diverged{diverged}")
+        suite.teacher("resnet20", 80.0)
+        for seed in range(2):
+            suite.done("resnet20", "resnet8", "none", seed, 70.0 + seed)
+        if diverged:
+            suite.diverged("resnet20", "resnet8", "kd", 0, epoch=1)
+        suite.plan_trial("resnet20", "resnet8", "vid", 0)
+        page = render(suite.write(), tmp_path / suite.suite, plots=False).read_text()
+        (table,) = re.findall(r'aria-label="Results: .*?</table>', page, flags=re.DOTALL)
+        (heading,) = re.findall(r"<thead>.*?</thead>", table, flags=re.DOTALL)
+        columns = re.findall(r"<th ", heading)
+        assert ("diverged" in heading, "No trial diverged." in page) == (diverged, not diverged)
+        # A method without a result fills the other columns with its state.
+        assert f'colspan="{len(columns) - 2}"' in table

@@ -222,3 +222,20 @@ def test_the_same_weights_at_some_seeds_are_not_the_same_method(runs: Callable[.
     assert standings(study, "resnet20:resnet8").same == ()
     # Nothing varies, so there is no interval.
     assert study.cells["gain_over_none_low"].isna().all()
+
+
+def test_the_leader_over_pairs_is_compared_with_the_baseline_once(runs: Callable[..., Any]) -> None:
+    # On some pairs far ahead of the baseline, on others behind it; always about a point ahead of kd.
+    ahead = (3.0, -1.0, 2.5, -0.5, 1.0, 0.2)
+    suite = runs()
+    for index, gain in enumerate(ahead):
+        suite.teacher(f"teacher{index}", 80.0)
+        tops = {"none": 70.0, "vid": 70.0 + gain, "kd": 69.0 + gain + index / 50}
+        for label, top1 in tops.items():
+            suite.done(f"teacher{index}", "resnet8", label, 0, top1)
+    said = next(verdict for verdict in verdicts(read_study(suite.write())) if not verdict.pair)
+    assert said.leader == "vid"
+    assert said.sentences[2:4] == (
+        "Over pairs, after correction for 2 comparisons, not resolved: vid and kd.",
+        "It differs from every method besides the baseline (corrected for 3 comparisons).",
+    )
