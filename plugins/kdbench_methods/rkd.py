@@ -2,50 +2,20 @@
 
 Park et al., "Relational Knowledge Distillation", CVPR 2019, https://arxiv.org/abs/1904.05068
 
-Both terms are computed from the Gram matrix G of the centred embeddings, in O(B^2 D + B^3) work and O(B^3)
-memory; forming the differences of all triples takes O(B^3 D) work and O(B^2 D) memory. G is computed in float64:
-in float32, the distance of pairs closer than 0.3 % of their norms would be lost.
+Both terms are computed from the Gram matrix of the centred embeddings, in O(B^2 D + B^3) work and O(B^2 + B D) memory;
+forming the differences of all pairs takes O(B^3 D) work and O(B^2 D) memory.
 """
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from kdbench.method import Batch, DataSignature, Method, NonNegative, Output, Signature, Terms
-
-
-def gram_matrix(e: Float[Tensor, "batch width"]) -> Float[Tensor, "batch batch"]:
-    """Inner products, in float64, of the embeddings minus their mean.
-
-    A common shift of all embeddings does not change distances and angles, but it changes their rounding errors.
-    """
-    e = e.double()
-    # Detached: the losses do not depend on the centre, so its gradient is zero up to rounding.
-    e = e - e.detach().mean(0)
-    return e @ e.T
-
-
-def squared_distances(
-    G: Float[Tensor, "batch batch"], eps: float
-) -> tuple[Float[Tensor, "batch batch"], Bool[Tensor, "batch batch"]]:
-    """Squared distances G_ii + G_jj - 2 G_ij, and a mask of those that are zero up to rounding (and set to 1).
-
-    A distance has no gradient at 0, and the direction between equal points is undefined. Embeddings e_i and
-    e_j count as equal if their distance is at most 64 ``eps`` of sqrt(|e_i|^2 + |e_j|^2), centred: 8e-6 for
-    embeddings in float32. For float64 the bound is 1.2e-7, the rounding of the Gram matrix.
-
-    Args:
-        G: centred Gram matrix in float64.
-        eps: machine epsilon of the embeddings that G comes from.
-    """
-    norms = G.diagonal()
-    total = norms[:, None] + norms[None, :]
-    squared = total - 2 * G
-    coincident = squared <= max((64 * eps) ** 2, 64 * torch.finfo(G.dtype).eps) * total
-    return torch.where(coincident, 1.0, squared), coincident
+from kdbench_methods.angles import AngleDifference
+from kdbench_methods.gram import gram_matrix, squared_distances
 
 
 def relative_distances(e: Float[Tensor, "batch width"]) -> Float[Tensor, "batch batch"]:
@@ -55,16 +25,6 @@ def relative_distances(e: Float[Tensor, "batch width"]) -> Float[Tensor, "batch 
     positive = (~coincident).sum().clamp(min=1)
     mean = distance.sum() / positive
     return (distance / torch.where(mean > 0, mean, 1.0)).to(e.dtype)
-
-
-def angle_cosines(e: Float[Tensor, "batch width"]) -> Float[Tensor, "batch batch batch"]:
-    """psi_A: [i, j, k] is the cosine, at vertex i, of the angle between e_j - e_i and e_k - e_i."""
-    G = gram_matrix(e)
-    squared, coincident = squared_distances(G, torch.finfo(e.dtype).eps)
-    inverse = torch.where(coincident, 0.0, squared.rsqrt()).to(e.dtype)
-    # Only the differences need float64, not the later values that are kept for the gradient.
-    inner = (G[None] - G[:, :, None] - G[:, None, :] + G.diagonal()[:, None, None]).to(e.dtype)
-    return inner * inverse[:, :, None] * inverse[:, None, :]
 
 
 def distance_loss(s: Float[Tensor, "batch width"], t: Float[Tensor, "batch wide"]) -> Float[Tensor, ""]:
@@ -80,7 +40,7 @@ def distance_loss(s: Float[Tensor, "batch width"], t: Float[Tensor, "batch wide"
 
 
 def angle_loss(s: Float[Tensor, "batch width"], t: Float[Tensor, "batch wide"]) -> Float[Tensor, ""]:
-    """Smooth L1 (beta 1) of the angles' cosines, mean over all B^3 triples.
+    """Smooth L1 (beta 1) of the angles' cosines, mean over all B^3 triples. It has no second derivative.
 
     Args:
         s: embeddings of the student.
@@ -88,7 +48,8 @@ def angle_loss(s: Float[Tensor, "batch width"], t: Float[Tensor, "batch wide"]) 
 
     Reference: https://arxiv.org/abs/1904.05068, section 3.2.2
     """
-    return F.smooth_l1_loss(angle_cosines(s), angle_cosines(t).detach())
+    loss: Tensor = AngleDifference.apply(s, t.detach())
+    return loss
 
 
 class RKD(Method):
