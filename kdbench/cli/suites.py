@@ -259,7 +259,7 @@ def _states(trials: Sequence[Trial]) -> str:
 
 
 def _plan_summary(chosen: Plan, everything: Plan, folder: Any, n_train: int, parts: int | None) -> Iterable[str]:
-    from kdbench.results.cost import hours, repeated_passes, steps, teacher_hours, teacher_steps
+    from kdbench.results.cost import hours, repeated_passes, steps, teacher_hours, teacher_steps, trained
     from kdbench.status import UNFINISHED
     from kdbench.suite.plan import count
 
@@ -286,8 +286,11 @@ def _plan_summary(chosen: Plan, everything: Plan, folder: Any, n_train: int, par
         count_of_steps = plural(teacher_steps(untrained, n_train), "step")
         yield f"to do: {count_of_steps} of {plural(len(untrained), 'teacher')}, {known}"
     if waiting:
-        known = _estimated(hours(waiting, everything.trials, folder))
-        yield f"to do: {plural(steps(waiting, n_train), 'step')} of students, {known}"
+        training = trained(waiting, folder)
+        known = _estimated(hours(training, everything.trials, folder))
+        yield f"to do: {plural(steps(training, n_train), 'step')} of students, {known}"
+        if adopting := len(waiting) - len(training):
+            yield f"{plural(adopting, 'trial')} without training: equal to that of another teacher's student"
         if parts is not None and parts > 1:
             cohorts = [cohort for cohort in everything.cohorts if {trial.id for trial in waiting} & _ids(cohort)]
             passes, seconds = repeated_passes(cohorts, parts, n_train, folder)

@@ -51,6 +51,11 @@ class AddedMetrics:
         return len(self._metrics)
 
     @property
+    def specs(self) -> dict[str, MetricSpec]:
+        """The metrics by name."""
+        return {spec.name: spec for spec, _, _ in self._metrics}
+
+    @property
     def modules(self) -> set[str]:
         """The modules that define the metrics."""
         return {spec.target.partition(":")[0] for spec, _, _ in self._metrics}

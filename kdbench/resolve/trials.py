@@ -16,6 +16,7 @@ from kdbench.models.shapes import on_meta
 from kdbench.resolve.methods import foreign_source, method_fingerprint
 from kdbench.resolve.remembered import Remembered
 from kdbench.resolve.resolver import Resolver
+from kdbench.resolve.untaught import may_be_untaught, untaught
 from kdbench.status import Status
 from kdbench.suite.plan import Origin, Plan, Trial
 
@@ -51,7 +52,11 @@ def plan_trials(resolver: Resolver) -> Plan:
                 student_source=foreign_source(resolver.registry.model(pair.student)),
                 part_sources=part_sources,
             )
-            reason = remembered(_question(resolver, first), partial(_incompatibility, resolver, first))
+            question = _question(resolver, first)
+            reason = remembered(question, partial(_incompatibility, resolver, first))
+            if not reason and may_be_untaught(resolver, first):
+                asked = {**question, "untaught": first.recipe.drop_path}
+                first = replace(first, untaught=bool(remembered(asked, partial(untaught, resolver, first))))
             for seed in resolver.suite.seeds:
                 trial = replace(first, seed=seed, teacher=teacher_of[seed])
                 trials.append(trial.with_status(Status.SKIPPED, reason) if reason else trial)

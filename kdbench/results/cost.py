@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from statistics import mean
 
 from kdbench.recipe import batch_sizes
+from kdbench.results.equivalent import equivalents, has_begun, later
 from kdbench.results.folder import SuiteFolder
 from kdbench.suite.plan import Cohort, TeacherPlan, Trial
+
+
+def trained(trials: Sequence[Trial], folder: SuiteFolder) -> list[Trial]:
+    """Those of open ``trials`` that will be trained; the others adopt the result of an equal training."""
+    trainings = {trial.training for trial in trials if trial.training}
+    done = equivalents(folder, trainings).keys()
+    waiting = later(trials, folder, done)
+    return [
+        trial
+        for trial in trials
+        if trial.id not in waiting and (trial.training not in done or has_begun(folder, trial))
+    ]
 
 
 def steps(trials: Iterable[Trial], n_train: int) -> int:

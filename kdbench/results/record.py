@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from kdbench.errors import ResultsError
 from kdbench.metrics import HEADLINE, METRICS, problems
 from kdbench.status import FINISHED, Status
-from kdbench.suite.plan import PROTOCOL, TeacherPlan, Trial, content_hash, part_sources, trial_id
+from kdbench.suite.plan import PROTOCOL, TeacherPlan, Trial, content_hash, part_sources, training_hash, trial_id
 
 FORMAT = 2
 MAIN = "main"
@@ -239,6 +239,16 @@ class TrialResult(_Outcome):
     """``result.json`` of a trial."""
 
     teacher: TeacherUsed | None = None
+    adopted_from: FileName | None = None
+    """The trial that was trained, if this one differs from it only in a teacher that its training does not read.
+
+    Weights and costs are those of that training; metrics that compare with the teacher were measured with the own one.
+    """
+
+    @property
+    def trained_as(self) -> str:
+        """The id of the trial whose training gave this result; the cost of each is counted once."""
+        return self.adopted_from or self.id
 
 
 class TeacherResult(_Outcome):
@@ -324,11 +334,21 @@ class TrialRecord(Record):
         return f"{self.teacher}:{self.student}"
 
     @property
-    def computed_id(self) -> str:
-        """The id that the content gives. It differs from :attr:`id` if the content was changed."""
+    def identity(self) -> dict[str, Any]:
+        """:attr:`Trial.identity <kdbench.suite.plan.Trial.identity>`, as the content gives it."""
         names = {"id", "suite", "teacher", "teacher_key", "teacher_model", "label", "plugin"}
         identity = self.model_dump(exclude={*names, "part_sources"})
-        return trial_id(identity | {"teacher": self.teacher_key} | part_sources(self.part_sources), self.teacher_model)
+        return identity | {"teacher": self.teacher_key} | part_sources(self.part_sources)
+
+    @property
+    def computed_id(self) -> str:
+        """The id that the content gives. It differs from :attr:`id` if the content was changed."""
+        return trial_id(self.identity, self.teacher_model)
+
+    @property
+    def training(self) -> str:
+        """:attr:`Trial.training <kdbench.suite.plan.Trial.training>`, if it is untaught; a record does not say so."""
+        return training_hash(self.identity)
 
 
 class TeacherRecord(Record):

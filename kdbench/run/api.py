@@ -140,7 +140,8 @@ def run_suite(
         standing = default_observers(tracking_uri, console, warn) if observers is None else observers
         with registered(standing, opened.registry, warn):
             notify = Notifier(opened.registry.manager, warn, stop.asked)
-            context = Context(opened, folder, info, chosen_device, notify, warn, stop, claims)
+            adopts_from = info.chosen if fresh else None
+            context = Context(opened, folder, info, chosen_device, notify, warn, stop, claims, adopts_from)
             if alone:
                 loop = Loop(context, allow_teacher_mismatch=allow_teacher_mismatch, parts=parts or 1, wait=wait)
                 return Invocation(context, loop, highlight, with_report=with_report)(filters, fresh=fresh)
@@ -154,6 +155,7 @@ def run_suite(
                 parts=parts,
                 lease=lease,
                 wait=wait,
+                adopts_from=adopts_from,
                 sign=claims.sign,
             )
             driver = Driver(starter, jobs_for(job, names, workers), context, per_cohort=per_cohort)

@@ -40,6 +40,8 @@ class Context:
     warn: Callable[[str], None]
     stop: Stop
     claims: Claims
+    adopts_from: frozenset[str] | None = None
+    """The ids of trials whose results other trials may adopt; None for all. With ``--fresh``, those trained again."""
 
     @property
     def resolver(self) -> Resolver:

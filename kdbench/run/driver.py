@@ -17,6 +17,7 @@ from kdbench.errors import KdbenchError, SuiteError
 from kdbench.hookspecs import ExecutorSpec
 from kdbench.opening import Opened
 from kdbench.results import Failure
+from kdbench.results.equivalent import equivalents, later
 from kdbench.results.state import with_results
 from kdbench.run.context import Context
 from kdbench.run.executor import Executor, Session
@@ -86,12 +87,19 @@ class Driver:
             KdbenchError: an error of a worker that concerns all of them.
             Interrupted: the user requested a stop while trials were left.
         """
-        cohorts = self._open(chosen)
-        if cohorts:
+        left = chosen
+        while cohorts := self._open(left):
+            # A job cannot wait for what another job trains: that one may start when this one has ended.
+            waiting = self._waiting(left) if self._per_cohort else frozenset()
+            if waiting:
+                cohorts = self._open(left - waiting)
             jobs = self._jobs_for_cohorts(cohorts) if self._per_cohort else self._jobs_for_workers(cohorts, chosen)
             jobs = [replace(job, failures=failures) for job in jobs]
             stop = _Ending(self._context.stop, self._errors)
             self._executor(jobs, Session(self._hear, self._context.warn, stop))
+            if not waiting or self._errors or self._context.stop.asked():
+                break
+            left = waiting
         if self._errors:
             raise KdbenchError(self._errors[0])
         if self._context.stop.asked() and self._open(chosen):
@@ -103,6 +111,14 @@ class Driver:
         left = {trial.id for trial in plan.trials if trial.id in chosen and trial.status in UNFINISHED}
         cohorts = [(one.teacher.key, [trial.id for trial in one.trials if trial.id in left]) for one in plan.cohorts]
         return [cohort for cohort in cohorts if cohort[1]]
+
+    def _waiting(self, chosen: frozenset[str]) -> frozenset[str]:
+        """The trials that adopt the result of another one that is still to be trained."""
+        folder = self._context.folder
+        plan = with_results(self._context.opened.plan, folder)
+        left = [trial for trial in plan.trials if trial.id in chosen and trial.status in UNFINISHED]
+        done = equivalents(folder, {trial.training for trial in left if trial.training})
+        return frozenset(later(left, folder, done))
 
     def _jobs_for_workers(self, cohorts: Sequence[object], chosen: frozenset[str]) -> list[Job]:
         """The given jobs: each worker takes what it can claim."""
@@ -118,8 +134,9 @@ class Driver:
         """A job for each part of a cohort."""
         one = self._jobs[0]
         parts = one.parts or 1
+        trainings = {trial.id: trial.training for trial in self._context.opened.plan.trials if trial.training}
         found = [
-            replace(one, chosen=frozenset(ids[start::parts]), parts=1, teacher=teacher)
+            replace(one, chosen=frozenset(ids[start::parts]), parts=1, teacher=teacher, trainings=trainings)
             for teacher, ids in cohorts
             for start in range(min(parts, len(ids)))
         ]

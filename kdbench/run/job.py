@@ -27,6 +27,8 @@ class Job:
     """Into so many parts cohorts are divided; None for as many as the number of workers requires."""
     wait: bool = False
     """Whether workers stay until no other process is training."""
+    adopts_from: frozenset[str] | None = None
+    """See :class:`~kdbench.run.context.Context`."""
     sign: Path = Path()
     """A file in the results folder that exists as long as the first process lives: who sees it, sees the folder."""
     folder: Path = field(default_factory=Path.cwd)
@@ -39,6 +41,8 @@ class Job:
     chosen: frozenset[str] = frozenset()
     teacher: str = ""
     """The key of the only teacher that is needed; empty if there may be several."""
+    trainings: Mapping[str, str] = field(default_factory=dict)
+    """:attr:`~kdbench.suite.plan.Trial.training` of the plan's trials that have one, by id."""
     failures: Mapping[str, Failure | None] = field(default_factory=dict)
     """See :class:`~kdbench.run.work.Work`."""
 

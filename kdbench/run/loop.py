@@ -40,7 +40,8 @@ class Loop:
         Raises :class:`Interrupted` if the user requests a stop while trials are left.
         """
         self.teachers.known_failures = failures
-        work = Work(self.context.claims, self.context.folder, chosen, failures, self._prepare, self.parts)
+        adoptable = self.students.adoption.trainings
+        work = Work(self.context.claims, self.context.folder, chosen, failures, self._prepare, self.parts, adoptable)
         said = False
         while True:
             looked = time.monotonic()
@@ -50,8 +51,10 @@ class Loop:
             if part := work.take(plan):
                 said = False
                 self._train(part, work)
-            elif work.awaited or (
-                work.elsewhere and (self.wait or self.context.claims.is_uncertain(work.elsewhere.values()))
+            elif (
+                work.awaited
+                or work.shared
+                or (work.elsewhere and (self.wait or self.context.claims.is_uncertain(work.elsewhere.values())))
             ):
                 if not said:
                     self.context.warn(_waits_for(work))
@@ -111,4 +114,7 @@ def _waits_for(work: Work) -> str:
     if work.awaited:
         teachers = (f"{holder} trains teacher {name}" for name, holder in work.awaited.items())
         return f"{', '.join(teachers)}; waiting"
+    if work.shared:
+        students = (f"{holder} trains {name}" for name, holder in work.shared.items())
+        return f"{', '.join(students)}, whose result other trials share; waiting"
     return f"{plural(len(work.elsewhere), 'trial')} in training by {listed(work.elsewhere)}; waiting"

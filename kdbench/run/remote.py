@@ -22,8 +22,10 @@ from kdbench.claims import CLAIMS, Claim, ClaimLostError, HeldError, claiming, t
 from kdbench.claims.desk import WORKERS
 from kdbench.errors import ResultsError
 from kdbench.results import TEACHERS, SuiteFolder
+from kdbench.results.equivalent import equivalents
 from kdbench.results.files import remove, write_atomically
 from kdbench.run.job import ERROR, WARNING, Job, Orders, Tell
+from kdbench.run.work import trainings_of
 
 POLL_SECONDS = 1.0
 """Between two requests, while another process trains the teacher."""
@@ -110,7 +112,17 @@ class ResultsServer:
                 return None
         suite = self._folder.path.name
         chosen = set() if only_teacher else {name for name in job.chosen if self._is_free(lent, suite, name)}
+        trainings = {job.trainings[name] for name in chosen if name in job.trainings}
+        adoptable = equivalents(self._folder, trainings)
+        for name in sorted(chosen & job.trainings.keys()):
+            training = job.trainings[name]
+            ready = training in adoptable or self._folder.trial(name).checkpoint.exists()
+            if not ready and not self._claims_training(lent, suite, training):
+                # Another run trains an equal one.
+                lent.claims.pop(f"{suite}/{name}").release()
+                chosen.remove(name)
         places = [teacher.path, *(self._folder.trial(name).path for name in sorted(chosen))]
+        places += [one.path for found in adoptable.values() for one in found]
         files = {name: _read(self._output / name) for name in _stamps(self._output, places)}
         return Loan(lent.loan, frozenset(chosen), files | lent.own_claims)
 
@@ -124,6 +136,14 @@ class ResultsServer:
             return False
         if trial.result is not None:  # finished between the two
             lent.claims.pop(f"{suite}/{name}").release()
+            return False
+        return True
+
+    def _claims_training(self, lent: _Lent, suite: str, training: str) -> bool:
+        kind = trainings_of(suite)
+        try:
+            self._claim(lent, kind, kind, training, 0)
+        except HeldError:
             return False
         return True
 

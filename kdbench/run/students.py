@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -19,6 +20,7 @@ from kdbench.isolation import Originals, contained
 from kdbench.method import DataSignature, set_up
 from kdbench.models.base import signature
 from kdbench.results import TrialFolder, TrialRecord, store_code
+from kdbench.run.adoption import Adoption
 from kdbench.run.context import Context
 from kdbench.run.listeners import TrialListener
 from kdbench.run.teachers import Teachers
@@ -36,6 +38,7 @@ class Students:
     def __init__(self, context: Context, teachers: Teachers) -> None:
         self.context = context
         self.teachers = teachers
+        self.adoption = Adoption(context)
         self._originals = Originals()
         self._part: Part
 
@@ -58,6 +61,7 @@ class Students:
         ]
         recipe = cohort.trials[0].recipe
         feed = self.context.feed(recipe, cohort.seed)
+        missing = [trial for trial in missing if not self._adopted(trial, teacher, feed)]
         watchful = False
         while missing:
             learners = [learner for trial in missing if (learner := self._learner(trial, teacher, feed)) is not None]
@@ -95,6 +99,11 @@ class Students:
             return False
         made_with = result.teacher.sha256 if result.teacher else None, result.data.fingerprint
         return made_with != (teacher.used.sha256, self.context.arrays.fingerprint)
+
+    def _adopted(self, trial: Trial, teacher: FrozenTeacher, feed: Feed) -> bool:
+        """Whether the result of an equal training serves the trial, which is then finished."""
+        new_learner = partial(self._new_learner, trial, teacher, feed)
+        return self.adoption(trial, self._folder(trial), feed, teacher, new_learner)
 
     def _learner(self, trial: Trial, teacher: FrozenTeacher, feed: Feed) -> Learner | None:
         """The trial's student and method, ready to train; None if that fails."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from kdbench.claims import NEVER_HELD, Claim, Claims, HeldError, Holder, Standing, trials_of
 from kdbench.results import Failure, SuiteFolder
+from kdbench.results.equivalent import has_begun, later
 from kdbench.results.state import with_results
 from kdbench.status import UNFINISHED, Status
 from kdbench.suite.plan import Cohort, Plan, TeacherPlan, Trial, feed_key
@@ -27,6 +28,15 @@ def died(deaths: int) -> str:
     )
 
 
+def trainings_of(suite: str) -> str:
+    """The kind of claims of trainings whose results trials of several teachers share."""
+    return f"{suite}/trainings"
+
+
+def _named(trial: Trial) -> str:
+    return f"{trial.label} on {trial.pair}, seed {trial.seed}"
+
+
 def failures_in(plan: Plan, folder: SuiteFolder) -> dict[str, Failure | None]:
     """The records of the failed trials and teachers of a plan, by id or key."""
     trials = {trial.id: folder.trial(trial.id).error for trial in plan.trials if trial.status is Status.FAILED}
@@ -40,12 +50,14 @@ class Part:
     cohort: Cohort
     trials: list[Trial] = field(default_factory=list)
     claims: dict[str, Claim] = field(default_factory=dict)
+    trainings: list[Claim] = field(default_factory=list)
+    """Of trainings whose results trials of other teachers share."""
     deaths: int = 0
     """How many processes died while they trained the only trial, if these are too many for another try."""
 
     def release(self) -> None:
         """Give all claims up."""
-        for claim in self.claims.values():
+        for claim in (*self.claims.values(), *self.trainings):
             claim.release()
 
 
@@ -54,6 +66,10 @@ class Work:
 
     A cohort stays together, because its trials share the teacher's pass, unless ``parts`` is more than 1. If processes
     died while they trained it, it is divided into halves again and again: the trial that is the cause ends up alone.
+
+    Of trials that differ only in a teacher that their training does not read, one is trained. The others are handed
+    out when it has ended: to adopt its result or, if it failed, to be trained in turn. The process that trains it
+    claims the training, too, so that no other process trains an equal one at the same time.
     """
 
     def __init__(
@@ -64,10 +80,12 @@ class Work:
         failures: Mapping[str, Failure | None],
         prepare: Callable[[TeacherPlan], None],
         parts: int = 1,
+        adoptable: Callable[[Collection[str]], Collection[str]] = lambda _: (),
     ) -> None:
         """``failures`` are those from before this invocation, which are tried again, once by all processes.
 
         ``prepare`` makes a teacher available, and raises :class:`HeldError` if another process trains it.
+        ``adoptable`` gives those of some :attr:`Trial.training` of which this process can adopt a result.
         """
         self._claims = claims
         self._folder = folder
@@ -75,12 +93,16 @@ class Work:
         self._chosen = frozenset(chosen)
         self._prepare = prepare
         self._parts = parts
+        self._adoptable = adoptable
+        self._adopts: Collection[str] = ()
         self._tries: Counter[str] = Counter()
         self._failures = failures
         self.elsewhere: dict[str, Holder] = {}
         """The ids of open trials that other processes train, at the last look."""
         self.awaited: dict[str, Holder] = {}
         """The names of teachers that other processes train, and free trials wait for, at the last look."""
+        self.shared: dict[str, Holder] = {}
+        """What other processes train, and trials wait for to adopt its result, at the last look."""
         self.contested = False
         """Whether at the last look another process was choosing from the same cohort."""
 
@@ -98,16 +120,17 @@ class Work:
 
     def take(self, plan: Plan) -> Part | None:
         """The next trials to train; None if none are free."""
-        self.elsewhere, self.awaited, self.contested = {}, {}, False
+        self.elsewhere, self.awaited, self.shared, self.contested = {}, {}, {}, False
         standings = self._claims.standings(self._kind)
+        waiting = self._waiting(plan)
         for cohort in plan.cohorts:
             free = []
             for trial in filter(self._is_open, cohort.trials):
                 holder = standings.get(trial.id, NEVER_HELD).holder
-                if holder is None:
-                    free.append(trial)
-                else:
+                if holder is not None:
                     self.elsewhere[trial.id] = holder
+                elif trial.id not in waiting:
+                    free.append(trial)
             if not free:
                 continue
             try:
@@ -117,7 +140,32 @@ class Work:
                 continue
             if part := self._take_from(cohort, plan.with_trials(free)):
                 return part
+        for first in waiting.values():
+            if first.id in self.elsewhere:
+                self.shared[_named(first)] = self.elsewhere[first.id]
+            else:
+                # It was free, but has been taken, or has ended, since the plan was made.
+                self.contested = True
         return None
+
+    def _waiting(self, plan: Plan) -> dict[str, Trial]:
+        """The open trials that wait for the result of another one, by id, each with that one."""
+        untaught = {trial.id: trial for trial in plan.trials if trial.training and self._is_open(trial)}
+        trainings = {trial.training for trial in untaught.values()}
+        self._adopts = self._adoptable(trainings) if trainings else ()
+        return {name: untaught[first] for name, first in later(untaught.values(), self._folder, self._adopts).items()}
+
+    def _claim_training(self, trial: Trial, part: Part) -> bool:
+        """Claim the training of a trial that is not adopted; False if another process trains an equal one."""
+        if not trial.training or trial.training in self._adopts:
+            return True
+        try:
+            part.trainings.append(self._claims.claim(trainings_of(self._folder.path.name), trial.training))
+        except HeldError as held:
+            if not has_begun(self._folder, trial):
+                self.shared[_named(trial)] = held.holder
+                return False
+        return True
 
     def _take_from(self, cohort: Cohort, free: Plan) -> Part | None:
         try:
@@ -134,9 +182,14 @@ class Work:
             self.elsewhere |= {key: holder for key, holder in holders.items() if holder is not None}
             part = Part(cohort)
             for trial, known, epochs in chosen:
+                trainings = len(part.trainings)
+                if not self._claim_training(trial, part):
+                    continue
                 claim = self._claims.take(self._kind, trial.id, known, len(chosen), epochs)
                 if claim is None:
                     self.contested = True
+                    for training in part.trainings[trainings:]:
+                        training.release()
                     continue
                 self._tries[trial.id] += 1
                 part.claims[trial.id] = claim
@@ -145,7 +198,10 @@ class Work:
                     part.deaths = claim.entry.deaths
         finally:
             gate.release()
-        return part if part.trials else None
+        if not part.trials:
+            part.release()
+            return None
+        return part
 
     def _choose(
         self, cohort: Cohort, trials: Sequence[Trial], standings: Mapping[str, Standing]

@@ -77,7 +77,8 @@ def _train(job: Job, say: Tell, orders: Orders, *, only_teacher: bool) -> None:
         where = f"a worker on {platform.node()}"
         raise ResultsError(f"{folder.path}: {where} does not find it; use an --output on a shared file system")
     with claiming(output, job.lease) as claims:
-        context = Context(opened, folder, info, device, say, lambda text: say(WARNING, text=text), orders, claims)
+        warn = lambda text: say(WARNING, text=text)  # noqa: E731
+        context = Context(opened, folder, info, device, say, warn, orders, claims, job.adopts_from)
         loop = Loop(context, allow_teacher_mismatch=job.allow_teacher_mismatch, parts=job.parts or 1, wait=job.wait)
         if only_teacher:
             loop.obtain(job.teacher, job.failures)

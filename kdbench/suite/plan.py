@@ -53,6 +53,11 @@ def trial_id(identity: Mapping[str, Any], teacher_model: str) -> str:
     return f"{slug}-{content_hash(identity, 10)}"
 
 
+def training_hash(identity: Mapping[str, Any]) -> str:
+    """Equal for trials that differ in nothing but the teacher, from their :attr:`Trial.identity`."""
+    return content_hash({key: value for key, value in identity.items() if key != "teacher"})
+
+
 @dataclass(frozen=True)
 class TeacherPlan:
     """A teacher to be trained or loaded: ``key`` is the hash of all that decides its weights."""
@@ -133,6 +138,8 @@ class Trial:
     """Fingerprint of the code of a student that a plugin brings."""
     part_sources: Mapping[str, str] = field(default_factory=dict)
     """Fingerprints of third parties' parts of the recipe (:attr:`kdbench.parts.Parts.sources`)."""
+    untaught: bool = False
+    """Whether its training reads nothing of the teacher (:mod:`kdbench.resolve.untaught`)."""
     status: Status = Status.PENDING
     reason: str = ""
 
@@ -140,6 +147,11 @@ class Trial:
     def pair(self) -> str:
         """``teacher:student``."""
         return f"{self.teacher.name}:{self.student}"
+
+    @cached_property
+    def training(self) -> str:
+        """Equal for untaught trials that differ only in the teacher: one training serves all. Empty for others."""
+        return training_hash(self.identity) if self.untaught else ""
 
     @property
     def identity(self) -> dict[str, Any]:

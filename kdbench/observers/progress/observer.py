@@ -45,6 +45,8 @@ class ProgressObserver:
         self._teachers: dict[str, str] = {}
         """What each teacher of the plan is called, by its key."""
         self._trained = 0
+        self._ended: set[str] = set()
+        """The trainings with a result that other trials can adopt."""
 
     # ---- the run
 
@@ -161,6 +163,8 @@ class ProgressObserver:
     @hookimpl
     def kdbench_trial_finished(self, trial: Trial, result: TrialResult, run: RunInfo) -> None:
         """Show that the trial ended."""
+        self._trained += result.done and result.adopted_from is None
+        self._ended |= {trial.training} - {""}
         self._end(trial, result.status, run)
 
     @hookimpl
@@ -190,7 +194,6 @@ class ProgressObserver:
 
     def _end(self, trial: Trial, state: Status, run: RunInfo) -> None:
         identifier = trial.id
-        self._trained += state is Status.DONE
         self._open.pop(identifier, None)
         lane = self._lane(run)
         if identifier in lane.rows:
@@ -214,10 +217,20 @@ class ProgressObserver:
         self._estimate.end_round(lane.worker)
         # Several workers share what is left.
         working = sum(bool(one.left) for one in self._lanes.values())
-        of_all = self._estimate.of(self._open)
+        of_all = self._estimate.of(self._to_train())
         left = (self._estimate.of(lane.left), None if of_all is None else of_all / max(1, working))
         lane.ends = tuple(self._clock() + seconds for seconds in _until_none(left))
         self._say_at_times(lane, lane.place, lane.last_epoch, lambda: self._round_lines(lane))
+
+    def _to_train(self) -> dict[str, Trial]:
+        """The open trials without those that will adopt the result of an equal training."""
+        trainings = set(self._ended)
+        found = {}
+        for identifier, trial in self._open.items():
+            if trial.training not in trainings:
+                found[identifier] = trial
+                trainings |= {trial.training} - {""}
+        return found
 
     def _round_lines(self, lane: Lane) -> list[str]:
         left = time_left([end - self._clock() for end in lane.ends])

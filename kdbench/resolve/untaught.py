@@ -1,0 +1,66 @@
+"""Which trainings read nothing of the teacher: they are the same for all teachers, bit by bit, and are run once.
+
+The data, the initial weights and the generator of a method depend on the seed alone. A training depends on the teacher
+in three other ways, and in any of them it is not untaught:
+
+- its method reads the teacher's outputs, or has stages before the main one;
+- its method looks at the teacher's taps in ``setup``, for example to build adapters;
+- it draws from the process's random generators, as dropout does. They are seeded for each trial, teacher included. Code
+  of third parties may draw at any time, so that trials with such code are never untaught.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, NoReturn, cast
+
+from kdbench.errors import KdbenchError
+from kdbench.isolation import restored
+from kdbench.method import DataSignature, Signature, set_up
+from kdbench.models.shapes import draws_numbers, on_meta
+from kdbench.resolve.resolver import Resolver
+from kdbench.suite.plan import Trial
+
+UNTAUGHT = "untaught"
+
+
+class _Unread:
+    """Stands for the teacher's signature, and refuses to be read."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise _ReadError(name)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
+        raise _ReadError("all")
+
+
+class _ReadError(Exception):
+    """The teacher's signature was read."""
+
+
+def may_be_untaught(resolver: Resolver, trial: Trial) -> bool:
+    """Whether kdbench provides all code of the training, so that :func:`untaught` can answer for it."""
+    if resolver.foreign_parts(trial):
+        return False
+    # Some optimisers of timm draw random numbers.
+    return not any(":" in part.name for part in (trial.recipe.optimizer, trial.recipe.schedule))
+
+
+def untaught(resolver: Resolver, trial: Trial) -> str:
+    """:data:`UNTAUGHT` if the training reads nothing of the teacher, otherwise empty. Nothing is trained."""
+    try:
+        with restored(resolver.originals), on_meta():
+            method = resolver.method(trial)
+            if method.needs_teacher:
+                return ""
+        student = resolver.signature(trial.student)
+        with restored(resolver.originals), on_meta():
+            data = DataSignature(resolver.facts.classes, resolver.facts.n_train)
+            set_up(method, copy.deepcopy(student), cast(Signature, _Unread()), data)
+            if method.needs_teacher or method.stages():
+                return ""
+        with restored(resolver.originals):
+            drawn = draws_numbers(lambda: resolver.network(trial.student, trial.recipe), resolver.facts.image_shape)
+    except (KdbenchError, _ReadError, RuntimeError, ValueError):
+        return ""  # it reads the teacher, or will fail when it is trained
+    return "" if drawn else UNTAUGHT
