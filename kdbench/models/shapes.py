@@ -86,10 +86,13 @@ def draws_numbers(build: Callable[[], TappedModel], image_shape: tuple[int, int,
 
     The network runs on the CPU, for two images.
     """
-    with without_draws():
-        network = build()
-    network.train()
+    python = random.getstate()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        before = torch.get_rng_state(), random.getstate()
-        network(torch.zeros(2, *image_shape))
-        return not torch.equal(torch.get_rng_state(), before[0]) or random.getstate() != before[1]
+        try:
+            with without_draws():
+                network = build().train()
+            before = torch.get_rng_state(), random.getstate()
+            network(torch.zeros(2, *image_shape))
+            return not torch.equal(torch.get_rng_state(), before[0]) or random.getstate() != before[1]
+        finally:
+            random.setstate(python)

@@ -31,6 +31,7 @@ TEXT = (
     "id", "teacher", "student", "pair", "method", "label", "status", "reason", "selection", "teacher_key",
     "teacher_sha256", "student_sha256", "plugin", "plugin_version", "settings", "data", "data_fingerprint", "device",
     "precision", "kdbench", "torch", "python", "platform", "git_commit", "started", "finished",
+    "adopted_from",
 )  # fmt: skip
 BY_EPOCH = ("validation_top1", "best_on_test_top1")
 """Accuracies in percent that select an epoch, or could select it."""
@@ -49,6 +50,7 @@ _AFTER = (
     "student_parameters", "trained_parameters", "adapter_parameters", "extra_epochs",
     "plugin", "plugin_version", "settings", "data", "data_fingerprint", "corrupt",
     "device", "precision", "kdbench", "torch", "python", "platform", "git_commit", "started", "finished",
+    "adopted_from",
 )  # fmt: skip
 
 
@@ -208,6 +210,7 @@ def _outcome(result: TrialResult) -> dict[str, Any]:
         "corrupt": result.data.corrupt,
         "started": result.started,
         "finished": result.finished,
+        "adopted_from": result.adopted_from,
         "reason": "",
         **result.cost.model_dump(),
         **result.environment.model_dump(),

@@ -167,7 +167,18 @@ def costs(study: Study) -> Context | None:
         "memory": any(row["peak_memory_bytes"] is not None for row in rows),
         "devices": devices,
         "teachers": _teachers(study),
+        "shared": _shared(study),
     }
+
+
+def _shared(study: Study) -> list[tuple[str, int, int]]:
+    """Methods that were trained once for several teachers: label, adopted results, and all results."""
+    finished = study.trials[study.trials["status"].isin(FINISHED)]
+    counts = [
+        (str(label), int((rows["adopted_from"] != "").sum()), len(rows))
+        for label, rows in finished.groupby("label", sort=False)
+    ]
+    return [row for row in counts if row[1]]
 
 
 def published(study: Study) -> Context | None:

@@ -11,10 +11,12 @@ from safetensors.torch import load_file
 from kdbench.claims import ClaimLostError, claiming, trials_of
 from kdbench.errors import KdbenchError, ResultsError
 from kdbench.hookspecs import hookimpl
+from kdbench.opening import open_suite
 from kdbench.results import TEACHERS, SuiteFolder
 from kdbench.run import run_suite
 from kdbench.run.job import Orders
 from kdbench.run.remote import Content, ResultsServer
+from kdbench.run.work import trainings_of
 from kdbench.run.worker import work
 from kdbench.status import Status
 
@@ -197,3 +199,29 @@ def test_without_a_server_the_remedy_is_named(train):
 
     with pytest.raises(KdbenchError, match=r"a worker on .* does not find it; use an --output on a shared file system"):
         train("runs", Lonely())
+
+
+def test_equal_trainings_of_two_teachers_are_one_task_after_the_other(train, monkeypatch):
+    monkeypatch.setitem(SUITE, "pairs", [{"teacher": name, "student": "resnet8"} for name in ("resnet8", "resnet14")])
+    far = Far()
+    results = train("runs", far)
+    first, second = (results.folder.trial(trial.id) for trial in results.plan.trials if trial.label == "none")
+    # Two trials with kd, one with none.
+    assert [epoch for name, epoch in far.epochs if name == "kdbench_epoch_finished"] == [1, 1, 2, 2, 3, 3, 1, 2, 3]
+    assert (first.result.adopted_from, second.result.adopted_from) == (None, first.identifier)
+    assert second.damage(thorough=True) == ""
+    assert second.weights.read_bytes() == first.weights.read_bytes()
+    with claiming(results.folder.output) as claims:
+        assert not any(standing.holder for standing in claims.standings(trainings_of("tiny")).values())
+
+
+def test_what_another_run_trains_is_left_to_it(train, monkeypatch, tmp_path):
+    monkeypatch.setitem(SUITE, "methods", [{"name": "none"}])
+    [planned] = open_suite(SUITE).plan.trials
+    with claiming(tmp_path / "runs") as claims:
+        claim = claims.claim(trainings_of("tiny"), planned.training)
+        results = train("runs", Far())
+        assert [trial.status for trial in results.plan.trials] == [Status.PENDING]
+        assert not claims.standings(trials_of("tiny"))[planned.id].holder
+        claim.release()
+    assert [trial.status for trial in train("runs", Far()).plan.trials] == [Status.DONE]

@@ -12,6 +12,7 @@ from kdbench.claims import CLAIMS, Claims, HeldError, Holder, Watch
 from kdbench.claims.heartbeat import Heartbeat
 from kdbench.recipe import Recipe
 from kdbench.results import Cost, DataUsed, Environment, Failure, SuiteFolder, TrialRecord
+from kdbench.results.equivalent import equivalents
 from kdbench.results.state import with_results
 from kdbench.run.work import MOST_DEATHS, Part, Work, failures_in
 from kdbench.status import Status
@@ -58,7 +59,9 @@ class Process:
         claims = Claims(output, self.heartbeat, Watch(workers))
         chosen = [trial.id for trial in plan.trials]
         failures = failures_in(self.now(), self.folder) if retries else {}
-        self.work = Work(claims, self.folder, chosen, failures, prepare, parts)
+        self.work = Work(
+            claims, self.folder, chosen, failures, prepare, parts, lambda wanted: equivalents(self.folder, wanted)
+        )
 
     def now(self) -> Plan:
         return with_results(self.plan, self.folder)
@@ -250,3 +253,74 @@ def test_trials_that_were_claimed_meanwhile_are_known_to_be_elsewhere(process):
     first = process(SIX, prepare=prepare)
     assert first.take() is None
     assert first.work.elsewhere.keys() == {one.id for one in SIX}
+
+
+BASELINES = [replace(trial("none", of=name), untaught=True) for name in ("resnet20", "resnet14", "resnet32")]
+"""Of one student, with three teachers: their training is the same."""
+SHARED = [one for baseline in BASELINES for one in (baseline, trial("kd", of=baseline.teacher.name))]
+
+
+def taken(part: Part | None) -> list[tuple[str, str]]:
+    return [(one.teacher.name, one.method) for one in part.trials] if part else []
+
+
+def test_of_equal_trainings_one_is_trained_and_the_others_are_handed_out_when_it_has_ended(process):
+    first, second = process(SHARED), process(SHARED)
+    part = first.take()
+    assert taken(part) == [("resnet20", "none"), ("resnet20", "kd")]
+    others = [second.take(), second.take()]
+    assert [taken(one) for one in others] == [[("resnet14", "kd")], [("resnet32", "kd")]]
+    assert second.take() is None
+    holder = second.work.elsewhere[BASELINES[0].id]
+    assert second.work.shared == {"none on resnet20:resnet8, seed 0": holder}
+    finish(first.folder, BASELINES[0])
+    # Also while its cohort is still in training.
+    assert [taken(second.take()) for _ in range(2)] == [[("resnet14", "none")], [("resnet32", "none")]]
+    assert second.take() is None
+    assert (second.work.shared, second.work.contested) == ({}, False)
+
+
+def test_if_the_first_one_fails_the_next_is_trained(process):
+    one = process(SHARED[::2])
+    for number, name in enumerate(("resnet20", "resnet14", "resnet32")):
+        part = one.take()
+        assert taken(part) == [(name, "none")]
+        fail(one.folder, BASELINES[number], "no")
+        part.release()
+    assert one.take() is None
+
+
+def test_if_the_process_dies_that_trains_the_first_one_another_takes_over(process):
+    first, second = process(SHARED[:2]), process(SHARED[2:])
+    assert taken(first.take()) == [("resnet20", "none"), ("resnet20", "kd")]
+    # Its plan, or its filters, do not contain the one in training, but the training is claimed, too.
+    assert [taken(second.take()) for _ in range(2)] == [[("resnet14", "kd")], [("resnet32", "kd")]]
+    assert second.take() is None
+    assert list(second.work.shared) == ["none on resnet14:resnet8, seed 0"]
+    first.die()
+    assert taken(second.take()) == [("resnet14", "none")]
+    assert second.take() is None
+
+
+def test_one_that_has_begun_resumes_and_the_others_wait_for_it(process):
+    one = process(SHARED[::2])
+    place = one.folder.trial(BASELINES[2].id)
+    place.begin(TrialRecord.of(BASELINES[2]))
+    place.checkpoint.write_bytes(b"")
+    assert taken(one.take()) == [("resnet32", "none")]
+    # Even where another process has begun to train an equal one.
+    process([BASELINES[0]]).take()
+    other = process(SHARED[::2])
+    assert other.take() is None
+    assert other.work.shared
+
+
+def test_what_ended_since_the_plan_was_made_is_looked_at_again(process):
+    one = process(SHARED[::2])
+    before = one.now()
+    finish(one.folder, BASELINES[0])
+    one.work._adoptable = lambda wanted: ()
+    assert one.work.take(before) is None
+    # The loop tries again, with a new plan.
+    assert one.work.contested
+    assert taken(one.take()) == [("resnet14", "none")]
