@@ -10,7 +10,8 @@ import pytest
 from kdbench.engine.schedule import learning_rate
 from kdbench.errors import DataError
 from kdbench.parts import Parts
-from kdbench.results.cost import steps, teacher_steps
+from kdbench.results import SuiteFolder
+from kdbench.results.cost import steps, teacher_steps, trained
 from kdbench.run import Opened, open_suite
 from kdbench.suite.load import pair_recipe, shipped
 from kdbench.suite.plan import count
@@ -90,6 +91,21 @@ def test_cifar100_is_thirteen_pairs_by_eight_methods_by_five_seeds(cifar100: Ope
     assert len({t.id for t in trials}) == 520
     assert count(trials) == {"pending": 520}
     assert steps(trials, 50_000) == 520 * 240 * 782 == 97_593_600
+
+
+def test_cifar100_trains_the_baseline_of_a_student_with_two_teachers_once(cifar100: Opened, tmp_path: Path) -> None:
+    training = trained(cifar100.plan.trials, SuiteFolder(tmp_path, "cifar100"))
+    adopting = {trial.id: trial for trial in cifar100.plan.trials}.keys() - {trial.id for trial in training}
+    found = {(t.teacher.name, t.student, t.label) for t in cifar100.plan.trials if t.id in adopting}
+    # The later pair of each of these students in the study's tables; both have one learning rate.
+    assert found == {
+        ("resnet110", "resnet20", "none"),
+        ("wrn_40_2", "ShuffleNetV1", "none"),
+        ("ResNet50", "MobileNetV2", "none"),
+        ("ResNet50", "vgg8", "none"),
+    }
+    assert len(adopting) == 4 * 5
+    assert steps(training, 50_000) == 500 * 240 * 782 == 93_840_000
 
 
 def test_cifar100_trains_each_teacher_once_with_each_seed_for_all_its_students(cifar100: Opened) -> None:
