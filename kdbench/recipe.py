@@ -110,6 +110,11 @@ class Recipe(Table):
     """
     selection: Literal["last", "validation"] = "last"
     """Which epoch is the result: the last, or the best on the validation split."""
+    evaluate_every: Annotated[int, Field(gt=0)] = 1
+    """Epochs from one evaluation to the next, in the main stage; the last epoch is always evaluated.
+
+    With ``selection = "validation"``, the result is the best of the evaluated epochs.
+    """
 
     @model_validator(mode="before")
     @classmethod

@@ -21,6 +21,7 @@ TABLES: Mapping[str, type[BaseModel]] = {
     "pairs": schema.Pair,
     "teachers": schema.TeacherTable,
     "methods": schema.MethodTable,
+    "engine": schema.Engine,
     "tune": schema.Tune,
     "tuning": schema.Tuning,
 }

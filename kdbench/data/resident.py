@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kdbench.data.augment import AugmentationStep, Draws, Normalize, Pipeline
 from kdbench.data.base import Arrays, Split
-from kdbench.data.feed import EvaluationSplit, Minibatch, epoch_order, finish, no_such_split
+from kdbench.data.feed import EvaluationSplit, Minibatch, epoch_order, evaluation_batch, finish, no_such_split
 from kdbench.recipe import batch_sizes
 from kdbench.seeding import derive, generator
 
@@ -76,11 +76,14 @@ class ResidentFeed:
             pixels = self._pipeline.change_pixels(self.train.images[indices], draws)
             yield finish(self._pipeline, self._normalize(pixels), labels, indices, draws)
 
-    def evaluate(self, split: EvaluationSplit = "test", batch_size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
+    def evaluate(
+        self, split: EvaluationSplit = "test", batch_size: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Images (B, channels, H, W) and labels (B,) of a split in fixed order, normalised, not augmented."""
         chosen = self._splits.get(split)
         if chosen is None:
             raise no_such_split(split)
+        batch_size = batch_size or evaluation_batch(chosen.images.shape[1:], self._device)
         for start in range(0, len(chosen.labels), batch_size):
             batch = slice(start, start + batch_size)
             yield self._normalize(chosen.images[batch]), chosen.labels[batch]

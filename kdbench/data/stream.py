@@ -22,7 +22,7 @@ from torchvision.transforms import v2
 from kdbench.data.augment import AugmentationStep, Draws, Normalize, Pipeline, random_resized_crop
 from kdbench.data.base import Arrays, FileSplit
 from kdbench.data.decode import read_image
-from kdbench.data.feed import EvaluationSplit, Minibatch, epoch_order, finish, no_such_split
+from kdbench.data.feed import EvaluationSplit, Minibatch, epoch_order, evaluation_batch, finish, no_such_split
 from kdbench.errors import DataError
 from kdbench.recipe import batch_sizes
 from kdbench.seeding import derive, generator
@@ -70,11 +70,14 @@ class StreamedFeed:
         for pixels, labels, indices in self._batches("train", order, self._sizes, (stage, epoch)):
             yield finish(self._pipeline, self._normalize(pixels), labels, indices, draws)
 
-    def evaluate(self, split: EvaluationSplit = "test", batch_size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
+    def evaluate(
+        self, split: EvaluationSplit = "test", batch_size: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Images (B, channels, H, W) and labels (B,) of a split in fixed order: centre crops of the resized images."""
         if self._splits[split] is None:
             raise no_such_split(split)
         order = torch.arange(len(self._splits[split].labels))
+        batch_size = batch_size or evaluation_batch((3, self._size, self._size), self._device)
         for pixels, labels, _ in self._batches(split, order, batch_size, None):
             yield self._normalize(pixels), labels
 

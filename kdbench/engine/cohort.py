@@ -22,6 +22,7 @@ from kdbench.engine.added import AddedMetrics
 from kdbench.engine.device import Stopwatch
 from kdbench.engine.evaluation import Evaluation
 from kdbench.engine.frozen import FrozenTeacher
+from kdbench.engine.graphs import cuda
 from kdbench.engine.graphs.replays import MakeRecorder, Replays
 from kdbench.engine.guard import Guard, refuse_writing
 from kdbench.engine.learner import Learner
@@ -31,6 +32,7 @@ from kdbench.engine.sharing import share_stage
 from kdbench.errors import KdbenchError
 from kdbench.results import DataUsed, Environment, EpochRecord, Failure, TeacherResult, TrialResult
 from kdbench.status import Status
+from kdbench.suite.schema import Engine
 
 
 class Interrupted(KdbenchError):  # noqa: N818 - requested, not an error
@@ -67,13 +69,14 @@ class Lockstep:
         overdue: Callable[[], bool] = lambda: False,
         watchful: bool = False,
         added: AddedMetrics | None = None,
+        engine: Engine | None = None,
         make_recorder: MakeRecorder | None = None,
     ) -> None:
         """``stop`` is checked after each epoch, ``overdue`` before each batch (the last checkpoint then stays).
 
         ``watchful`` looks for replaced functions after each call of a plugin, instead of once per epoch. ``added`` are
-        the metrics that are measured on the test set in addition to the built-in ones. With ``make_recorder``, steps
-        are recorded and replayed.
+        the metrics that are measured on the test set in addition to the built-in ones. ``engine`` says how a
+        GPU executes the steps. With ``make_recorder``, by default that of CUDA graphs, steps are recorded and replayed.
         """
         self.learners = learners
         self.feed = feed
@@ -85,7 +88,10 @@ class Lockstep:
         self.overdue = overdue
         self.device = learners[0].trainer.device
         self._watch = Stopwatch(self.device)
-        learners[0].trainer.precision.prepare()
+        engine = engine or Engine()
+        learners[0].trainer.precision.prepare(deterministic=engine.deterministic)
+        if make_recorder is None and engine.graphs == "auto" and self.device.type == "cuda":
+            make_recorder = partial(cuda.recorder, self.device)
         added = AddedMetrics() if added is None else added
         self._guard = Guard(
             learners, teacher, failed=listener.failed, stop=stop, watchful=watchful, modules=added.modules
@@ -158,7 +164,7 @@ class Lockstep:
             cost = laps[leader] / sharers[leader], share if learner in taught else 0.0
             self._guard.call(learner, lambda: records.update({learner.id: learner.end_epoch(*cost)}))  # noqa: B023
         if position.main:
-            self._evaluation.complete([learner for learner in learners if learner.active], records)
+            self._evaluation.complete([one for one in learners if one.active and one.is_evaluated], records)
         self._guard.withdraw_if_replaced(learners)
         for learner in learners:
             self._guard.call(learner, lambda: self._conclude(learner, records[learner.id]), thorough=True)  # noqa: B023
@@ -235,6 +241,8 @@ class Lockstep:
         fields = {**outcome(learner, status, last, self.feed), "data": self.data, "environment": self.environment}
         if self.lessons is not None:
             fields["teacher"] = self.lessons.teacher.used
+        if self._replays is not None:
+            fields["executed"] = self._replays.reason(learner)
         with learner.writing():
             result = learner.folder.finish(**fields)
         self.listener.finished(learner.id, result)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -59,19 +60,34 @@ class Precision:
             name = "float32"
         return cls(device, name)
 
-    def prepare(self) -> None:
-        """Set the process-wide options."""
+    def prepare(self, *, deterministic: bool = False) -> None:
+        """Set the process-wide options. ``deterministic``: algorithms that give the same bits in each run."""
         if self.device.type == "cuda":
             torch.backends.cudnn.allow_tf32 = self.name == "tf32"
             # Losses contain small differences of matrix products, which the 10-bit mantissa of TF32 loses.
             torch.backends.cuda.matmul.allow_tf32 = False
-            torch.backends.cudnn.benchmark = True
+            # The fastest algorithm may be another one in each run.
+            torch.backends.cudnn.benchmark = not deterministic
+            torch.backends.cudnn.deterministic = deterministic
+            torch.use_deterministic_algorithms(deterministic, warn_only=True)
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context for the networks' forward passes."""
         if self.name == "bf16":
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
+
+
+@contextmanager
+def in_float32(device: torch.device) -> Iterator[None]:
+    """Context of what is measured: convolutions in float32, also if those of the training are in TF32."""
+    allowed = torch.backends.cudnn.allow_tf32
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = allowed
 
 
 @dataclass

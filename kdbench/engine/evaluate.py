@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from kdbench.engine.device import in_float32
 from kdbench.metrics import METRICS
 
 
@@ -16,7 +17,8 @@ def collect(predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor,
     logits, labels = [], []
     with torch.no_grad():
         for images, target in batches:
-            logits.append(predict(images).float())
+            with in_float32(images.device):
+                logits.append(predict(images).float())
             labels.append(target)
     return torch.cat(logits), torch.cat(labels)
 

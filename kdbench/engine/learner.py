@@ -94,6 +94,12 @@ class Learner:
 
     # ---- epochs
 
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether the recipe evaluates the student after this epoch of the main stage."""
+        epoch = self.progress.epoch + 1
+        return epoch % self.recipe.evaluate_every == 0 or epoch == self.trainer.phase.epochs
+
     def end_epoch(self, seconds: float, teacher_seconds: float) -> EpochRecord:
         """The epoch's record, before evaluation; reads the device once.
 

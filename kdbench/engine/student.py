@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.engine.average import Average
+from kdbench.engine.device import in_float32
 from kdbench.engine.outputs import outputs
 from kdbench.errors import TrialError
 from kdbench.method import Method
@@ -82,7 +83,7 @@ class StudentInTraining:
         ``reads``: the taps that the method predicts from.
         Raises :class:`~kdbench.errors.TrialError` if the method returns something else.
         """
-        with torch.no_grad():
+        with torch.no_grad(), in_float32(images.device):
             images = images.clone() if NETWORK in self.foreign else images
             logits = self.method.predict(outputs(self.network(images, reads), reads))
             self._check(logits, images)

@@ -12,6 +12,7 @@ from kdbench.data.feed import Feed
 from kdbench.engine.cohort import Listener, Lockstep
 from kdbench.engine.device import Precision
 from kdbench.engine.evaluate import classified, collect, measure
+from kdbench.engine.fold import folded
 from kdbench.engine.frozen import FrozenTeacher
 from kdbench.engine.learner import Learner
 from kdbench.engine.progress import now
@@ -27,6 +28,7 @@ from kdbench.results import Cost, DataUsed, Environment, TeacherFolder, TeacherR
 from kdbench.seeding import derive
 from kdbench.status import Status
 from kdbench.suite.plan import TeacherPlan
+from kdbench.suite.schema import Engine
 
 
 class FromLabels(Method):
@@ -61,6 +63,7 @@ def train(
     checkpoint_every: int,
     stop: Callable[[], bool],
     overdue: Callable[[], bool] = lambda: False,
+    engine: Engine | None = None,
     foreign: bool = True,
 ) -> None:
     """Train a teacher to the end, or resume its training; the result is written to ``folder``."""
@@ -105,6 +108,7 @@ def train(
         checkpoint_every=checkpoint_every,
         stop=stop,
         overdue=overdue,
+        engine=engine,
     ).run()
     if learner.error is not None:
         failure = folder.error
@@ -175,6 +179,8 @@ def load(
         folder.finish(**{**dict(result), "sha256": digest})
     elif result.sha256 != digest:
         return None
+    if not foreign:
+        network = folded(network, image_shape)
     used = TeacherUsed(
         key=plan.key, sha256=digest, top1=result.metrics[HEADLINE], seconds=result.cost.seconds, seed=plan.seed
     )

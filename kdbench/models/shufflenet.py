@@ -21,8 +21,9 @@ STEM = 24
 def shuffle(x: Tensor, groups: int) -> Tensor:
     """Interleave the channels of ``groups`` equal groups: (B, C, H, W) to the same shape."""
     batch, channels, height, width = x.shape
-    grouped = x.view(batch, groups, channels // groups, height, width)
-    return grouped.transpose(1, 2).reshape(batch, channels, height, width)
+    # In the order of memory under channels_last, which the result keeps: otherwise each block would convert it back.
+    grouped = x.permute(0, 2, 3, 1).reshape(batch, height, width, groups, channels // groups)
+    return grouped.transpose(3, 4).reshape(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 class GroupedBottleneck(nn.Module):

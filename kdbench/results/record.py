@@ -133,6 +133,10 @@ class Environment(Record):
 
     device: str
     precision: str | None = None
+    graphs: str | None = None
+    """``auto`` if steps were replayed from CUDA graphs; None if all were executed."""
+    deterministic: bool | None = None
+    """Whether only deterministic algorithms were used; None on a CPU."""
     kdbench: str | None = None
     torch: str | None = None
     torchvision: str | None = None
@@ -212,6 +216,8 @@ class _Outcome(_Measured):
     stage: str = MAIN
     selection: str = "last"
     """How ``epoch`` was chosen, as in the recipe."""
+    executed: str | None = None
+    """With CUDA graphs: why the steps of the last stage were executed, not replayed."""
     best_on_test: Best | None = None
     cost: Cost
     data: DataUsed

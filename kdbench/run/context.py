@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -103,4 +104,11 @@ class Context:
     def environment(self, recipe: Recipe) -> Environment:
         """The environment's entry in the results, for a recipe."""
         precision = Precision.choose(recipe.precision, self.device).name
-        return Environment(**{**self.info.environment, "precision": precision})
+        on_gpu: dict[str, Any] = {}
+        if self.device.type == "cuda":
+            engine = self.opened.suite.engine
+            on_gpu = {
+                "graphs": engine.graphs if engine.graphs != "off" else None,
+                "deterministic": engine.deterministic,
+            }
+        return Environment(**{**self.info.environment, "precision": precision, **on_gpu})

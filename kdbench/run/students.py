@@ -80,6 +80,7 @@ class Students:
                 overdue=self.context.stop.overdue,
                 watchful=watchful,
                 added=self.context.added,
+                engine=self.context.opened.suite.engine,
             )
             lockstep.run()
             missing = [names[learner.id] for learner in lockstep.withdrawn]

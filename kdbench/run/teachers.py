@@ -134,6 +134,7 @@ class Teachers:
             checkpoint_every=self.context.opened.suite.checkpoint_every,
             stop=self.context.stop.asked,
             overdue=self.context.stop.overdue,
+            engine=self.context.opened.suite.engine,
             foreign=foreign,
         )
 

@@ -14,7 +14,7 @@ from kdbench.status import Status
 from kdbench.suite.schema import Suite
 
 # Raised whenever a change of kdbench changes what a trial computes: old results are then refused, never mixed.
-PROTOCOL = 2
+PROTOCOL = 3
 
 
 @dataclass(frozen=True)

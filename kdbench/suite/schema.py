@@ -233,6 +233,15 @@ class Tuning(Table):
     """By label."""
 
 
+class Engine(Table):
+    """``[engine]``: how a GPU executes the steps. It may change the last bits of a result, which records it."""
+
+    graphs: Literal["off", "auto"] = "off"
+    """``auto`` replays steps from CUDA graphs where they can be recorded, and compares one with its step each epoch."""
+    deterministic: bool = False
+    """Only algorithms that give the same bits in each run on the same machine; libraries then choose slower ones."""
+
+
 class Suite(Table):
     """A whole suite file."""
 
@@ -269,6 +278,8 @@ class Suite(Table):
     """Figures of plugins that the report shows, by their names in ``kdbench list figures``."""
     baselines: Annotated[tuple[Name, ...], Field(min_length=1, max_length=3)] = BASELINES
     """Labels or methods that gains are given over; the first is the reference of verdicts and of relative times."""
+    engine: Engine = Engine()
+    """How steps are executed; not part of a trial's identity."""
     checkpoint_every: Annotated[int, Field(gt=0)] = 10
     """Epochs between checkpoints."""
     tune: Tune = Tune()

@@ -73,7 +73,8 @@ class Replays:
 
     def reason(self, learner: Learner) -> str | None:
         """Why the steps of a learner's stage are executed; None if they are replayed."""
-        return self._steps[learner.id].reason
+        kept = self._steps.get(learner.id)
+        return kept.reason if kept is not None else None
 
     def forget(self, learner: Learner) -> None:
         """Free the recordings of a learner that has left."""

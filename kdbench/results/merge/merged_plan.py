@@ -20,7 +20,7 @@ from kdbench.words import listed, plural
 T = TypeVar("T")
 _UNITED = ("pairs", "methods", "seeds", "teachers", "plugins", "metrics", "sections", "figures")
 """Keys of a suite of which the merged plan has the entries of all."""
-_WITHOUT_EFFECT = ("question", "cost", "checkpoint_every")
+_WITHOUT_EFFECT = ("question", "cost", "engine", "checkpoint_every")
 """Keys of a suite that do not change its trials; those of the newest plan are kept."""
 _SHOWN = 3
 
