@@ -10,18 +10,18 @@ profiler records.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import tempfile
-import time
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from kdbench_methods.gram import gram_matrix, squared_distances
 from kdbench_methods.rkd import angle_loss
 from torch import Tensor
+
+from kdbench.bench.profile import peak_bytes
+from kdbench.bench.timing import seconds_of
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -46,41 +46,6 @@ def trained(loss: Loss, s: Tensor, t: Tensor) -> Tensor:
     return gradient
 
 
-def seconds(loss: Loss, s: Tensor, t: Tensor) -> float:
-    """Of one forward and backward pass."""
-    synchronize(s.device)
-    start = time.perf_counter()
-    trained(loss, s, t)
-    synchronize(s.device)
-    return time.perf_counter() - start
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for a GPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def peak(loss: Loss, s: Tensor, t: Tensor) -> int:
-    """Bytes."""
-    if s.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(s.device)
-        before = torch.cuda.memory_allocated(s.device)
-        trained(loss, s, t)
-        return torch.cuda.max_memory_allocated(s.device) - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        trained(loss, s, t)
-    with tempfile.TemporaryDirectory() as folder:
-        trace = Path(folder) / "trace.json"
-        profile.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_text())["traceEvents"]
-    allocated = most = 0
-    for event in sorted((event for event in events if event.get("name") == "[memory]"), key=lambda event: event["ts"]):
-        allocated += event["args"]["Bytes"]
-        most = max(most, allocated)
-    return most
-
-
 def main() -> None:
     """Print a row for each batch size and width."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -93,11 +58,12 @@ def main() -> None:
             generator = torch.Generator().manual_seed(0)
             s, t = (torch.randn(B, D, generator=generator).to(given.device) for _ in range(2))
             s.requires_grad_()
-            for loss in (angle_loss, in_one_piece):
-                trained(loss, s, t)
-            pairs = [(seconds(angle_loss, s, t), seconds(in_one_piece, s, t)) for _ in range(given.pairs)]
+            both = [partial(trained, loss, s, t) for loss in (angle_loss, in_one_piece)]
+            for step in both:
+                step()
+            pairs = [[seconds_of(step, given.device) for step in both] for _ in range(given.pairs)]
             low, middle, high = statistics.quantiles([new / old for new, old in pairs], n=4)
-            new, old = peak(angle_loss, s, t), peak(in_one_piece, s, t)
+            new, old = (peak_bytes(step, given.device) for step in both)
             milliseconds = statistics.median(new for new, _ in pairs) * 1000
             print(
                 f"{B:5} {D:5} {middle:12.2f} {f'{low:.2f}–{high:.2f}':>12} {milliseconds:8.2f} "

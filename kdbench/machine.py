@@ -1,4 +1,4 @@
-"""Which machine this is, and which of its processes live."""
+"""Which machine this is, what its processor is called, and which of its processes live."""
 
 from __future__ import annotations
 
@@ -22,6 +22,16 @@ def this_machine() -> str:
     with suppress(OSError):
         space += f" {Path('/proc/sys/kernel/random/boot_id').read_text().strip()}"
     return space
+
+
+def cpu_model() -> str:
+    """The processor's product name; its architecture where the system does not tell."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
 
 
 def is_alive(pid: int) -> bool:

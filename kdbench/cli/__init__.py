@@ -3,7 +3,7 @@
 A module holds a group of commands; importing it registers them, in the order in which `--help` lists them.
 """
 
-from kdbench.cli import suites, tuning, offers, checks, students, trials, folders, authors, tracking  # isort: skip
+from kdbench.cli import suites, tuning, offers, checks, speed, students, trials, folders, authors, tracking  # isort: skip
 from kdbench.cli.application import app, main
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "folders",
     "main",
     "offers",
+    "speed",
     "students",
     "suites",
     "tracking",
