@@ -16,7 +16,7 @@ from kdbench.models.shapes import on_meta
 from kdbench.resolve.methods import foreign_source, method_fingerprint
 from kdbench.resolve.remembered import Remembered
 from kdbench.resolve.resolver import Resolver
-from kdbench.resolve.untaught import may_be_untaught, untaught
+from kdbench.resolve.untaught import depends_on, untaught
 from kdbench.status import Status
 from kdbench.suite.plan import Origin, Plan, Trial
 
@@ -54,8 +54,8 @@ def plan_trials(resolver: Resolver) -> Plan:
             )
             question = _question(resolver, first)
             reason = remembered(question, partial(_incompatibility, resolver, first))
-            if not reason and may_be_untaught(resolver, first):
-                asked = {**question, "untaught": first.recipe.drop_path}
+            if not reason:
+                asked = {**question, "untaught": depends_on(first)}
                 first = replace(first, untaught=bool(remembered(asked, partial(untaught, resolver, first))))
             for seed in resolver.suite.seeds:
                 trial = replace(first, seed=seed, teacher=teacher_of[seed])

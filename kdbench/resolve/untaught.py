@@ -38,12 +38,10 @@ class _ReadError(Exception):
     """The teacher's signature was read."""
 
 
-def may_be_untaught(resolver: Resolver, trial: Trial) -> bool:
-    """Whether kdbench provides all code of the training, so that :func:`untaught` can answer for it."""
-    if resolver.foreign_parts(trial):
-        return False
-    # Some optimisers of timm draw random numbers.
-    return not any(":" in part.name for part in (trial.recipe.optimizer, trial.recipe.schedule))
+def depends_on(trial: Trial) -> list[Any]:
+    """What the answer of :func:`untaught` depends on, besides networks, data and method."""
+    recipe = trial.recipe
+    return [recipe.drop_path, recipe.optimizer.name, recipe.schedule.name, dict(trial.part_sources)]
 
 
 def untaught(resolver: Resolver, trial: Trial) -> str:
@@ -51,7 +49,7 @@ def untaught(resolver: Resolver, trial: Trial) -> str:
     try:
         with restored(resolver.originals), on_meta():
             method = resolver.method(trial)
-            if method.needs_teacher:
+            if method.needs_teacher or not _is_our_own(resolver, trial):
                 return ""
         student = resolver.signature(trial.student)
         with restored(resolver.originals), on_meta():
@@ -64,3 +62,11 @@ def untaught(resolver: Resolver, trial: Trial) -> str:
     except (KdbenchError, _ReadError, RuntimeError, ValueError):
         return ""  # it reads the teacher, or will fail when it is trained
     return "" if drawn else UNTAUGHT
+
+
+def _is_our_own(resolver: Resolver, trial: Trial) -> bool:
+    """Whether kdbench provides all code of the training, so that its random numbers are known."""
+    if resolver.foreign_parts(trial):
+        return False
+    # Some optimisers of timm draw random numbers.
+    return not any(":" in part.name for part in (trial.recipe.optimizer, trial.recipe.schedule))

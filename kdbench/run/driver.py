@@ -117,7 +117,9 @@ class Driver:
         folder = self._context.folder
         plan = with_results(self._context.opened.plan, folder)
         left = [trial for trial in plan.trials if trial.id in chosen and trial.status in UNFINISHED]
-        done = equivalents(folder, {trial.training for trial in left if trial.training})
+        allowed = self._context.adopts_from
+        usable = lambda _, result: allowed is None or result.id in allowed  # noqa: E731
+        done = equivalents(folder, {trial.training for trial in left if trial.training}, usable)
         return frozenset(later(left, folder, done))
 
     def _jobs_for_workers(self, cohorts: Sequence[object], chosen: frozenset[str]) -> list[Job]:
