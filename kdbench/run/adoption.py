@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,45 +67,41 @@ class Adoption:
         if not trial.training or has_begun(self._context.folder, trial):
             return False
         for source in equivalents(self._context.folder, [trial.training], self._is_usable).get(trial.training, []):
-            result = source.result
             # A trial whose teacher was retrained does not adopt what it replaces.
-            if source.identifier == trial.id or result is None:
+            if source.identifier == trial.id:
                 continue
             if damage := source.damage(thorough=True):
                 self._context.warn(f"{source.path}: damaged: {damage}; {trial.id} does not adopt this result")
                 continue
-            files = _read(source, result)
-            if files is not None and self._take_over(
-                trial, place, result, source.epochs, files, feed, teacher, new_learner
-            ):
+            found = _read(source)
+            if found is not None and self._take_over(found, trial, place, feed, teacher, new_learner):
                 return True
         return False
 
     def _take_over(
         self,
+        found: _Found,
         trial: Trial,
         place: TrialFolder,
-        result: TrialResult,
-        epochs: list[EpochRecord],
-        files: Mapping[str, bytes],
         feed: Feed,
         teacher: FrozenTeacher,
         new_learner: Callable[[], Learner | None],
     ) -> bool:
-        context = self._context
+        context, result = self._context, found.result
         place.begin(TrialRecord.of(trial))
         store_code(place.path, context.resolver.code(trial))
-        for name, content in files.items():
+        for name, content in found.files.items():
             write_atomically(place.path / name, partial(_fill, content), place.check)
-        records = [self._kept(record) for record in epochs]
-        fields: dict[str, Any] = {name: getattr(result, name) for name in result.model_fields_set}
-        if result.done:
-            index = next(i for i, one in enumerate(records) if one.in_main and one.epoch == result.epoch)
-            reported = self._measured(records[index], place, feed, teacher, new_learner)
+        records = [self._kept(record) for record in found.epochs]
+        fields: dict[str, Any] = {name: getattr(result, name) for name in result.model_fields_set - {"unmeasured"}}
+        if found.reported is not None:
+            reported = self._measured(records[found.reported], place, feed, teacher, new_learner)
             if reported is None:
                 return False
-            records[index] = reported
-            fields |= {name: getattr(reported, name) for name in ("metrics", "unmeasured")}
+            records[found.reported] = reported
+            fields["metrics"] = reported.metrics
+            if reported.unmeasured:
+                fields["unmeasured"] = reported.unmeasured
         fields |= {"id": trial.id, "teacher": teacher.used, "adopted_from": result.trained_as}
         if result.trained_as == trial.id:
             del fields["adopted_from"]  # its own training, which another trial has kept
@@ -131,21 +128,15 @@ class Adoption:
         except (RuntimeError, SafetensorError, OSError):
             return None
         stop = self._context.stop
-        found = adopted.measured(
-            learner,
-            record,
-            feed,
-            teacher,
-            self._context.added,
-            stop=stop.asked,
-            proceed=partial(_leave_if, stop.overdue),
-        )
+        proceed = partial(_leave_if, stop.overdue)
+        found = adopted.measured(learner, record, feed, teacher, self._context.added, stop=stop.asked, proceed=proceed)
         if found is None:
             return None
         # What the training gave is the truth: on a GPU, the last digits of another measurement may differ.
         metrics = found.metrics | record.metrics
         missing = {name: why for name, why in found.unmeasured.items() if name not in metrics}
-        return record.model_copy(update={"metrics": metrics, "unmeasured": missing})
+        update = {"metrics": metrics, **({"unmeasured": missing} if missing or record.unmeasured else {})}
+        return record.model_copy(update=update)
 
     def _kept(self, record: EpochRecord) -> EpochRecord:
         """A record without metrics that compare with the teacher, and without those that the suite does not add."""
@@ -159,20 +150,38 @@ class Adoption:
         return record.model_copy(update=own)
 
 
-def _read(source: TrialFolder, result: TrialResult) -> dict[str, bytes] | None:
-    """The files of a result that are copied, by name; None if one has changed meanwhile."""
-    found = {}
+@dataclass(frozen=True)
+class _Found:
+    """A result that is adopted, as it was read: the trial may be trained again, or removed, meanwhile."""
+
+    result: TrialResult
+    epochs: list[EpochRecord]
+    reported: int | None
+    """The index of the reported epoch; None if it diverged."""
+    files: Mapping[str, bytes]
+    """By name, those that are copied."""
+
+
+def _read(source: TrialFolder) -> _Found | None:
+    """A result with its files; None if they do not fit together, as after a change meanwhile."""
+    result, epochs = source.result, source.epochs
+    if result is None:
+        return None
+    files = {}
     for path in (source.weights, source.correct):
         if path.name not in result.files:
             continue
         try:
-            content = path.read_bytes()
+            files[path.name] = path.read_bytes()
         except OSError:
             return None
-        if hashlib.sha256(content).hexdigest() != result.files[path.name].sha256:
+        if hashlib.sha256(files[path.name]).hexdigest() != result.files[path.name].sha256:
             return None
-        found[path.name] = content
-    return found
+    if not result.done:
+        return _Found(result, epochs, None, files)
+    found = (i for i, one in enumerate(epochs) if one.in_main and one.epoch == result.epoch)
+    reported = next(found, None)
+    return None if reported is None else _Found(result, epochs, reported, files)
 
 
 def _fill(content: bytes, path: Path) -> None:
