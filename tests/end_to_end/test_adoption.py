@@ -125,11 +125,18 @@ def test_a_trial_with_a_checkpoint_goes_on_and_the_others_adopt_its_result(suite
     assert trials(both)["resnet14"].result.adopted_from is None
 
 
-def test_after_an_interruption_the_first_one_resumes(suite, train, watch):
+def test_after_an_interruption_the_first_one_resumes_and_fresh_trains_what_is_chosen(suite, train, watch):
     assert train(suite, observers=[StopsAfter(1)], methods=["none"]).interrupted
     both = train(suite, methods=["none"])
     assert none_epochs(watch) == EPOCHS[1:]
     assert trials(both)["resnet14"].result.adopted_from == trials(both)["resnet8"].identifier
+
+    chosen = train(suite, fresh=True, methods=["none"], **ALONE)
+    assert none_epochs(watch) == EPOCHS
+    assert trials(chosen)["resnet14"].result.adopted_from is None
+    all_again = trials(train(suite, fresh=True, methods=["none"]))
+    assert none_epochs(watch) == EPOCHS
+    assert all_again["resnet14"].result.adopted_from == all_again["resnet8"].identifier
 
 
 def test_a_damaged_result_is_not_adopted_but_trained(suite, train, watch):
@@ -149,15 +156,6 @@ def test_a_damaged_result_is_not_adopted_but_trained(suite, train, watch):
         f"{first.path}: damaged: student.safetensors does not match its checksum; {second.identifier} does not adopt "
         "this result"
     ]
-
-
-def test_fresh_trains_again_what_is_chosen(suite, train, watch):
-    train(suite, methods=["none"])
-    assert trials(train(suite, fresh=True, methods=["none"], **ALONE))["resnet14"].result.adopted_from is None
-    assert none_epochs(watch) == EPOCHS
-    both = trials(train(suite, fresh=True, methods=["none"]))
-    assert none_epochs(watch) == EPOCHS
-    assert both["resnet14"].result.adopted_from == both["resnet8"].identifier
 
 
 def test_a_divergence_is_adopted_too(suite, train, watch):
@@ -200,8 +198,8 @@ def test_a_student_with_stochastic_depth_draws_other_numbers_with_each_teacher(w
     # Its random numbers are seeded for each trial: the trainings are not the same, and both are run.
     suite = write_suite("none", more='[[pairs]]\nteacher = "resnet14"\nstudent = "deit_micro"\n')
     suite.write_text(suite.read_text().replace('student = "resnet8"', 'student = "deit_micro"'))
-    both = trials(train(suite, overrides=["recipe.drop_path=0.2", "teachers.resnet8.recipe.drop_path=0.0",
-                                        "teachers.resnet14.recipe.drop_path=0.0"]))  # fmt: skip
-    assert none_epochs(watch) == EPOCHS * 2
+    teachers = [f"teachers.{name}.recipe.drop_path=0.0" for name in ("resnet8", "resnet14")]
+    both = trials(train(suite, overrides=["recipe.epochs=1", "recipe.drop_path=0.2", *teachers]))
+    assert none_epochs(watch) == EPOCHS[:1] * 2
     ours, theirs = (load_file(one.weights) for one in both.values())
     assert not all(ours[key].equal(theirs[key]) for key in ours)
