@@ -219,9 +219,16 @@ def tuning(study: Study) -> Context | None:
     found = tuned.record(study)
     if found is None:
         return None
-    rows = [{**row, "is_first": index == 0} for index, row in enumerate(tuned.rows(study, found))]
-    budget = wording.plural(found.trials, "configuration")
-    return {"pair": found.pair.replace(":", " → "), "seed": found.seed, "budget": budget, "rows": rows}
+    rows = tuned.rows(study, found)
+    return {
+        "pair": found.pair.replace(":", " → "),
+        "seed": found.seed,
+        "budget": wording.plural(found.trials, "configuration"),
+        # The number of each method is worth a column only if one of them differs.
+        "counted": any(row["trials"] != found.trials or row["without_result"] for row in rows),
+        "images": tuned.images(study),
+        "rows": rows,
+    }
 
 
 def rules(study: Study) -> Context:

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from kdbench.report import wording
 from kdbench.report.study import Study
+from kdbench.search import Search
 from kdbench.suite.schema import TunedMethod, Tuning
 
 UNTUNED = "No method was tuned for this suite: each has its default settings, or those that the suite gives."
@@ -64,13 +65,43 @@ def _row(label: str, one: TunedMethod, given: Mapping[str, Mapping[str, Any]]) -
         "trials": one.trials,
         "without_result": one.without_result,
         "settings": [
-            (key, str(search), one.default.get(key), one.chosen.get(key)) for key, search in one.space.items()
+            {
+                "name": key,
+                "tried": _tried(search),
+                "default": _value(one.default.get(key)),
+                "chosen": _value(one.chosen.get(key)),
+                "is_kept": one.default.get(key) == one.chosen.get(key),
+            }
+            for key, search in one.space.items()
         ],
         "default_top1": one.default_top1,
         "chosen_top1": one.chosen_top1,
         "is_used": is_used,
         "note": note,
     }
+
+
+def _tried(search: Search) -> str:
+    """A range or the choices of a setting, in words."""
+    if search.choices:
+        return wording.listing([_value(choice) for choice in search.choices])
+    low, high = search.bounds
+    return f"{_value(low)} to {_value(high)}{' (log scale)' if search.log else ''}"
+
+
+def _value(value: object) -> str:
+    """A setting as a suite file has it, without the zeros of floating-point numbers."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return f"{value:.6g}"
+    return wording.DASH if value is None else str(value)
+
+
+def images(study: Study) -> int | None:
+    """The number of validation images; None if the suite gives a share, or no number."""
+    given = study.suite.get("data", {}).get("validation")
+    return given if isinstance(given, int) and not isinstance(given, bool) and given > 0 else None
 
 
 def factors(study: Study) -> list[tuple[str, str]]:
