@@ -93,6 +93,14 @@ def test_a_method_with_a_noise_of_its_own_is_not_in_the_common_part():
     assert stats.of_seeds(scores, found) == stats.of_seeds(without, Noise(0.1, 2, {}))
 
 
+def test_students_that_are_the_same_count_once_in_the_common_part():
+    scores = table(50 + np.random.default_rng(12).normal(0, 1, (3, 4)))
+    found = Noise(0.3, 6, {})
+    twice = stats.of_seeds(scores | {"twin": scores["m1"]}, found, same={"twin": "m1"})
+    assert twice == stats.of_seeds(scores, found)
+    assert twice != stats.of_seeds(scores | {"twin": scores["m1"]}, found)
+
+
 def test_one_accuracy_varies_as_a_count_of_images():
     generator = np.random.default_rng(7)
     drawn = 100 * generator.binomial(500, 0.97, 20_000) / 500
