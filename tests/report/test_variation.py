@@ -172,3 +172,18 @@ def test_diverged_trials_have_a_column_only_if_there_are_any(runs: Callable[...,
         assert ("diverged" in heading, "No trial diverged." in page) == (diverged, not diverged)
         # A method without a result fills the other columns with its state.
         assert f'colspan="{len(columns) - 2}"' in table
+
+
+def test_the_difference_of_students_with_the_same_weights_has_no_mark(runs: Callable[..., Any], tmp_path: Any) -> None:
+    suite = runs()
+    suite.teacher("resnet20", 80.0)
+    for label, tops in (("none", (70.0, 70.5)), ("kd/w0", (70.0, 70.5)), ("kd", (70.0, 70.5)), ("vid", (72.0, 72.4))):
+        for seed, top1 in enumerate(tops):
+            weights = b"%d" % seed if label in {"none", "kd/w0"} else None
+            suite.done("resnet20", "resnet8", label, seed, top1, weights=weights)
+    page = render(suite.write(), tmp_path / "report", plots=False).read_text()
+    (table,) = re.findall(r'aria-label="Results: .*?</table>', page, flags=re.DOTALL)
+    rows = dict(re.findall(r'<th scope="row" data-value="([^"]+)">(.*?)</tr>', table, flags=re.DOTALL))
+    assert [label for label, row in rows.items() if "same weights" in row] == ["kd/w0"]
+    assert "[0.00, 0.00]" not in table
+    assert "none and kd/w0 have the same weights at each seed" in page
