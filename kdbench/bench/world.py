@@ -207,7 +207,9 @@ class PacedFeed:
         self.seconds = time.perf_counter() - self._start
         return True
 
-    def evaluate(self, split: EvaluationSplit = "test", batch_size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
+    def evaluate(
+        self, split: EvaluationSplit = "test", batch_size: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Nothing: no epoch ends."""
         return iter(())
 

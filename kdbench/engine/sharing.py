@@ -27,9 +27,11 @@ WITHOUT_EFFECT = frozenset(
         "batch_size",
         "augmentation",
         "precision",
-        # These apply to the student, which is not run: its average, its stochastic depth, the choice of its weights.
+        # These apply to the student, which is not run: its average, its stochastic depth, its evaluation, the choice of
+        # its weights.
         "ema_decay",
         "drop_path",
+        "evaluate_every",
         "selection",
     }
 )

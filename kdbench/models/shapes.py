@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -79,20 +78,3 @@ def _to_meta(scale_and_shift: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Ten
         return None
     scale, shift = scale_and_shift
     return scale.to("meta"), shift.to("meta")
-
-
-def draws_numbers(build: Callable[[], TappedModel], image_shape: tuple[int, int, int]) -> bool:
-    """Whether a forward pass in training mode draws random numbers, as dropout and stochastic depth do.
-
-    The network runs on the CPU, for two images.
-    """
-    python = random.getstate()
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        try:
-            with without_draws():
-                network = build().train()
-            before = torch.get_rng_state(), random.getstate()
-            network(torch.zeros(2, *image_shape))
-            return not torch.equal(torch.get_rng_state(), before[0]) or random.getstate() != before[1]
-        finally:
-            random.setstate(python)

@@ -1,12 +1,12 @@
 """Which trainings read nothing of the teacher: they are the same for all teachers, bit by bit, and are run once.
 
-The data, the initial weights and the generator of a method depend on the seed alone. A training depends on the teacher
-in three other ways, and in any of them it is not untaught:
+Data, initial weights and random numbers do not depend on the teacher. A training depends on it in two ways, and in
+either of them it is not untaught:
 
 - its method reads the teacher's outputs, or has stages before the main one;
-- its method looks at the teacher's taps in ``setup``, for example to build adapters;
-- it draws from the process's random generators, as dropout does. They are seeded for each trial, teacher included. Code
-  of third parties may draw at any time, so that trials with such code are never untaught.
+- its method looks at the teacher's taps in ``setup``, for example to build adapters.
+
+Code of third parties may do anything, so that trials with such code are never untaught.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, NoReturn, cast
 from kdbench.errors import KdbenchError
 from kdbench.isolation import restored
 from kdbench.method import DataSignature, Signature, set_up
-from kdbench.models.shapes import draws_numbers, on_meta
+from kdbench.models.shapes import on_meta
 from kdbench.resolve.resolver import Resolver
 from kdbench.suite.plan import Trial
 
@@ -40,8 +40,7 @@ class _ReadError(Exception):
 
 def depends_on(trial: Trial) -> list[Any]:
     """What the answer of :func:`untaught` depends on, besides networks, data and method."""
-    recipe = trial.recipe
-    return [recipe.drop_path, recipe.optimizer.name, recipe.schedule.name, dict(trial.part_sources)]
+    return [trial.recipe.optimizer.name, trial.recipe.schedule.name, dict(trial.part_sources)]
 
 
 def untaught(resolver: Resolver, trial: Trial) -> str:
@@ -49,7 +48,7 @@ def untaught(resolver: Resolver, trial: Trial) -> str:
     try:
         with restored(resolver.originals), on_meta():
             method = resolver.method(trial)
-            if method.needs_teacher or not _is_our_own(resolver, trial):
+            if method.needs_teacher or resolver.foreign_parts(trial):
                 return ""
         student = resolver.signature(trial.student)
         with restored(resolver.originals), on_meta():
@@ -57,16 +56,6 @@ def untaught(resolver: Resolver, trial: Trial) -> str:
             set_up(method, copy.deepcopy(student), cast(Signature, _Unread()), data)
             if method.needs_teacher or method.stages():
                 return ""
-        with restored(resolver.originals):
-            drawn = draws_numbers(lambda: resolver.network(trial.student, trial.recipe), resolver.facts.image_shape)
     except (KdbenchError, _ReadError, RuntimeError, ValueError):
         return ""  # it reads the teacher, or will fail when it is trained
-    return "" if drawn else UNTAUGHT
-
-
-def _is_our_own(resolver: Resolver, trial: Trial) -> bool:
-    """Whether kdbench provides all code of the training, so that its random numbers are known."""
-    if resolver.foreign_parts(trial):
-        return False
-    # Some optimisers of timm draw random numbers.
-    return not any(":" in part.name for part in (trial.recipe.optimizer, trial.recipe.schedule))
+    return UNTAUGHT

@@ -167,7 +167,7 @@ class Students:
                 "data": self.context.arrays.fingerprint,
                 "precision": Precision.choose(trial.recipe.precision, self.context.device).name,
             },
-            stream=content_hash(trial.identity),
+            stream=trial.training or content_hash(trial.identity),
             foreign=self.context.resolver.foreign_parts(trial),
             parts=self.context.resolver.parts(trial.recipe),
         )

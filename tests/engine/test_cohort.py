@@ -409,3 +409,13 @@ def test_without_need_of_a_teacher_none_is_run_or_charged(learner, feed, heard, 
     lockstep.lessons._on_test = torch.zeros(100, 10)  # agreement is measured with it all the same
     lockstep.run()
     assert heard.results["a"].cost.teacher_seconds == 0
+
+
+def test_evaluations_every_few_epochs_and_after_the_last(learner, train, heard, tmp_path):
+    train(learner(Labels(), "a", "each", epochs=5))
+    metrics = heard.results["a"].metrics
+    one = learner(Labels(), "a", "some", epochs=5, evaluate_every=2)
+    train(one)
+    assert [record.top1 is not None for record in one.progress.records] == [False, True, False, True, True]
+    assert heard.results["a"].metrics == metrics
+    assert equal(weights(tmp_path, "each"), weights(tmp_path, "some"))

@@ -57,10 +57,9 @@ def test_a_pre_activation_network_stays_as_it_is():
 class ReadsBoth(nn.Module):
     """Reads what the convolution returns, beside its normalisation."""
 
-    taps = {"logits": False}
-
     def __init__(self) -> None:
         super().__init__()
+        self.taps = {"logits": False}
         self.conv, self.bn = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
 
     def forward(self, images, reads=()):

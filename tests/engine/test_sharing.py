@@ -60,6 +60,7 @@ OTHER = {
     "augmentation": (Part(name="flip"),),
     "precision": "bf16",
     "selection": "validation",
+    "evaluate_every": 3,
 }
 """For each field of a recipe another value than its default."""
 

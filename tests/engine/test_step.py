@@ -77,9 +77,14 @@ def test_counters_are_those_of_the_layers():
 
 def test_counters_are_back_after_an_error():
     layer = nn.BatchNorm1d(3)
-    with pytest.raises(ValueError, match="planted"), Counters([layer]).once():
-        layer(torch.randn(4, 3))
-        raise ValueError("planted")
+
+    def fail() -> None:
+        with Counters([layer]).once():
+            layer(torch.randn(4, 3))
+            raise ValueError("planted")
+
+    with pytest.raises(ValueError, match="planted"):
+        fail()
     assert layer.num_batches_tracked.item() == 0
     assert layer.state_dict()["num_batches_tracked"] is not None
 
