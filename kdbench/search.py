@@ -43,7 +43,9 @@ class Search(BaseModel):
     @classmethod
     def around(cls, default: float, factor: float) -> Search:
         """From ``default / factor`` to ``default * factor``, on a logarithmic scale."""
-        return cls(low=default / factor, high=default * factor, log=True)
+        # Rounded: 0.003 / 10 is 0.00030000000000000003.
+        low, high = (float(f"{value:.12g}") for value in (default / factor, default * factor))
+        return cls(low=low, high=high, log=True)
 
     @property
     def bounds(self) -> tuple[float, float]:

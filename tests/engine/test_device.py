@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kdbench.engine.device import Precision, Stopwatch, choose_device
+from kdbench.data.feed import evaluation_batch
+from kdbench.engine.device import Precision, Stopwatch, choose_device, in_float32
 from kdbench.errors import KdbenchError
 
 CPU = torch.device("cpu")
@@ -36,9 +37,10 @@ def test_auto_and_tf32_are_float32_on_a_cpu_and_bf16_is_obeyed():
 def flags():
     """Torch's flags for GPUs, which hold for the process; given back as they were."""
     convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = convolutions.allow_tf32, products.allow_tf32, convolutions.benchmark
+    before = convolutions.allow_tf32, products.allow_tf32, convolutions.benchmark, convolutions.deterministic
     yield
-    convolutions.allow_tf32, products.allow_tf32, convolutions.benchmark = before
+    convolutions.allow_tf32, products.allow_tf32, convolutions.benchmark, convolutions.deterministic = before
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.usefixtures("flags")
@@ -96,3 +98,29 @@ def test_a_stopwatch_sums_and_starts_over():
         watch.stop()
     assert watch.read() > 0
     assert watch.read() == 0
+
+
+def test_deterministic_training_chooses_no_algorithm_by_speed(flags):
+    gpu = Precision(torch.device("cuda", 0), "bf16")
+    gpu.prepare()
+    assert (torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()) == (True, False)
+    gpu.prepare(deterministic=True)
+    assert (torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()) == (False, True)
+    gpu.prepare()
+    assert (torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()) == (True, False)
+
+
+def test_what_is_measured_is_not_in_tf32(flags):
+    Precision(torch.device("cuda", 0), "tf32").prepare()
+    assert torch.backends.cudnn.allow_tf32
+    with in_float32(torch.device("cuda", 0)):
+        assert not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize(
+    ("shape", "device", "expected"),
+    [((3, 32, 32), "cpu", 500), ((3, 32, 32), "cuda", 2500), ((3, 64, 64), "cuda", 625), ((3, 224, 224), "cuda", 500)],
+)
+def test_images_in_a_batch_of_an_evaluation(shape, device, expected):
+    assert evaluation_batch(shape, torch.device(device)) == expected
