@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
@@ -23,6 +24,7 @@ from kdbench.engine.device import Stopwatch
 from kdbench.engine.evaluation import Evaluation
 from kdbench.engine.frozen import FrozenTeacher
 from kdbench.engine.graphs import cuda
+from kdbench.engine.graphs.lanes import Lanes
 from kdbench.engine.graphs.replays import MakeRecorder, Replays
 from kdbench.engine.guard import Guard, refuse_writing
 from kdbench.engine.learner import Learner
@@ -87,7 +89,7 @@ class Lockstep:
         self.stop = stop
         self.overdue = overdue
         self.device = learners[0].trainer.device
-        self._watch = Stopwatch(self.device)
+        self._watch, self._together = Stopwatch(self.device), Stopwatch(self.device)
         engine = engine or Engine()
         learners[0].trainer.precision.prepare(deterministic=engine.deterministic)
         if make_recorder is None and engine.graphs == "auto" and self.device.type == "cuda":
@@ -99,7 +101,12 @@ class Lockstep:
         self.lessons = Lessons(teacher, feed, self._guard, learners[0]) if teacher is not None else None
         self._evaluation = Evaluation(feed, self._guard, self.lessons, partial(_leave_if, overdue), added)
         self._replays = (
-            Replays(make_recorder, feed.n_train, teacher_is_foreign=teacher is not None and teacher.foreign)
+            Replays(
+                make_recorder,
+                feed.n_train,
+                teacher_is_foreign=teacher is not None and teacher.foreign,
+                lanes=Lanes(self.device) if engine.streams else None,
+            )
             if make_recorder is not None
             else None
         )
@@ -154,7 +161,7 @@ class Lockstep:
         for learner in learners:
             self._guard.call(learner, lambda: self._follow(learner, leaders[learner.id]))  # noqa: B023
         # The cost of a shared stage is divided among its learners.
-        laps = {learner.id: learner.trainer.lap() for learner in trained if learner.active}
+        laps = self._laps([learner for learner in trained if learner.active])
         sharers = Counter(leader.id for leader in leaders.values())
         records: dict[str, EpochRecord] = {}
         for learner in learners:
@@ -168,6 +175,12 @@ class Lockstep:
         self._guard.withdraw_if_replaced(learners)
         for learner in learners:
             self._guard.call(learner, lambda: self._conclude(learner, records[learner.id]), thorough=True)  # noqa: B023
+
+    def _laps(self, learners: Sequence[Learner]) -> dict[str, float]:
+        """The seconds of each learner's steps; where these run beside each other, its share of the time of all."""
+        laps = {learner.id: learner.trainer.lap() for learner in learners}
+        together, summed = self._together.read(), sum(laps.values())
+        return {key: lap * min(1.0, together / summed) if summed else lap for key, lap in laps.items()}
 
     def _step(self, when: tuple[str, int, int], minibatch: Minibatch, learners: Sequence[Learner]) -> None:
         """Train on one batch: one teacher pass, then a step of every student. ``when``: stage, epoch, step."""
@@ -185,13 +198,15 @@ class Lockstep:
         kept = {name: tensor.clone() for name, tensor in _beside_images(minibatch).items()}
         versions = _versions(minibatch, shown)
         images_version = minibatch.images._version
+        self._together.start()
         for place, learner in enumerate(active):
             take = replays.take(learner, number) if replays is not None else None
-            self._guard.call(
-                learner,
-                lambda: learner.trainer.step(number, minibatch, shown, take),  # noqa: B023
-                thorough=number == 0,
-            )
+            with replays.lane(learner) if replays is not None else nullcontext():
+                self._guard.call(
+                    learner,
+                    lambda: learner.trainer.step(number, minibatch, shown, take),  # noqa: B023
+                    thorough=number == 0,
+                )
             if minibatch.images._version != images_version:
                 self._guard.expel_from_images(active[place:])
                 break
@@ -199,9 +214,14 @@ class Lockstep:
                 continue
             # Learners share these tensors: one that wrote into them fails, and the next ones get the original values.
             self._guard.call(learner, refuse_writing)
+            if replays is not None:
+                replays.join()
             minibatch = replace(minibatch, **{name: tensor.clone() for name, tensor in kept.items()})
             shown = lessons.show(minibatch.images, reads, active, when) if lessons is not None else None
             versions = _versions(minibatch, shown)
+        if replays is not None:
+            replays.join()
+        self._together.stop()
 
     def _follow(self, learner: Learner, leader: Learner) -> None:
         if leader is learner:

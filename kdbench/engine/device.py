@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,6 +15,8 @@ from kdbench.errors import KdbenchError
 
 def choose_device(name: str) -> torch.device:
     """Select ``auto`` (a GPU if available), ``cpu``, ``cuda`` or ``cuda:N``."""
+    # Read when CUDA starts: with the default of 8, streams of more students than that wait for each other.
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
     if name == "auto":
         return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     kind, _, index = name.partition(":")

@@ -238,6 +238,8 @@ class Engine(Table):
 
     graphs: Literal["off", "auto"] = "off"
     """``auto`` replays steps from CUDA graphs where they can be recorded, and compares one with its step each epoch."""
+    streams: bool = True
+    """With graphs: each student has a stream of its own, so that the small kernels of several run at the same time."""
     deterministic: bool = False
     """Only algorithms that give the same bits in each run on the same machine; libraries then choose slower ones."""
 

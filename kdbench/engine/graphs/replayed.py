@@ -55,6 +55,11 @@ class Replayed:
         """The number of operations of a step; 0 before one is recorded."""
         return len(self._usual.operations) if self._usual is not None else 0
 
+    @property
+    def draws(self) -> bool:
+        """Whether a step draws random numbers, as far as one was looked at."""
+        return self._usual is not None and self._usual.draws
+
     def begin_epoch(self) -> None:
         """Keep the state, for :meth:`rewind`."""
         self.wrong = False

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 from torch import Tensor
 
 from kdbench.data.feed import Minibatch
+from kdbench.engine.graphs.lanes import Lanes, draws_in_turn
 from kdbench.engine.graphs.replayed import Recorder, Replayed
 from kdbench.engine.graphs.slots import FixedOutputs, Slot
 from kdbench.engine.learner import Learner
@@ -20,10 +22,14 @@ MakeRecorder = Callable[[Sequence[object]], Recorder]
 class Replays:
     """Fixed memory for the batches of a cohort, and the recorded steps of each learner."""
 
-    def __init__(self, make_recorder: MakeRecorder, n_train: int, *, teacher_is_foreign: bool) -> None:
+    def __init__(
+        self, make_recorder: MakeRecorder, n_train: int, *, teacher_is_foreign: bool, lanes: Lanes | None = None
+    ) -> None:
         """``n_train`` images make an epoch. ``teacher_is_foreign``: whether the teacher's network comes from a
-        third-party plugin; it is executed.
+        third-party plugin; it is executed. ``lanes``: where the steps of learners run beside each other; without them,
+        one after the other.
         """
+        self._lanes = lanes
         self.outputs = FixedOutputs(None if teacher_is_foreign else make_recorder([]))
         """The teacher's outputs in fixed memory."""
         self._make_recorder = make_recorder
@@ -64,6 +70,17 @@ class Replays:
         else:
             steps.step(minibatch, teacher)
 
+    def lane(self, learner: Learner) -> AbstractContextManager[None]:
+        """The context for a step of a learner."""
+        if self._lanes is None:
+            return nullcontext()
+        return self._lanes.of(learner.id, alone=self._steps[learner.id].draws and draws_in_turn())
+
+    def join(self) -> None:
+        """What is begun now waits, on the device, for the steps of all learners."""
+        if self._lanes is not None:
+            self._lanes.join()
+
     def rewind(self, learners: Sequence[Learner]) -> list[Learner]:
         """Return those of whom a replay was wrong to the beginning of the epoch; they repeat it, executed."""
         wrong = [learner for learner in learners if learner.active and self._steps[learner.id].wrong]
@@ -79,3 +96,5 @@ class Replays:
     def forget(self, learner: Learner) -> None:
         """Free the recordings of a learner that has left."""
         self._steps.pop(learner.id, None)
+        if self._lanes is not None:
+            self._lanes.forget(learner.id)
