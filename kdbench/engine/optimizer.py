@@ -37,7 +37,10 @@ def adamw(
     eps: Positive = 1e-8,
 ) -> torch.optim.Optimizer:
     """Adam with decoupled weight decay (Loshchilov 2019, arXiv:1711.05101)."""
-    return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
+    # Torch refuses to record a step of Adam without ``capturable``, which does not change the fused step.
+    return torch.optim.AdamW(
+        groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=True, capturable=True
+    )
 
 
 def timm_optimizer(
@@ -89,10 +92,11 @@ def with_momentum(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """``optimizer``; if it is an SGD with momentum, with momentum buffers of zeros for all parameters.
 
     The first step is then the same operation as the others, and adds a zero. Without them, the fused SGD of torch
-    fails where some parameters get their first gradient later than others.
+    fails where some parameters get their first gradient later than others. With dampening, the first step is another
+    operation, and stays one.
     """
     if isinstance(optimizer, torch.optim.SGD):
         for group in optimizer.param_groups:
-            for parameter in group["params"] if group.get("momentum") else ():
+            for parameter in group["params"] if group.get("momentum") and not group.get("dampening") else ():
                 optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
     return optimizer

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import warnings
+from types import SimpleNamespace
+
 import pytest
 import torch
 from timm.optim import param_groups_weight_decay
 from torch import nn
 
 from kdbench.engine.learner import Learner
-from kdbench.engine.optimizer import make_optimizer
+from kdbench.engine.optimizer import make_optimizer, with_momentum
 from kdbench.engine.teacher import FromLabels
 from kdbench.method import DataSignature
 from kdbench.models.base import signature
@@ -135,3 +138,34 @@ def test_a_parameter_that_joins_in_late_begins_with_no_momentum():
         fused.step()
         plain.step()
     torch.testing.assert_close(found, expected)
+
+
+def test_adamw_can_be_recorded_and_runs_without_a_recording(monkeypatch):
+    """Torch refuses the former and warns of the latter, depending on an option and on the stream."""
+    for recorded in (False, True):
+        stream = SimpleNamespace(is_capturing=lambda recorded=recorded: recorded)
+        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=True: torch.device("cuda"))
+        monkeypatch.setattr(torch.accelerator, "current_stream", lambda *_, stream=stream: stream)
+        monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda recorded=recorded: recorded)
+        weight = nn.Parameter(torch.ones(2, 2))
+        optimizer = make_optimizer(Parts.of(Recipe(epochs=1, optimizer="adamw")), {"weight": weight}, 0.1)
+        weight.grad = torch.ones(2, 2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            optimizer.step()
+        assert weight.max() < 1
+
+
+def test_dampening_does_not_reduce_the_first_gradient():
+    """As in torch, whose momentum begins as the whole gradient."""
+    found, expected = (nn.Parameter(torch.ones(2)) for _ in range(2))
+    options = {"lr": 0.1, "momentum": 0.9, "dampening": 0.5}
+    for optimizer, weight in (
+        (with_momentum(torch.optim.SGD([found], **options)), found),
+        (torch.optim.SGD([expected], **options), expected),
+    ):
+        weight.grad = torch.ones(2)
+        optimizer.step()
+    assert torch.equal(found, expected)
