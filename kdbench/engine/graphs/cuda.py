@@ -19,7 +19,12 @@ def recorder(device: torch.device, generators: Sequence[torch.Generator]) -> Rec
         graph = torch.cuda.CUDAGraph()
         for generator in own:
             graph.register_generator_state(generator)
-        with torch.cuda.device(device), torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        with (
+            torch.cuda.device(device),
+            # Some versions of torch stay on the stream of a capture that failed.
+            torch.cuda.stream(torch.cuda.current_stream(device)),
+            torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"),
+        ):
             action()
         # A capture executes nothing.
         graph.replay()

@@ -95,15 +95,19 @@ class Replayed:
                 self.step(minibatch, teacher)
             self.reason = self._usual.obstacle
         else:
-            before = Snapshot(self._trainer)
-            try:
-                recording = self._recorder(lambda: self.step(minibatch, teacher))
-            except Exception as error:  # noqa: BLE001 - what can be recorded depends on drivers and plugins
-                self.reason = f"the step cannot be recorded: {in_words(error)}"
-                before.restore()
-                self.step(minibatch, teacher)
-            else:
-                self._recordings[id(minibatch)] = minibatch, recording
+            self._record(minibatch, teacher)
+
+    def _record(self, minibatch: Minibatch, teacher: Mapping[str, Tensor] | None) -> None:
+        before = Snapshot(self._trainer)
+        try:
+            recording = self._recorder(lambda: self.step(minibatch, teacher))
+            self._recordings[id(minibatch)] = minibatch, recording
+        except Exception as error:  # noqa: BLE001 - what can be recorded depends on drivers and plugins
+            self.reason = f"the step cannot be recorded: {in_words(error)}"
+        # Not in the handler: the error's frames hold the memory of the failed recording.
+        if self.reason is not None:
+            before.restore()
+            self.step(minibatch, teacher)
 
     def _replay(self, recording: Recording, minibatch: Minibatch) -> None:
         recording.replay()

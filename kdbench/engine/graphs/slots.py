@@ -67,6 +67,8 @@ class FixedOutputs:
             self._recordings[key] = recorder(lambda: self._compute(key, forward))
         except Exception:  # noqa: BLE001 - what can be recorded depends on drivers
             self._recorder = None
+        # Not in the handler: the error's frames hold the memory of the failed recording.
+        if self._recorder is None:
             self._compute(key, forward)
 
 

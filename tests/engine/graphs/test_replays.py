@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -299,6 +300,60 @@ def test_a_step_that_cannot_be_recorded_is_executed(learner, train, heard, tmp_p
 
     train(learner(Distils(), "a", "executed", epochs=2, foreign=()))
     train(learner(Distils(), "a", "replayed", epochs=2, foreign=()), make_recorder=make_recorder)
+    assert equal(weights(tmp_path, "executed"), weights(tmp_path, "replayed"))
+
+
+class Taken:
+    """Memory of a recording."""
+
+
+def test_a_failed_recording_has_no_memory_when_the_step_is_executed(learner, train, heard):
+    taken: list[weakref.ref[Taken]] = []
+    kept_at_steps: list[bool] = []
+
+    class Looks(Distils):
+        def forward(self, student, teacher, batch):
+            kept_at_steps.extend(one() is not None for one in taken)
+            return super().forward(student, teacher, batch)
+
+    def make_recorder(generators):
+        def recorder(action):
+            memory = Taken()
+            taken.append(weakref.ref(memory))
+            raise torch.OutOfMemoryError("planted")
+
+        return recorder
+
+    train(learner(Looks(), "a", epochs=2, foreign=()), make_recorder=make_recorder)
+    assert heard.results["a"].executed.startswith("the step cannot be recorded: OutOfMemoryError: planted")
+    assert kept_at_steps
+    assert not any(kept_at_steps)
+
+
+def test_a_teacher_that_cannot_be_recorded_is_executed(learner, feed, ours, heard, made_with, tmp_path):
+    taken: list[weakref.ref[Taken]] = []
+    kept: list[bool] = []
+
+    def make_recorder(generators):
+        def recorder(action):
+            if generators:
+                raise RuntimeError("planted")
+            memory = Taken()
+            taken.append(weakref.ref(memory))
+            action()
+            raise RuntimeError("planted")
+
+        return recorder
+
+    look = ours.network.register_forward_hook(lambda *_: kept.extend(one() is not None for one in taken))
+    for name, options in {"executed": {}, "replayed": {"make_recorder": make_recorder}}.items():
+        one = learner(Distils(), "a", name, foreign=())
+        Lockstep([one], feed, ours, heard, checkpoint_every=1, **made_with, **options).run()
+    look.remove()
+    assert len(taken) == 1
+    # In the recording, and never again.
+    assert kept.count(True) == 1
+    assert len(kept) > 2
     assert equal(weights(tmp_path, "executed"), weights(tmp_path, "replayed"))
 
 
