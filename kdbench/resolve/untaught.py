@@ -12,7 +12,7 @@ Code of third parties may do anything, so that trials with such code are never u
 from __future__ import annotations
 
 import copy
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 from kdbench.errors import KdbenchError
 from kdbench.isolation import restored
@@ -24,10 +24,15 @@ from kdbench.suite.plan import Trial
 UNTAUGHT = "untaught"
 
 
-class _Unread:
+class _Unread(Signature):
     """Stands for the teacher's signature, and refuses to be read."""
 
-    def __getattr__(self, name: str) -> NoReturn:
+    def __init__(self) -> None:
+        pass
+
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("__"):
+            return super().__getattribute__(name)
         raise _ReadError(name)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
@@ -53,7 +58,7 @@ def untaught(resolver: Resolver, trial: Trial) -> str:
         student = resolver.signature(trial.student)
         with restored(resolver.originals), on_meta():
             data = DataSignature(resolver.facts.classes, resolver.facts.n_train)
-            set_up(method, copy.deepcopy(student), cast(Signature, _Unread()), data)
+            set_up(method, copy.deepcopy(student), _Unread(), data)
             if method.needs_teacher or method.stages():
                 return ""
     except (KdbenchError, _ReadError, RuntimeError, ValueError):

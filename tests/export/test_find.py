@@ -140,7 +140,7 @@ def test_one_of_another_protocol(refused, runs, trained):
     path = runs / "small" / trained.path("resnet8 vid").name
     rewrite(path / "trial.json", protocol=0)
     assert refused(path.name) == (
-        f"{path}: written under protocol 0, this kdbench has protocol 2; export it with the kdbench that trained it"
+        f"{path}: written under protocol 0, this kdbench has protocol 3; export it with the kdbench that trained it"
     )
 
 

@@ -63,6 +63,7 @@ CRD_RECIPE = {
     "augmentation": [{"name": "crop", "padding": 4}, {"name": "flip", "p": 0.5}],
     "precision": "tf32",
     "selection": "last",
+    "evaluate_every": 1,
 }
 CRD_SETTINGS = {
     "none": {},

@@ -424,7 +424,7 @@ def test_another_protocol_is_refused_by_name(two, into):
     with pytest.raises(ResultsError) as error:
         merge([one.output, other.output], into)
     assert str(error.value) == (
-        f"{other.folder.path}: written under protocol 1, this kdbench has protocol 2: the numbers must not be mixed; "
+        f"{other.folder.path}: written under protocol 1, this kdbench has protocol 3: the numbers must not be mixed; "
         "leave this folder out"
     )
     assert not into.exists()
@@ -437,7 +437,7 @@ def test_a_trial_of_another_protocol_is_refused_by_name(lab, into, again):
     with pytest.raises(ResultsError) as error:
         merge([machine.output], into)
     assert str(error.value) == (
-        f"{trial}: trained under protocol 1, this kdbench has protocol 2: the numbers must not be mixed; "
+        f"{trial}: trained under protocol 1, this kdbench has protocol 3: the numbers must not be mixed; "
         "leave this folder out"
     )
 
@@ -593,6 +593,6 @@ def test_a_damaged_plan_is_named(lab, into):
     machine = lab("one")
     machine.train("kd")
     machine.write_plan()
-    (machine.folder.path / "plan.json").write_text(json.dumps({"protocol": 2, "checksum": "x"}))
+    (machine.folder.path / "plan.json").write_text(json.dumps({"protocol": 3, "checksum": "x"}))
     done = merge([machine.output], into)
     assert done.remarks[0] == f"{machine.folder.path / 'plan.json'}: is damaged and not used"
