@@ -2,7 +2,8 @@
 
 The parts are the pass of the teacher and the step of each student alone, without the lockstep. A cohort and its parts
 are measured one after the other, in rounds, so that a change of the machine's speed meets both; which comes first
-alternates. A ratio belongs to one round.
+alternates. A ratio belongs to one round. The parts are always executed: the ratio of a cohort whose steps are replayed
+contains what replays gain.
 """
 
 from __future__ import annotations
@@ -129,6 +130,8 @@ class _Rounds:
         """Rows of all rounds."""
         for size in sizes:
             now = {"learners": size, **settings}
+            if executed := self._cohorts[size].executed:
+                now["executed"] = executed
             self.session.add("cohort", now, self.seconds[size], "s/step")
             self.session.add("sum of its parts", now, self.parts[size], "s/step")
             ratios = [whole / parts for whole, parts in zip(self.seconds[size], self.parts[size], strict=True)]

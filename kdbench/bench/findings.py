@@ -12,6 +12,8 @@ from kdbench.results import write_json
 
 FORMAT = 1
 """Of the file."""
+EQUAL = "equal"
+"""The unit of a comparison: 1 if two trainings ended with the same bits, else 0."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,11 @@ class Row:
             low, _, high = statistics.quantiles(values, n=4, method="inclusive")
             spread = low, high
         return cls(part, name, dict(settings), statistics.median(values), unit, len(values), spread)
+
+    @property
+    def is_unequal(self) -> bool:
+        """Whether it is a comparison of trainings that should be equal and are not."""
+        return self.unit == EQUAL and self.value != 1
 
 
 @dataclass(frozen=True)
@@ -90,8 +97,8 @@ class Findings:
 
     @property
     def failed(self) -> bool:
-        """Whether something failed."""
-        return any(entry.failed for entry in self.left_out)
+        """Whether something failed, or is not equal to what it should be equal to."""
+        return any(entry.failed for entry in self.left_out) or any(row.is_unequal for row in self.rows)
 
     def to_json(self) -> dict[str, Any]:
         """The content of the file."""

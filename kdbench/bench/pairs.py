@@ -5,7 +5,7 @@ A step is that of a whole cohort, with augmentation, the pass of the teacher, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,15 +77,20 @@ def _measure(
     for variant in variants:
         learners = list(_learners(session, world, entry, teacher, recipe, variant))
         cohorts[variant.name] = Cohort(world, learners, teacher, batches, variant)
-    seconds: Mapping[str, list[float]] = {name: [] for name in cohorts}
+    seconds: dict[str, list[float]] = {name: [] for name in cohorts}
     for _ in range(MEASUREMENTS):
-        for name, cohort in cohorts.items():
-            seconds[name].append(cohort.seconds_per_step(STEPS[session.device.type]))
+        for name, cohort in list(cohorts.items()):
+            try:
+                seconds[name].append(cohort.seconds_per_step(STEPS[session.device.type]))
+            except Exception as error:  # noqa: BLE001 - the other variants are measured all the same
+                session.leave_out("steps", {**entry.settings, "variant": name}, in_words(error), failed=True)
+                del cohorts[name]
         if over():
             break
-    for name, times in seconds.items():
+    for name, cohort in cohorts.items():
         settings = {**entry.settings, "batch_size": recipe.batch_size, "variant": name}
-        session.add("steps", settings, [1 / time for time in times], "steps/s")
+        executed = {"executed": cohort.executed} if cohort.executed else {}
+        session.add("steps", {**settings, **executed}, [1 / time for time in seconds[name]], "steps/s")
 
 
 def _learners(

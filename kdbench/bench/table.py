@@ -9,7 +9,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from kdbench.bench.findings import Findings, LeftOut, Row
+from kdbench.bench.findings import EQUAL, Findings, LeftOut, Row
 from kdbench.results import MAIN
 
 SHOWN = 5
@@ -24,7 +24,12 @@ def tables(findings: Findings) -> Iterator[Table | str]:
     for row in findings.rows:
         parts[row.part].append(row)
     for part, rows in parts.items():
-        yield _losses(rows) if part == "losses" else _part(part, rows)
+        compared = [row for row in rows if row.unit == EQUAL]
+        measured = [row for row in rows if row.unit != EQUAL]
+        if compared:
+            yield _compared(part, compared)
+        if measured:
+            yield _losses(measured) if part == "losses" else _part(part, measured)
     if findings.left_out:
         yield _left_out(findings.left_out)
 
@@ -72,6 +77,33 @@ def _part(part: str, rows: Sequence[Row]) -> Table:
             escape(row.name), escape(words(row.settings)), number(row.value), escape(row.unit), spread, str(row.n)
         )
     return table
+
+
+def _compared(part: str, rows: Sequence[Row]) -> Table:
+    """What is equal in one row for each comparison, what is not in rows of their own."""
+    unequal = sum(row.is_unequal for row in rows)
+    said = f"[bold red]{unequal} of {len(rows)} comparisons are unequal[/]" if unequal else f"all {len(rows)} equal"
+    table = Table(title=f"{part}: {said}", title_justify="left")
+    table.add_column("compared", no_wrap=True)
+    table.add_column("settings", overflow="fold")
+    table.add_column("bits", no_wrap=True)
+    for row in (row for row in rows if row.is_unequal):
+        table.add_row(escape(row.name), escape(words(row.settings)), "[bold red]unequal[/]")
+    for (name, settings), methods in _alike(rows).items():
+        more = f"methods {'+'.join(methods)}" if len(methods) > 1 else f"method {methods[0]}"
+        table.add_row(escape(name), escape(", ".join(filter(None, [settings, more]))), "equal")
+    return table
+
+
+def _alike(rows: Sequence[Row]) -> Mapping[tuple[str, str], list[str]]:
+    """The methods of equal comparisons, by name and by settings that are not the method's own."""
+    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for row in rows:
+        if not row.is_unequal:
+            own = ("method", "replays", "pair")
+            rest = {key: value for key, value in row.settings.items() if key not in own}
+            groups[row.name, words(rest)].append(str(row.settings.get("method", "")))
+    return groups
 
 
 def _losses(rows: Sequence[Row]) -> Table:

@@ -19,8 +19,11 @@ from kdbench.data.base import Arrays, DataFacts, Split
 from kdbench.data.feed import EvaluationSplit, Feed, Minibatch
 from kdbench.data.open import open_feed
 from kdbench.discovery import Registry
+from kdbench.discovery.sources import FIRST_PARTY
 from kdbench.engine.cohort import Interrupted, Lockstep
+from kdbench.engine.fold import folded
 from kdbench.engine.frozen import FrozenTeacher
+from kdbench.engine.graphs.replayed import WARM_UP
 from kdbench.engine.learner import Learner
 from kdbench.engine.teacher import build_seeded
 from kdbench.errors import TrialError
@@ -29,6 +32,7 @@ from kdbench.models.base import TappedModel, from_offer, signature
 from kdbench.parts import Parts
 from kdbench.recipe import Recipe
 from kdbench.results import (
+    AnyFolder,
     DataUsed,
     Environment,
     EpochRecord,
@@ -39,6 +43,7 @@ from kdbench.results import (
     TrialResult,
 )
 from kdbench.seeding import derive
+from kdbench.suite.schema import Engine
 from kdbench.testing.subject import Examinee
 
 STEPS_PER_EPOCH = 10_000
@@ -61,7 +66,12 @@ class Variant:
     """Steps before the first one that counts; on a CPU one is enough."""
 
 
-VARIANTS = (Variant("eager"),)
+VARIANTS = (
+    Variant("eager"),
+    # Not on a CPU: a tape shows that replays are right, not how fast they are. Before the first step that counts, some
+    # are executed, one is recorded, as is a pass of the teacher, and one is replayed.
+    Variant("graphs", ("cuda",), lockstep={"engine": Engine(graphs="auto")}, warm_up=WARM_UP + 2),
+)
 
 
 @dataclass
@@ -105,18 +115,23 @@ class World:
         """One batch of the feed."""
         return next(iter(self.feed(recipe).epoch("main", 0)))
 
-    def network(self, name: str, *purpose: object) -> TappedModel:
-        """A network with random weights, on the CPU."""
+    def network(self, name: str, *purpose: object, **settings: Any) -> TappedModel:
+        """A network with random weights, on the CPU. ``settings`` are those of its builder."""
         offer = self.registry.model(name)
         return build_seeded(
-            lambda: from_offer(offer, classes=self.classes, image_shape=self.image_shape), 0, name, *purpose
+            lambda: from_offer(offer, classes=self.classes, image_shape=self.image_shape, **settings),
+            0,
+            name,
+            *purpose,
         )
 
-    def teacher(self, name: str) -> FrozenTeacher:
-        """A frozen network on the device."""
+    def teacher(self, name: str, *, fold: bool = True) -> FrozenTeacher:
+        """A frozen network on the device, as a run loads it. ``fold`` False keeps its batch normalisations."""
         network = self.network(name, "teacher")
         known = signature(network, name, self.image_shape)
         network.to(self.device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+        if fold and self.registry.model(name).provider.distribution == FIRST_PARTY:
+            network = folded(network, self.image_shape)
         return FrozenTeacher(network, known, TeacherUsed(key=name, sha256="", top1=0.0, seconds=0.0), foreign=False)
 
     def learner(
@@ -129,12 +144,16 @@ class World:
         *,
         settings: Mapping[str, Any] | None = None,
         variant: Variant = VARIANTS[0],
+        folder: AnyFolder | None = None,
+        steps_per_epoch: int = STEPS_PER_EPOCH,
+        main_only: bool = True,
     ) -> Learner:
-        """A student and its method at the beginning of the main stage; stages before it are left out.
+        """A student and its method, by default at the beginning of the main stage, without the stages before it.
 
         Raises :class:`~kdbench.errors.Incompatible` if the method cannot read the networks.
         """
-        network = self.network(student, "student", identifier)
+        extra = {"drop_path": recipe.drop_path} if recipe.drop_path else {}
+        network = self.network(student, "student", identifier, **extra)
         known = signature(network, student, self.image_shape)
         examinee = Examinee.of(self.registry.method(method), settings or {})
         data = DataSignature(self.classes, self.n_train, torch.from_numpy(self.arrays.train.labels))
@@ -151,15 +170,15 @@ class World:
             method=built,
             recipe=recipe,
             seed=0,
-            folder=TrialFolder(self.folder / identifier.replace("/", "-")),
+            folder=folder or TrialFolder(self.folder / identifier.replace("/", "-")),
             device=self.device,
-            steps_per_epoch=STEPS_PER_EPOCH,
+            steps_per_epoch=steps_per_epoch,
             stream=identifier,
             foreign=(),
             parts=Parts.of(recipe, self.registry),
             **variant.learner,
         )
-        while not learner.trainer.in_main:
+        while main_only and not learner.trainer.in_main:
             learner.trainer.leave()
         return learner
 
@@ -277,3 +296,9 @@ class Cohort:
         if self._failures.found:
             raise TrialError(self._failures.found[0].message)
         return self._feed.seconds / steps
+
+    @property
+    def executed(self) -> list[str]:
+        """Learners whose steps could not be replayed from recordings, each with the reason."""
+        reasons = {learner.id: self._lockstep.executed(learner) for learner in self._lockstep.learners}
+        return [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]

@@ -28,13 +28,14 @@ def bench(
         typer.Option(
             "--only",
             metavar="PART",
-            help="Only machine, data, cohorts, kernels, pairs or losses; may be repeated. The time is theirs alone.",
+            help="Only machine, correctness, data, cohorts, kernels, pairs or losses; may be repeated. "
+            "The time is theirs alone.",
         ),
     ] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Measure how fast this machine trains: cohorts, pairs, losses, data; docs/performance.md explains the numbers."""
+    """Measure how fast this machine trains, and whether correctly; docs/performance.md explains the numbers."""
     # Its profiler warns on standard error of memory that was allocated before. The variable is read on import.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from kdbench.bench import Findings, LeftOut, Part, Row, measure

@@ -122,6 +122,10 @@ class Lockstep:
         """The functions that were replaced while they trained."""
         return self._guard.replaced
 
+    def executed(self, learner: Learner) -> str | None:
+        """Why the steps of a learner's stage are not replayed; None if they are, or if nothing is to be recorded."""
+        return self._replays.reason(learner) if self._replays is not None else None
+
     def run(self) -> None:
         """Train to the end. If ``stop`` is true, raises :class:`Interrupted` after writing checkpoints.
 
@@ -262,7 +266,7 @@ class Lockstep:
         if self.lessons is not None:
             fields["teacher"] = self.lessons.teacher.used
         if self._replays is not None:
-            fields["executed"] = self._replays.reason(learner)
+            fields["executed"] = self.executed(learner)
         with learner.writing():
             result = learner.folder.finish(**fields)
         self.listener.finished(learner.id, result)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from kdbench.bench.findings import Findings, LeftOut, Row
+from kdbench.bench.findings import EQUAL, Findings, LeftOut, Row
 from kdbench.errors import ResultsError
 
 VALUES = [3.0, 1.0, 10.0, 2.0]
@@ -61,3 +61,11 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ResultsError, match=r"file/b\.json: cannot be written"):
         Findings(tmp_path / "file" / "b.json").finish()
+
+
+def test_a_comparison_that_is_unequal_fails_the_run():
+    findings = Findings()
+    findings.add(Row.of("correctness", "a = b", {}, [1.0], EQUAL), Row.of("pairs", "steps", {}, [0.0], "steps/s"))
+    assert not findings.failed
+    findings.add(Row.of("correctness", "a = b", {}, [0.0], EQUAL))
+    assert findings.failed

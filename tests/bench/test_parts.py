@@ -74,13 +74,15 @@ def test_a_full_disk_ends_the_run(tmp_path, clock):
 
 
 def test_parts_are_selected_by_name():
-    assert [part.name for part in chosen(())] == ["machine", "data", "cohorts", "kernels", "pairs", "losses"]
+    assert [part.name for part in chosen(())] == [part.name for part in PARTS]
+    assert [part.name for part in PARTS][:2] == ["machine", "correctness"]
     assert [part.name for part in chosen(["data", "machine"])] == ["machine", "data"]
     with pytest.raises(KdbenchError, match=r"^--only loss: there is no such part; did you mean 'losses'\?$"):
         chosen(["loss"])
     with pytest.raises(
         KdbenchError,
-        match=r"^--only zzz: there is no such part; known: cohorts, data, kernels, losses, machine, pairs$",
+        match=r"^--only zzz: there is no such part; known: cohorts, correctness, data, kernels, losses, machine, "
+        r"pairs$",
     ):
         chosen(["zzz"])
 

@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from kdbench.bench.findings import Findings, Row
+from kdbench.bench.findings import EQUAL, Findings, Row
 from kdbench.bench.table import tables
 
 
@@ -44,3 +44,17 @@ def test_losses_have_a_row_each():
     lines = [[cell.strip() for cell in line.strip("│┃").split("│")] for line in printed(findings).splitlines()]
     assert ["kd", "1 / 6.4", "5 / 25.6"] in lines
     assert ["ab, stage boundary", "", "7 / ?"] in lines
+
+
+def test_comparisons_that_are_equal_share_a_row_and_others_have_their_own():
+    findings = Findings()
+    for method in ("none", "kd"):
+        findings.add(Row.of("correctness", "a = b", {"method": method, "replays": len(method)}, [1.0], EQUAL))
+    assert "correctness: all 2 equal" in printed(findings)
+    assert "methods none+kd" in printed(findings)
+    findings.add(Row.of("correctness", "a = b", {"method": "at", "largest_difference": 0.5}, [0.0], EQUAL))
+    text = printed(findings)
+    assert "correctness: 1 of 3 comparisons are unequal" in text
+    [row] = [line for line in text.splitlines() if "method at" in line]
+    assert "largest difference 0.5" in row
+    assert "unequal" in row

@@ -7,9 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from kdbench.bench import world as module
-from kdbench.bench.world import Cohort, PacedFeed
+from kdbench.bench.world import Cohort, PacedFeed, Variant
+from kdbench.engine.graphs.tape import record
 from kdbench.errors import Incompatible, TrialError
 from kdbench.recipe import Recipe
 
@@ -101,3 +103,31 @@ def test_the_feed_starts_again_when_its_images_are_used_up():
     feed.arm(1, 1)
     assert next(feed.epoch("main", 0)) == "b"
     assert not feed.overdue()
+
+
+def test_a_cohort_says_which_steps_are_executed(tiny):
+    """On a tape, as on a GPU with CUDA graphs."""
+    variant = Variant("tape", lockstep={"make_recorder": lambda generators: record})
+    teacher = tiny.teacher("resnet8")
+    learners = [tiny.learner(name, "resnet8", teacher, name, RECIPE) for name in ("kd", "kdsvd")]
+    batch = tiny.batch(RECIPE)
+    paced = Cohort(tiny, learners, teacher, lambda: itertools.repeat(batch), variant)
+    assert paced.executed == []
+    paced.seconds_per_step(4)
+    [reason] = paced.executed
+    assert reason.startswith("kdsvd: ")
+
+
+def test_teachers_are_folded_as_in_a_run(tiny):
+    plain, folded = (tiny.teacher("resnet8", fold=fold).network for fold in (False, True))
+    images = torch.randn(2, *tiny.image_shape)
+    norms = [sum(isinstance(m, nn.BatchNorm2d) for m in network.modules()) for network in (plain, folded)]
+    assert norms[0] > norms[1] == 0
+    torch.testing.assert_close(folded(images)["logits"], plain(images)["logits"])
+
+
+def test_the_recipe_decides_on_stochastic_depth(tiny):
+    recipe = RECIPE.model_copy(update={"drop_path": 0.5})
+    learner = tiny.learner("a", "deit_micro", tiny.teacher("resnet8"), "kd", recipe)
+    rates = [m.drop_prob for m in learner.student.network.modules() if hasattr(m, "drop_prob")]
+    assert max(rates) == 0.5
