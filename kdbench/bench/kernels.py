@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 from kdbench.bench.pairs import SUITE
 from kdbench.bench.profile import flops, launches, peak_bytes
 from kdbench.bench.session import NO_TIME, Session
-from kdbench.bench.timing import repeated
+from kdbench.bench.timing import paired, repeated
 from kdbench.bench.world import World
 from kdbench.data.feed import Minibatch
+from kdbench.engine.frozen import FrozenTeacher
+from kdbench.engine.learner import Learner
 from kdbench.opening import open_suite
 from kdbench.recipe import Recipe
 from kdbench.suite.load import pair_recipe
 from kdbench.suite.schema import Pair, Suite
 
 METHOD = "kd"
+FOLDED = "pass of the teacher: folded / not folded"
 
 
 def measure(session: Session, suite: Suite | None = None, world: World | None = None) -> None:
@@ -77,3 +81,23 @@ def _measure(
         middle = sorted(peak)[len(peak) // 2]
         shares = [100 * operations / time / middle for time in times]
         session.add(f"share of the matrix peak of the {role}", settings, shares, "%")
+        if role == "teacher":
+            _folded(session, action, world.teacher(name, fold=False), learner, batch, settings)
+
+
+def _folded(
+    session: Session,
+    folded: Callable[[], object],
+    plain: FrozenTeacher,
+    learner: Learner,
+    batch: Minibatch,
+    settings: dict[str, Any],
+) -> None:
+    """The pass of a teacher without batch normalisations, against that of the same teacher with them, in pairs."""
+    trainer = learner.trainer
+
+    def unfolded() -> object:
+        return plain(batch.images, trainer.phase.teacher_reads, trainer.precision)
+
+    ratios = paired(folded, unfolded, session.device, 0.02 * session.budget.left)
+    session.add(FOLDED, settings, ratios, "ratio")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from kdbench.bench import cohorts, correctness, data, kernels, losses, machine, pairs
+from kdbench.bench import cohorts, correctness, data, kernels, layout, losses, machine, pairs
 from kdbench.bench.budget import Budget
 from kdbench.bench.findings import Findings
 from kdbench.bench.hardware import facts
@@ -36,6 +36,7 @@ PARTS = (
     Part("data", data.measure, 0.1, "images per second of decoding and augmentation"),
     Part("cohorts", cohorts.measure, 0.22, "a step of lockstep cohorts against the sum of their parts"),
     Part("kernels", kernels.measure, 0.12, "kernels, memory and operations of a step"),
+    Part("layout", layout.measure, 0.1, "channels_last and contiguous memory, in each precision"),
     Part("pairs", pairs.measure, 0.28, "steps per second of the pairs of suite cifar100"),
     Part("losses", losses.measure, 0.2, "time and peak memory of the built-in losses"),
 )

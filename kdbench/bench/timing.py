@@ -42,3 +42,24 @@ def repeated(
     while len(times) < least or (sum(times) < seconds and len(times) < MOST):
         times.append(seconds_of(action, device))
     return times
+
+
+def paired(
+    action: Callable[[], object], other: Callable[[], object], device: torch.device, seconds: float, *, least: int = 3
+) -> list[float]:
+    """Ratios of the times of two actions, each of calls directly after one another; which comes first alternates.
+
+    At least ``least`` ratios, else for ``seconds``, after one call of each that does not count.
+    """
+    actions = action, other
+    for each in actions:
+        seconds_of(each, device)
+    ratios: list[float] = []
+    spent = 0.0
+    while len(ratios) < least or (spent < seconds and len(ratios) < MOST):
+        times = [0.0, 0.0]
+        for place in (0, 1) if len(ratios) % 2 else (1, 0):
+            times[place] = seconds_of(actions[place], device)
+        ratios.append(times[0] / times[1])
+        spent += sum(times)
+    return ratios

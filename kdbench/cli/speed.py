@@ -28,7 +28,7 @@ def bench(
         typer.Option(
             "--only",
             metavar="PART",
-            help="Only machine, correctness, data, cohorts, kernels, pairs or losses; may be repeated. "
+            help="Only machine, correctness, data, cohorts, kernels, layout, pairs or losses; may be repeated. "
             "The time is theirs alone.",
         ),
     ] = None,

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from kdbench.bench import kernels
+from kdbench.bench.profile import launches
 from kdbench.opening import open_suite
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -29,13 +33,25 @@ def test_each_network_is_measured_once(session, tiny, suite, monkeypatch):
 
     current = session("kernels", 0.1)
     current._peaks["float32"] = [2e12, 1e12, 3e12]
+
+    def compared(folded, plain, *_):
+        torch.testing.assert_close(folded()["logits"], plain()["logits"])
+        operators.extend(launches(action, CPU) for action in (folded, plain))
+        return [0.75, 0.5, 0.625]
+
+    operators = []
     monkeypatch.setattr(kernels, "repeated", once)
+    monkeypatch.setattr(kernels, "paired", compared)
     kernels.measure(current, suite, tiny)
     rows = {(row.name, row.settings["network"]): row for row in current.findings.rows}
     names = ("step", "operators", "peak memory", "operations", "share of the matrix peak")
     networks = (("teacher", "resnet14"), ("student", "resnet8"), ("student", "resnet20"))
+    ratio = rows.pop((kernels.FOLDED, "resnet14"))
+    assert (ratio.value, ratio.n, ratio.spread, ratio.unit) == (0.625, 3, (0.5625, 0.6875), "ratio")
+    # Without the normalisations, of which each calls two operators or more.
+    assert operators[0] < operators[1] - 2 * 15
     assert rows.keys() == {(f"{name} of the {role}", network) for role, network in networks for name in names}
-    assert len(rows) == len(current.findings.rows)
+    assert len(rows) + 1 == len(current.findings.rows)
     # More layers, more of everything.
     for name in ("operators", "peak memory", "operations"):
         small, large = (rows[f"{name} of the student", network].value for network in ("resnet8", "resnet20"))

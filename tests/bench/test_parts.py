@@ -81,8 +81,8 @@ def test_parts_are_selected_by_name():
         chosen(["loss"])
     with pytest.raises(
         KdbenchError,
-        match=r"^--only zzz: there is no such part; known: cohorts, correctness, data, kernels, losses, machine, "
-        r"pairs$",
+        match=r"^--only zzz: there is no such part; known: cohorts, correctness, data, kernels, layout, losses, "
+        r"machine, pairs$",
     ):
         chosen(["zzz"])
 
