@@ -151,6 +151,5 @@ def taken_names() -> frozenset[str]:
 
 _JOINED = (
     "pair", "validation_top1", "best_on_test_top1", "best_on_test_epoch", "teacher_top1", "teacher_sha256",
-    "student_sha256",
-    "plugin_version", "data_fingerprint",
+    "student_sha256", "plugin_version", "data_fingerprint",
 )  # fmt: skip
