@@ -151,7 +151,11 @@ class Trainer:
         epoch = self.progress.epoch
         # Not at the first step, in which libraries benchmark algorithms and the optimiser allocates its state.
         measured = (epoch, number) > (0, 0) and number == min(1, self.steps_per_epoch - 1)
-        base = _reset_peak(self.device) if self.device.type == "cuda" and measured else None
+        base = None
+        if self.device.type == "cuda" and measured:
+            # The gradients of the step before are no part of the base: those of this step take their place.
+            self.optimizer.zero_grad(set_to_none=True)
+            base = _reset_peak(self.device)
         self._watch.start()
         self.prepare(number)
         (take or self.take)(minibatch, teacher)

@@ -11,6 +11,7 @@ from torch import nn
 from kdbench.engine.clock import Clock
 from kdbench.engine.counters import Counters
 from kdbench.engine.phase import Phase
+from kdbench.engine.teacher import FromLabels
 from kdbench.engine.terms import Means
 
 CPU = torch.device("cpu")
@@ -104,3 +105,25 @@ def test_means_weigh_by_images_and_stay_in_their_memory():
     follower.follow(means)
     means.reset()
     assert follower.read() == (2.5, {"a": 1.25})
+
+
+def test_the_gradients_of_the_step_before_are_not_in_the_base_of_the_peak(learner, feed, monkeypatch):
+    trainer = learner(FromLabels(), foreign=()).trainer
+    trainer.begin_epoch()
+    first, second, *_ = feed.epoch("main", 0)
+    trainer.step(0, first, None)
+    weights = list(trainer.modules.parameters())
+    assert all(weight.grad is not None for weight in weights)
+
+    def reset(device: torch.device) -> int:
+        assert all(weight.grad is None for weight in weights)
+        return 1000
+
+    # A GPU only where its memory is asked for.
+    monkeypatch.setattr(trainer, "device", torch.device("cuda", 0))
+    monkeypatch.setattr(trainer, "prepare", lambda number: None)
+    monkeypatch.setattr("kdbench.engine.trainer._reset_peak", reset)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 1200)
+    trainer.step(1, second, None)
+    tensors = [*weights, *trainer.modules.buffers(), *weights]  # and a momentum for each weight
+    assert trainer.progress.peak_memory_bytes == 200 + sum(t.numel() * t.element_size() for t in tensors)
