@@ -147,8 +147,8 @@ class Lockstep:
         trained = [learner for learner in learners if leaders[learner.id] is learner]
         for learner in trained:
             self._guard.call(learner, learner.trainer.begin_epoch, thorough=True)
-        if self._replays is not None:
-            self._replays.begin_epoch([learner for learner in trained if learner.active])
+            if self._replays is not None:
+                self._guard.call(learner, partial(self._replays.begin_epoch, learner))
         taught = [learner for learner in learners if learner.active and learner.trainer.is_taught]
         batches = iter(self.feed.epoch(position.stream, position.epoch))
         for number in range(self.feed.steps_per_epoch):
@@ -156,10 +156,9 @@ class Lockstep:
             self._step((position.stream, position.epoch, number), next(batches), trained)
         self._guard.withdraw_if_replaced(learners)
         if self._replays is not None:
-            repeated = self._replays.rewind(trained)
-            for learner in trained:
-                if not learner.active:
-                    self._replays.forget(learner)
+            repeated = self._replays.wrong(trained)
+            for learner in repeated:
+                self._guard.call(learner, partial(self._replays.rewind, learner))
             learners = [learner for learner in learners if leaders[learner.id] not in repeated]
         share = self._watch.read() / max(len(taught), 1)
         for learner in learners:
@@ -179,6 +178,8 @@ class Lockstep:
         self._guard.withdraw_if_replaced(learners)
         for learner in learners:
             self._guard.call(learner, lambda: self._conclude(learner, records[learner.id]), thorough=True)  # noqa: B023
+        for learner in trained:
+            self._forget_if_ended(learner)
 
     def _laps(self, learners: Sequence[Learner]) -> dict[str, float]:
         """The seconds of each learner's steps; where these run beside each other, its share of the time of all."""
@@ -190,7 +191,7 @@ class Lockstep:
         """Train on one batch: one teacher pass, then a step of every student. ``when``: stage, epoch, step."""
         number = when[-1]
         active = [learner for learner in learners if learner.active]
-        reads = tuple({name for learner in active for name in learner.trainer.phase.teacher_reads})
+        reads = tuple(sorted({name for learner in active for name in learner.trainer.phase.teacher_reads}))
         lessons = self.lessons if any(learner.trainer.is_taught for learner in active) else None
         replays = self._replays
         self._watch.start()
@@ -211,6 +212,7 @@ class Lockstep:
                     lambda: learner.trainer.step(number, minibatch, shown, take),  # noqa: B023
                     thorough=number == 0,
                 )
+            self._forget_if_ended(learner)
             if minibatch.images._version != images_version:
                 self._guard.expel_from_images(active[place:])
                 break
@@ -226,6 +228,11 @@ class Lockstep:
         if replays is not None:
             replays.join()
         self._together.stop()
+
+    def _forget_if_ended(self, learner: Learner) -> None:
+        """Free the recordings and copies of a learner that has left: the others may need the memory."""
+        if self._replays is not None and not learner.active:
+            self._replays.forget(learner)
 
     def _follow(self, learner: Learner, leader: Learner) -> None:
         if leader is learner:

@@ -38,16 +38,15 @@ class Replays:
         self._last = -1
         self._steps: dict[str, Replayed] = {}
 
-    def begin_epoch(self, learners: Sequence[Learner]) -> None:
-        """``learners`` begin an epoch of their stage."""
-        for learner in learners:
-            kept = self._steps.get(learner.id)
-            if kept is None or kept.step is not learner.trainer.take:
-                recorder = self._make_recorder(learner.trainer.generators)
-                self._steps[learner.id] = Replayed(learner.trainer, recorder)
-                if not learner.trainer.reads_clock:
-                    self._steps[learner.id].reason = "its optimiser takes the learning rate from the host"
-            self._steps[learner.id].begin_epoch()
+    def begin_epoch(self, learner: Learner) -> None:
+        """``learner`` begins an epoch of its stage."""
+        kept = self._steps.get(learner.id)
+        if kept is None or kept.step is not learner.trainer.take:
+            recorder = self._make_recorder(learner.trainer.generators)
+            self._steps[learner.id] = Replayed(learner.trainer, recorder)
+            if not learner.trainer.reads_clock:
+                self._steps[learner.id].reason = "its optimiser takes the learning rate from the host"
+        self._steps[learner.id].begin_epoch()
 
     def place(self, minibatch: Minibatch) -> Minibatch:
         """Copy a batch to fixed memory, if it has the usual size."""
@@ -81,12 +80,13 @@ class Replays:
         if self._lanes is not None:
             self._lanes.join()
 
-    def rewind(self, learners: Sequence[Learner]) -> list[Learner]:
-        """Return those of whom a replay was wrong to the beginning of the epoch; they repeat it, executed."""
-        wrong = [learner for learner in learners if learner.active and self._steps[learner.id].wrong]
-        for learner in wrong:
-            self._steps[learner.id].rewind()
-        return wrong
+    def wrong(self, learners: Sequence[Learner]) -> list[Learner]:
+        """Those of whom a replay was wrong in this epoch."""
+        return [learner for learner in learners if learner.active and self._steps[learner.id].wrong]
+
+    def rewind(self, learner: Learner) -> None:
+        """Return a learner to the beginning of the epoch, which it repeats, executed."""
+        self._steps[learner.id].rewind()
 
     def reason(self, learner: Learner) -> str | None:
         """Why the steps of a learner's stage are executed; None if they are replayed."""

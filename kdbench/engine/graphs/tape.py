@@ -158,4 +158,6 @@ def _is_view(function: Any) -> bool:
 def _described(leaf: Any) -> Any:
     if isinstance(leaf, Tensor):
         return str(leaf.dtype).removeprefix("torch."), tuple(leaf.shape)
+    if isinstance(leaf, float):
+        return repr(leaf)  # NaN is not equal to itself
     return leaf if leaf is None or isinstance(leaf, _PLAIN) else type(leaf).__name__

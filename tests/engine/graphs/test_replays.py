@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import pytest
@@ -230,6 +231,59 @@ def test_members_that_leave_change_nothing_for_the_others(learner, train, heard,
     assert equal(weights(tmp_path, "alone"), weights(tmp_path, "company"))
 
 
+class Recorded:
+    """A recording that something refers to."""
+
+    def __init__(self, tape: Tape) -> None:
+        self.replay = tape.replay
+
+
+def test_members_that_leave_free_their_recordings(learner, train, heard):
+    recorded: dict[int, weakref.ref[Recorded]] = {}
+    living: list[set[int]] = []
+
+    class Looks(Distils):
+        def forward(self, student, teacher, batch):
+            living.append({owner for owner, one in recorded.items() if one() is not None})
+            return super().forward(student, teacher, batch)
+
+    owners = count()
+
+    def make_recorder(generators):
+        owner = next(owners)
+
+        def recorder(action):
+            made = Recorded(record(action))
+            recorded[owner] = weakref.ref(made)
+            return made
+
+        return recorder
+
+    train(
+        learner(Raises(), "r", epochs=EPOCHS, foreign=()),
+        learner(Diverges(), "d", epochs=EPOCHS, foreign=()),
+        learner(Looks(), "a", epochs=EPOCHS, foreign=()),
+        make_recorder=make_recorder,
+    )
+    assert (heard.errors["r"].message, heard.results["d"].status) == ("planted", "diverged")
+    # Its first steps, the smaller batch, in the next epoch the compared step and the smaller batch, before which one
+    # has failed; then those of two epochs after the other has diverged.
+    assert living == [set(), set(), {0, 1}, {0, 1, 2}, {0, 1, 2}, {1, 2}, {2}, {2}, {2}, {2}]
+
+
+def test_a_learner_without_memory_for_recordings_fails_alone(learner, train, heard):
+    numbers = count()
+
+    def make_recorder(generators):
+        if next(numbers) == 0:
+            raise torch.OutOfMemoryError("planted")
+        return record
+
+    train(learner(Distils(), "a", foreign=()), learner(Distils(), "b", foreign=()), make_recorder=make_recorder)
+    assert heard.errors["a"].message == "out of memory on cpu; try a smaller recipe.batch_size"
+    assert heard.results["b"].status == "done"
+
+
 # ---- planted faults
 
 
@@ -408,6 +462,19 @@ def test_obstacles(action, reason):
     with Trace() as trace:
         action(torch.eye(3))
     assert (trace.obstacle is None) if reason is None else (reason in trace.obstacle)
+
+
+@pytest.mark.parametrize(("value", "other"), [(torch.nan, None), (torch.inf, None), (0.5, 0.25), (0.0, -0.0)])
+def test_numbers_of_two_steps(value, other):
+    """Also those that are not equal to themselves are the same at both steps."""
+    traces = []
+    for number in (value, value if other is None else other):
+        with Trace() as trace:
+            torch.ones(3).masked_fill_(torch.ones(3) > 0, number)
+        traces.append(trace)
+    found = traces[0].unlike(traces[1])
+    expected = None if other is None else f"aten.masked_fill_.Scalar gets {value} at one step, {other} at another"
+    assert found == expected
 
 
 def test_draws():
