@@ -74,7 +74,14 @@ class Twice(ReadsBoth):
         return {"logits": (self.bn(self.conv(images)) + self.bn(self.conv(images) * 2)).mean((2, 3))}
 
 
-@pytest.mark.parametrize("network", [ReadsBoth, Twice])
-def test_nothing_is_folded_that_something_else_reads(network):
+class InFloat32(ReadsBoth):
+    """Computes in float32, whatever it is given."""
+
+    def forward(self, images, reads=()):
+        return {"logits": self.bn(self.conv(images.float())).mean((2, 3))}
+
+
+@pytest.mark.parametrize("network", [ReadsBoth, Twice, InFloat32])
+def test_nothing_is_folded_where_a_tap_would_change_or_cannot_be_verified(network):
     plain = trained(network())
     assert folded(plain, SHAPE) is plain
