@@ -120,7 +120,7 @@ class Replayed:
         with now:
             self.step(minibatch, teacher)
         executed = Snapshot(self._trainer).tensors
-        before.restore()
+        before.restore(numbers=False)
         self._replay(recording, minibatch)
         unlike = self._usual.unlike(now) or before.unlike(executed, state_of(self._trainer))
         if unlike is not None:

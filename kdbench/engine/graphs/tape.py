@@ -34,6 +34,8 @@ DECOMPOSITIONS = frozenset(
 
 
 _PLAIN = (bool, int, float, complex, str, torch.dtype, torch.device, torch.layout, torch.memory_format)
+COPIES = frozenset({"aten._to_copy.default", "aten.copy_.default"})
+"""Operations that may copy between devices. A failure to capture one may leave torch's allocator in disorder."""
 HOST = "aten.lift_fresh.default"
 """Makes a tensor of numbers of the host."""
 
@@ -59,7 +61,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func.namespace == "profiler":
             return returned  # the optimisers of torch mark their steps for a profiler
         self.operations.append((str(func), *(_described(leaf) for leaf in pytree.tree_leaves((args, named)))))
-        self.obstacle = self.obstacle or _obstacle(func, args)
+        self.obstacle = self.obstacle or _obstacle(func, args, returned)
         self.draws = self.draws or torch.Tag.nondeterministic_seeded in func.tags
         self._keep(func, args, named, returned)
         return returned
@@ -124,13 +126,15 @@ def record(action: Callable[[], object]) -> Tape:
     return tape
 
 
-def _obstacle(function: Any, arguments: tuple[Any, ...]) -> str | None:
+def _obstacle(function: Any, arguments: tuple[Any, ...], returned: Any) -> str | None:
     if function.overloadpacket.__name__ in DECOMPOSITIONS:
         return f"{function}: its status is read on the host"
     if str(function) in WAITING or torch.Tag.data_dependent_output in function.tags:
         return f"{function}: the host reads a value of the device"
     if torch.Tag.dynamic_output_shape in function.tags and not _has_whole_numbers(function, arguments):
         return f"{function}: the shape of its result depends on values of the device"
+    if str(function) in COPIES and len({leaf.device.type for leaf in _tensors((arguments, returned))}) > 1:
+        return f"{function}: a copy between host and device at each step; register what it copies as a buffer"
     if str(function) == HOST:
         return f"{function}: a tensor is made of numbers of the host at each step; make it once, in setup"
     return None

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from kdbench.engine.cohort import Interrupted, Lockstep
 from kdbench.engine.frozen import FrozenTeacher
 from kdbench.engine.graphs.replayed import Replayed
+from kdbench.engine.graphs.snapshot import Snapshot
 from kdbench.engine.graphs.tape import Tape, Trace, record
 from kdbench.engine.optimizer import make_optimizer
 from kdbench.method import Method, NonNegative, Stage
@@ -328,6 +329,53 @@ def test_a_number_of_the_host_that_changes_is_seen_and_the_epoch_repeated(
     assert equal(weights(tmp_path, "executed"), weights(tmp_path, "replayed")) is compared
 
 
+class CountsSteps(Distils):
+    """Counts its steps on the host, from a number of the class."""
+
+    steps = 0
+
+    def forward(self, student, teacher, batch):
+        self.steps += 1
+        terms = super().forward(student, teacher, batch)
+        return {**terms, "ce": (terms["ce"][0], 1 / self.steps)}
+
+
+def test_a_repeated_epoch_is_counted_once(replayed):
+    assert replayed(CountsSteps).tapes == 1
+
+
+class Joins(Distils):
+    """Its adapter is trained when it is told so."""
+
+    late = False
+
+    def forward(self, student, teacher, batch):
+        terms = super().forward(student, teacher, batch)
+        return terms if self.late else {**terms, "hint": (terms["ce"][0], 0.0)}
+
+
+def test_what_the_optimiser_began_after_a_copy_is_removed(learner, feed, teacher):
+    one = learner(Joins(), foreign=(), optimizer={"name": "adamw"})
+    trainer, state = one.trainer, one.trainer.optimizer.state
+    trainer.begin_epoch()
+    first, second, *_ = feed.epoch("main", 0)
+    with torch.no_grad():
+        shown = teacher.network(first.images, ("logits", "embedding"))
+    trainer.step(0, first, shown)
+    copy = Snapshot(trainer)
+    weight = one.student.network.get_parameter(next(name for name, _ in one.student.network.named_parameters()))
+    moment = state[weight]["exp_avg"].clone()
+    one.student.method.late = True
+    trainer.step(1, second, shown)
+    adapted = set(one.student.method.adapter.parameters())
+    assert adapted <= state.keys()
+    copy.restore()
+    assert not adapted & state.keys()
+    assert torch.equal(state[weight]["exp_avg"], moment)
+    assert state[weight]["step"] == 1
+    assert not one.student.method.late
+
+
 def test_a_wrong_replay_is_seen_by_its_numbers(learner, train, heard, tmp_path):
     """One that leaves out an operation: as a graph that lost a kernel."""
 
@@ -455,6 +503,9 @@ def test_a_tape_replays_on_new_inputs():
         (lambda x: x.nonzero(), "the shape of its result"),
         (lambda x: x + torch.tensor(2.0), "numbers of the host"),
         (lambda x: torch.linalg.svd(x), "its status"),
+        (lambda x: x.to("meta"), "a copy between host and device"),
+        (lambda x: torch.empty(3, 3, device="meta").copy_(x), "a copy between host and device"),
+        (lambda x: x.double().copy_(x), None),
         (lambda x: x[torch.arange(2)], None),
     ],
 )
@@ -484,3 +535,15 @@ def test_draws():
     with trace:
         torch.nn.functional.dropout(torch.ones(3), 0.5)
     assert trace.draws
+
+
+def test_what_one_rounding_of_bf16_makes_is_alike_and_a_lost_update_is_not(learner):
+    copy = Snapshot(learner(Distils(), foreign=()).trainer)
+    before = copy.tensors["modules.method.adapter.0.weight"]
+
+    def changed(by: float) -> dict[str, Tensor]:
+        return {"modules.method.adapter.0.weight": before + by}
+
+    assert copy.unlike(changed(0.1), changed(0.1 * (1 + 2**-8))) is None
+    assert copy.unlike(changed(0.1), changed(0.0)) == "modules.method.adapter.0.weight differs by 1 of its change"
+    assert copy.unlike(changed(0.1), changed(0.09)) == "modules.method.adapter.0.weight differs by 0.1 of its change"
