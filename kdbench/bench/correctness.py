@@ -12,6 +12,7 @@ import inspect
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from kdbench.bench.findings import EQUAL
@@ -60,19 +61,26 @@ class _NotCompared(KdbenchError):  # noqa: N818 - no error
 def measure(session: Session, methods: Sequence[str] | None = None, world: World | None = None) -> None:
     """Compare. ``methods`` are those whose replays are compared, by default all that come with kdbench."""
     world = world or session.world(image_shape=(3, SIDE, SIDE), classes=10, n_train=FULL * BATCH_SIZE + LAST)
-    names = list(_built_in(session) if methods is None else methods)
+    # The method of the other comparisons first: these assume that its replays are right.
+    names = sorted(_built_in(session) if methods is None else methods, key=lambda name: name != METHOD)
     try:
         for number, precision in enumerate(PRECISIONS[session.device.type]):
             recipe = RECIPE.model_copy(update={"precision": precision})
             trainings = Trainings(world, recipe, world.teacher(TEACHER), STUDENT)
+            # The company of a GPU's second precision is the same.
+            actions = [partial(_one, session, trainings, name) for name in names]
             if number == 0:
-                _company(session, trainings)
-            for name in names:
-                settings = {"precision": precision, "method": name}
-                _compare(session, EXECUTED_IS_REPLAYED, settings, lambda: _replayed(trainings, name))  # noqa: B023
+                actions.insert(1, partial(_company, session, trainings))
+            for action in actions:
+                action()
     finally:
         # The other parts are measured with the fastest algorithms, as a run has them by default.
         Precision.choose("auto", session.device).prepare()
+
+
+def _one(session: Session, trainings: Trainings, method: str) -> None:
+    settings = {"precision": trainings.recipe.precision, "method": method}
+    _compare(session, EXECUTED_IS_REPLAYED, settings, lambda: _replayed(trainings, method))
 
 
 def _company(session: Session, trainings: Trainings) -> None:
@@ -152,7 +160,7 @@ def _fitting(trainings: Trainings, method: str) -> tuple[str, dict[str, Any]]:
 
 def _resumed(trainings: Trainings, replayed: bool) -> Difference:
     """Stopped after each epoch but the last, and resumed from the checkpoint."""
-    whole = trainings.run(trainings.learner("a", METHOD), replayed=replayed)
+    whole = trainings.alone(METHOD, replayed=replayed)
     for epochs in range(1, EPOCHS):
         count = itertools.count(1)
         first = trainings.learner("a", METHOD)
@@ -160,7 +168,7 @@ def _resumed(trainings: Trainings, replayed: bool) -> Difference:
         again = trainings.learner("a", METHOD, folder=first.folder)
         if not again.resume():
             raise TrialError(f"the checkpoint of epoch {epochs} cannot be read")
-        difference = whole.states["a"].difference(trainings.run(again, replayed=replayed).states["a"])
+        difference = whole.difference(trainings.run(again, replayed=replayed).states["a"])
         if difference:
             return {"after_epoch": epochs, **difference}
     return {}
@@ -186,12 +194,12 @@ def _beside_failing(trainings: Trainings, replayed: bool) -> Difference:
 
 def _beside(trainings: Trainings, others: Sequence[Learner], *, replayed: bool, fails: str | None = None) -> Difference:
     """A learner alone, and after ``others`` in one cohort."""
-    alone = trainings.run(trainings.learner("a", METHOD), replayed=replayed)
+    alone = trainings.alone(METHOD, replayed=replayed)
     together = trainings.run(*others, trainings.learner("a", METHOD), replayed=replayed, may_fail=fails is not None)
     failed = list(together.failures)
     if failed != ([fails] if fails is not None else []):
         raise TrialError(f"these learners failed: {', '.join(failed) or 'none'}; expected: {fails}")
-    return alone.states["a"].difference(together.states["a"])
+    return alone.difference(together.states["a"])
 
 
 def _fail_midway(learner: Learner) -> None:

@@ -32,7 +32,7 @@ class Part:
 
 PARTS = (
     Part("machine", machine.measure, 0.08, "bandwidth of a copy, rate of a matrix product"),
-    Part("correctness", correctness.measure, 0.2, "trainings that must end with the same bits"),
+    Part("correctness", correctness.measure, 0.25, "trainings that must end with the same bits"),
     Part("data", data.measure, 0.1, "images per second of decoding and augmentation"),
     Part("cohorts", cohorts.measure, 0.22, "a step of lockstep cohorts against the sum of their parts"),
     Part("kernels", kernels.measure, 0.12, "kernels, memory and operations of a step"),

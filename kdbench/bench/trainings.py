@@ -160,6 +160,7 @@ class Trainings:
     recipe: Recipe
     teacher: FrozenTeacher
     student: str
+    _alone: dict[tuple[str, bool], State] = field(default_factory=dict, init=False)
 
     @cached_property
     def feed(self) -> Feed:
@@ -190,6 +191,13 @@ class Trainings:
             steps_per_epoch=self.feed.steps_per_epoch,
             main_only=False,
         )
+
+    def alone(self, method: str, *, replayed: bool) -> State:
+        """Learner ``a`` after a training without company or interruption; trained once."""
+        key = method, replayed
+        if key not in self._alone:
+            self._alone[key] = self.run(self.learner("a", method), replayed=replayed).states["a"]
+        return self._alone[key]
 
     def run(
         self,
