@@ -115,7 +115,7 @@ def test_a_resume_without_the_optimiser_is_seen(trainings, monkeypatch):
 
 def test_in_a_cohort(trainings, monkeypatch):
     monkeypatch.setattr(correctness, "COMPANY", ("none", "rkd"))
-    assert correctness._in_a_cohort(trainings, True) == {}
+    assert correctness._in_a_cohort(trainings, False) == {}
 
 
 @pytest.mark.parametrize("planted", [False, True])
