@@ -39,6 +39,7 @@ def measured(
     teacher: FrozenTeacher,
     added: AddedMetrics,
     *,
+    deterministic: bool,
     stop: Callable[[], bool],
     proceed: Callable[[], None],
 ) -> EpochRecord | None:
@@ -47,7 +48,7 @@ def measured(
     They are measured as at the end of that epoch, so that equal weights give equal values. ``stop`` is whether a stop
     was requested; ``proceed`` is called before each batch, and may raise to end the run.
     """
-    learner.trainer.precision.prepare()
+    learner.trainer.precision.prepare(deterministic=deterministic)
     guard = Guard([learner], teacher, failed=lambda *_: None, stop=stop, watchful=False, modules={*added.modules})
     lessons = Lessons(teacher, feed, guard, learner)
     records = {learner.id: record}

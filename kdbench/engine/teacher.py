@@ -130,7 +130,7 @@ def measure_given(
     environment: Environment,
 ) -> None:
     """Evaluate given weights, and store them with the result in the form of a trained teacher."""
-    precision.prepare()
+    precision.prepare(deterministic=bool(environment.deterministic))
     with contained(f"teacher {plan.shown}"):
         network.to(precision.device).to(memory_format=torch.channels_last).eval()
         logits, labels = collect(lambda images: network(images)["logits"], feed.evaluate("test"))

@@ -28,7 +28,7 @@ from kdbench.run.context import Context
 from kdbench.run.listeners import TrialListener
 from kdbench.suite.plan import Trial
 
-SAME = ("device", "precision", "torch")
+SAME = ("device", "precision", "graphs", "deterministic", "torch")
 """Where these differ, so may the last bits of the weights: such a result is not adopted."""
 
 
@@ -129,7 +129,16 @@ class Adoption:
             return None
         stop = self._context.stop
         proceed = partial(_leave_if, stop.overdue)
-        found = adopted.measured(learner, record, feed, teacher, self._context.added, stop=stop.asked, proceed=proceed)
+        found = adopted.measured(
+            learner,
+            record,
+            feed,
+            teacher,
+            self._context.added,
+            deterministic=self._context.opened.suite.engine.deterministic,
+            stop=stop.asked,
+            proceed=proceed,
+        )
         if found is None:
             return None
         # What the training gave is the truth: on a GPU, the last digits of another measurement may differ.

@@ -445,7 +445,7 @@ FAULTS = [
     (NumpyOfValues, "host-sync", "main: ", ()),
     (MaskAsIndex, "host-sync", "main: a shape depends on values", ()),
     (Decomposition, "host-sync", "main: linalg_svd: its status is read on the host", ()),
-    (CountsOnTheHost, "capturable", "main: a replay is not the step: aten.", ...),
+    (CountsOnTheHost, "capturable", "main: steps differ: aten.", ...),
     (OtherOperationsLater, "capturable", "main: a replay is not the step: aten.", ...),
     (MadeOnTheHost, "capturable", "main: aten.lift_fresh.default: a tensor is made of numbers of the host", ()),
 ]

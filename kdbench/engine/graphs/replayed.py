@@ -13,8 +13,9 @@ from kdbench.engine.graphs.tape import Trace
 from kdbench.engine.trainer import Trainer
 from kdbench.errors import in_words
 
-WARM_UP = 2
-"""Steps of a stage before one is recorded: libraries choose their algorithms, the optimiser makes its state."""
+WARM_UP = 3
+"""Steps of a stage before one is recorded: in the first, libraries choose their algorithms, and the optimiser makes its
+state; the operations of the others are compared."""
 
 
 class Recording(Protocol):
@@ -87,13 +88,15 @@ class Replayed:
 
     def _begin(self, minibatch: Minibatch, teacher: Mapping[str, Tensor] | None) -> None:
         self._executed += 1
-        if self._executed < WARM_UP:
+        if self._executed == 1:
             self.step(minibatch, teacher)
-        elif self._usual is None:
-            self._usual = Trace()
-            with self._usual:
+        elif self._executed <= WARM_UP:
+            trace = Trace()
+            with trace:
                 self.step(minibatch, teacher)
-            self.reason = self._usual.obstacle
+            unlike = self._usual.unlike(trace) if self._usual is not None else None
+            self.reason = trace.obstacle or (f"steps differ: {unlike}" if unlike is not None else None)
+            self._usual = trace
         else:
             self._record(minibatch, teacher)
 

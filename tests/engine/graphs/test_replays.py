@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from kdbench.engine.cohort import Interrupted, Lockstep
 from kdbench.engine.frozen import FrozenTeacher
 from kdbench.engine.graphs.replayed import Replayed
+from kdbench.engine.graphs.slots import FixedOutputs
 from kdbench.engine.graphs.snapshot import Snapshot
 from kdbench.engine.graphs.tape import Tape, Trace, record
 from kdbench.engine.optimizer import make_optimizer
@@ -139,13 +140,13 @@ RECIPES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_replays_are_the_steps(replayed, recipe, foreign):
     counted = replayed(Distils, foreign, **recipe)
-    # Of the student: two steps are executed, one is recorded, the smaller batches are executed.
-    assert (counted.tapes, counted.replays) == (1, EPOCHS * FULL - 3)
+    # Of the student: three steps are executed, one is recorded, the smaller batches are executed.
+    assert (counted.tapes, counted.replays) == (1, EPOCHS * FULL - 4)
 
 
 def test_stages_have_recordings_of_their_own(replayed):
     counted = replayed(InTwoStages)
-    assert (counted.tapes, counted.replays) == (2, 2 * (EPOCHS * FULL - 3))
+    assert (counted.tapes, counted.replays) == (2, 2 * (EPOCHS * FULL - 4))
 
 
 def test_the_teacher_is_recorded_too(learner, feed, ours, heard, made_with, tmp_path):
@@ -154,7 +155,7 @@ def test_the_teacher_is_recorded_too(learner, feed, ours, heard, made_with, tmp_
         one = learner(Distils(), "a", name, epochs=EPOCHS, foreign=())
         Lockstep([one], feed, ours, heard, checkpoint_every=1, **made_with, **options).run()
     assert equal(weights(tmp_path, "executed"), weights(tmp_path, "replayed"))
-    assert (counted.tapes, counted.replays) == (2, 2 * (EPOCHS * FULL - 3))
+    assert (counted.tapes, counted.replays) == (2, 2 * (EPOCHS * FULL - 4))
 
 
 def test_an_optimiser_that_takes_numbers_is_executed(replayed):
@@ -168,7 +169,7 @@ def test_mixed_batches(learner, feed, ours, heard, made_with, tmp_path):
         one = learner(Distils(), "a", name, epochs=EPOCHS, foreign=())
         Lockstep([one], Mixed(feed), ours, heard, checkpoint_every=1, **made_with, **options).run()
     assert equal(weights(tmp_path, "executed"), weights(tmp_path, "replayed"))
-    assert counted.replays == 2 * (EPOCHS * FULL - 3)
+    assert counted.replays == 2 * (EPOCHS * FULL - 4)
 
 
 class Mixed:
@@ -267,9 +268,9 @@ def test_members_that_leave_free_their_recordings(learner, train, heard):
         make_recorder=make_recorder,
     )
     assert (heard.errors["r"].message, heard.results["d"].status) == ("planted", "diverged")
-    # Its first steps, the smaller batch, in the next epoch the compared step and the smaller batch, before which one
-    # has failed; then those of two epochs after the other has diverged.
-    assert living == [set(), set(), {0, 1}, {0, 1, 2}, {0, 1, 2}, {1, 2}, {2}, {2}, {2}, {2}]
+    # The steps of the first epoch; in the next, the recorded step, the compared one, before which one has failed, and
+    # the smaller batch; then those of two epochs after the other has diverged.
+    assert living == [set(), set(), set(), set(), {0, 1}, {1, 2}, {1, 2}, {2}, {2}, {2}, {2}]
 
 
 def test_a_learner_without_memory_for_recordings_fails_alone(learner, train, heard):
@@ -330,14 +331,14 @@ def test_a_number_of_the_host_that_changes_is_seen_and_the_epoch_repeated(
 
 
 class CountsSteps(Distils):
-    """Counts its steps on the host, from a number of the class."""
+    """Counts its steps on the host, from a number of the class, and changes a weight after five."""
 
     steps = 0
 
     def forward(self, student, teacher, batch):
         self.steps += 1
         terms = super().forward(student, teacher, batch)
-        return {**terms, "ce": (terms["ce"][0], 1 / self.steps)}
+        return {**terms, "ce": (terms["ce"][0], 1.0 if self.steps < 6 else 0.5)}
 
 
 def test_a_repeated_epoch_is_counted_once(replayed):
@@ -547,3 +548,39 @@ def test_what_one_rounding_of_bf16_makes_is_alike_and_a_lost_update_is_not(learn
     assert copy.unlike(changed(0.1), changed(0.1 * (1 + 2**-8))) is None
     assert copy.unlike(changed(0.1), changed(0.0)) == "modules.method.adapter.0.weight differs by 1 of its change"
     assert copy.unlike(changed(0.1), changed(0.09)) == "modules.method.adapter.0.weight differs by 0.1 of its change"
+
+
+class AlternatesOnTheHost(Distils):
+    """Every second step has another operation."""
+
+    steps = 0
+
+    def forward(self, student, teacher, batch):
+        self.steps += 1
+        terms = super().forward(student, teacher, batch)
+        return terms if self.steps % 2 else {**terms, "ce": (terms["ce"][0].exp().log(), 1.0)}
+
+
+def test_steps_that_take_turns_are_executed(replayed):
+    assert replayed(AlternatesOnTheHost).tapes == 0
+
+
+@pytest.mark.parametrize("planted", [False, True])
+def test_a_wrong_recording_of_the_teacher_is_seen_at_its_first_replay(planted):
+    recordings = []
+
+    def recorder(action):
+        tape = record(action)
+        if planted:
+            tape._kept = [one for one in tape._kept if "mul" not in str(one.function)]
+        recordings.append(Counting(tape, counts))
+        return recordings[-1]
+
+    counts = Recorders()
+    outputs, images = FixedOutputs(recorder), torch.zeros(2, 3)
+    for step in range(6):
+        images.fill_(step)
+        shown = outputs.show(images, (), lambda: {"logits": images * 2})
+        assert torch.equal(shown["logits"], torch.full((2, 3), 2.0 * step))
+    # The fourth pass is recorded; a wrong recording is replayed once.
+    assert (len(recordings), counts.replays) == (1, 1 if planted else 2)
