@@ -81,8 +81,10 @@ def _measure(
         middle = sorted(peak)[len(peak) // 2]
         shares = [100 * operations / time / middle for time in times]
         session.add(f"share of the matrix peak of the {role}", settings, shares, "%")
-        if role == "teacher":
-            _folded(session, action, world.teacher(name, fold=False), learner, batch, settings)
+        plain = world.teacher(name, fold=False) if role == "teacher" else teacher
+        # Networks without normalisations that can be folded are the same.
+        if len(list(plain.network.parameters())) > len(list(teacher.network.parameters())):
+            _folded(session, action, plain, learner, batch, settings)
 
 
 def _folded(
