@@ -280,14 +280,15 @@ def _over_pairs(study: Study) -> list[Verdict]:
     if first.gain.mean is not None:
         over = first.gain
         interval = wording.interval(over.low, over.high)
+        whose = f"The mean gain of {first.label}" if tied else "Its mean gain"
         sentences.append(
-            f"Its mean gain over {study.reference.label} is {wording.signed(over.mean)} points"
+            f"{whose} over {study.reference.label} is {wording.signed(over.mean)} points"
             f"{' ' + interval if interval else ''} (n={wording.plural(over.n, 'pair')})."
         )
     sentences += [*_words_over_pairs(study), *_differences_over_pairs(study, first.label)]
     if whole.partial:
         sentences.append("Incomplete: ranks and gains on a pair use only the seeds that all its ranked methods have.")
-    return [Verdict(title, "", tuple(sentences), first.label)]
+    return [Verdict(title, "", tuple(sentences), "" if tied else first.label)]
 
 
 def _words_over_pairs(study: Study) -> list[str]:

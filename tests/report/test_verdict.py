@@ -105,6 +105,8 @@ def test_methods_with_the_same_mean_rank_are_named_with_the_first(runs: Callable
             suite.done("resnet20", student, label, 0, top1)
     said = next(verdict for verdict in verdicts(read_study(suite.write())) if not verdict.pair)
     assert said.sentences[0] == "Lowest mean rank over these 2 pairs: kd and vid, 1.50."
+    assert said.sentences[2] == "The mean gain of kd over none is +1.50 points (n=2 pairs)."
+    assert said.leader == ""
 
 
 def test_far_behind_with_a_wide_interval_is_not_resolved(runs: Callable[..., Any]) -> None:
