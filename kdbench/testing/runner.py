@@ -131,11 +131,11 @@ class _Examination(ABC, Generic[S]):
         """The results of all checks."""
 
     def _asked(self, check: Check[S]) -> tuple[Status, str]:
-        """Run one check in every place: it fails if it fails in one, and passes if it passes in at least one."""
+        """Run one check in every place, or the first: it fails if it fails in one, and passes if it passes in one."""
         if not self.subjects:
             return Status.FAILED, self.nowhere
         answers: dict[Status, dict[str, str]] = {}
-        for subject in self.subjects:
+        for subject in self.subjects if check.everywhere else self.subjects[:1]:
             status, reason = _answer(check.ask, subject)
             answers.setdefault(status, {})[subject.place] = reason
         for status in (Status.FAILED, Status.PASSED):

@@ -43,9 +43,9 @@ def compared(session, world, monkeypatch):
 def test_replays_of_a_method_with_a_first_stage(compared):
     row, findings = compared("ft")
     assert (row.name, row.value, row.unit) == (correctness.EXECUTED_IS_REPLAYED, 1.0, EQUAL)
-    # Of the usual batches of two stages, three are executed or recorded; the rest are replays, one each epoch compared.
+    # Of the usual batches of two stages, four are executed or recorded; the rest are replays, one each epoch compared.
     steps = correctness.EPOCHS * correctness.FULL
-    assert row.settings == {"precision": "float32", "method": "ft", "student": "resnet8", "replays": 2 * (steps - 3)}
+    assert row.settings == {"precision": "float32", "method": "ft", "student": "resnet8", "replays": 2 * (steps - 4)}
     assert not findings.failed
 
 

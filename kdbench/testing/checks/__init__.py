@@ -26,13 +26,19 @@ class Check(Generic[S]):
     name: str
     question: str
     ask: Callable[[S], str | None]
+    everywhere: bool = True
+    """Whether it is asked at each place, not only at the first."""
 
     @classmethod
     def of(cls, function: Callable[[S], str | None]) -> Check[S]:
         """Make a check from a function with the question as docstring."""
         name = getattr(function, "__name__", "")
-        return cls(name.replace("_", "-"), (function.__doc__ or "").strip().splitlines()[0], function)
+        question = (function.__doc__ or "").strip().splitlines()[0]
+        return cls(name.replace("_", "-"), question, function, everywhere=function not in AT_ONE_PLACE)
 
+
+# It trains, and what it asks hardly depends on the networks.
+AT_ONE_PLACE: tuple[Callable[..., object], ...] = (capture.capturable,)
 
 CHECKS: tuple[Check[Subject], ...] = tuple(
     Check.of(function)
