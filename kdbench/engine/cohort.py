@@ -163,8 +163,8 @@ class Lockstep:
         share = self._watch.read() / max(len(taught), 1)
         for learner in learners:
             self._guard.call(learner, lambda: self._follow(learner, leaders[learner.id]))  # noqa: B023
-        # The cost of a shared stage is divided among its learners.
-        laps = self._laps([learner for learner in trained if learner.active])
+        # The cost of a shared stage is divided among its learners; that of a repeated epoch is read after it.
+        laps = self._laps([learner for learner in trained if learner.active and learner in learners])
         sharers = Counter(leader.id for leader in leaders.values())
         records: dict[str, EpochRecord] = {}
         for learner in learners:

@@ -31,13 +31,11 @@ DECOMPOSITIONS = frozenset(
     }
 )
 """Operations whose status torch reads on the host."""
-
-
-_PLAIN = (bool, int, float, complex, str, torch.dtype, torch.device, torch.layout, torch.memory_format)
 COPIES = frozenset({"aten._to_copy.default", "aten.copy_.default"})
 """Operations that may copy between devices. A failure to capture one may leave torch's allocator in disorder."""
 HOST = "aten.lift_fresh.default"
 """Makes a tensor of numbers of the host."""
+_PLAIN = (bool, int, float, complex, str, torch.dtype, torch.device, torch.layout, torch.memory_format)
 
 
 class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
